@@ -1,0 +1,40 @@
+# make demo, make test: each sets up .venv from requirements.lock if it is missing.
+# PYTHON=python3.12 chooses another interpreter, VENV=dir another place.
+
+# The first interpreter that runs and is new enough.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+OUT ?= demo
+SEED ?= 0
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint lock clean
+
+demo: $(VENV)/ready
+	@$(BIN)/imagebind-jax demo --out $(OUT) --seed $(SEED)
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/ready: requirements.lock setup.cfg pyproject.toml
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "imagebind_jax needs Python 3.11 or newer: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version): about a minute"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# Both JAX lines in one file: 0.10 on Python 3.11, the newest on 3.12 and later.
+lock: $(VENV)/ready
+	uv pip compile setup.cfg --extra test --extra dev --universal --python-version 3.11 \
+	  --upgrade -o requirements.lock
+
+clean:
+	rm -rf $(VENV) $(OUT) build *.egg-info

@@ -1,0 +1,45 @@
+"""imagebind_jax: ImageBind in JAX. One embedding space for images, text, audio, depth, thermal, IMU."""
+
+from typing import TYPE_CHECKING, Any
+
+from imagebind_jax.version import __version__
+
+if TYPE_CHECKING:
+    from imagebind_jax.errors import UserError
+    from imagebind_jax.inputs.text import tokenize
+    from imagebind_jax.model import BASE, HUGE, ImageBind, ImageBindConfig, embed, init, similarity
+
+__all__ = [
+    "BASE",
+    "HUGE",
+    "TINY",
+    "ImageBind",
+    "ImageBindConfig",
+    "UserError",
+    "__version__",
+    "embed",
+    "init",
+    "similarity",
+    "tokenize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported at their first use: `import imagebind_jax` alone takes no time."""
+    if name == "UserError":
+        from imagebind_jax.errors import UserError
+
+        return UserError
+    if name == "tokenize":
+        from imagebind_jax.inputs.text import tokenize
+
+        return tokenize
+    if name in __all__:
+        from imagebind_jax import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'imagebind_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,252 @@
+"""What binds: zero-shot, retrieval and arithmetic over all six modalities of the built-in world."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from imagebind_jax.evaluators import arithmetic, few_shot, retrieval, zero_shot
+from imagebind_jax.evaluators.common import unit
+from imagebind_jax.inputs import pipeline, text, world
+from imagebind_jax.inputs.sources import Record
+from imagebind_jax.model import ImageBind, embed
+from imagebind_jax.report import Retrieval, Similarity, percent
+from imagebind_jax.train import TrainConfig
+
+Embeddings = dict[str, Float[np.ndarray, "n e"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """Embeddings of the records that were never trained on, and the classes of every task.
+
+    `probe` has the attribute combinations of the training set and fits the linear probes,
+    `test` only held-out ones.
+    """
+
+    probe: Embeddings
+    test: Embeddings
+    probe_labels: dict[str, Int[np.ndarray, "n"]]
+    test_labels: dict[str, Int[np.ndarray, "n"]]
+    classes: dict[str, Float[np.ndarray, "classes e"]]
+    records: Sequence[Record]
+
+
+def embed_all(
+    config: TrainConfig, params: Mapping, probe: Sequence[Record], test: Sequence[Record]
+) -> Space:
+    """Embeds every modality of the probe and test records, and the prompts of every task."""
+    model = ImageBind(config.model)
+    context = config.model.encoders["text"].shape[0]
+
+    def embed_records(records):
+        return {
+            modality: np.concatenate(
+                [
+                    embed(model, params, batch)[modality]
+                    for batch in pipeline.evaluation_batches(
+                        records, config.inputs[modality], modality, 128
+                    )
+                ]
+            )
+            for modality in world.ALL
+        }
+
+    def embed_text(texts):
+        return np.asarray(embed(model, params, {"text": text.tokenize(texts, context)})["text"])
+
+    def labels(records):
+        rows = [record["labels"] for record in records]
+        return {task: np.array([row[task] for row in rows]) for task in rows[0]}
+
+    classes = {
+        task: zero_shot.classifier(embed_text, world.CLASS_NAMES[task], world.PROMPTS[task])
+        for task in world.PROMPTS
+    }
+    return Space(
+        embed_records(probe), embed_records(test), labels(probe), labels(test), classes, test
+    )
+
+
+def evaluate(space: Space) -> dict[str, Any]:
+    """{"zero_shot", "retrieval", "arithmetic", "summary"}, numbers beside chance and ceiling.
+
+    zero_shot: {modality: [{"task", "top1", "chance", "probe", "n"}]} by text prompts; `probe` is
+    a supervised linear classifier on the same embeddings. retrieval: {"a->b": {"r1", "chance",
+    "probe", "n"}}; `probe` first maps a's embeddings to b's linearly, fitted on true pairs.
+    summary: means over the modalities that never met text.
+    """
+    scored = {
+        modality: [_zero_shot(space, modality, task) for task in tasks]
+        for modality, tasks in world.TASKS.items()
+    }
+    emergent = [rows for modality, rows in scored.items() if modality != "vision"]
+    return {
+        "zero_shot": scored,
+        "retrieval": {f"{a}->{b}": _retrieval(space, a, b) for a, b in _ordered_pairs()},
+        "arithmetic": _arithmetic(space),
+        "summary": {
+            "emergent_top1": _mean(_mean(row["top1"] for row in rows) for rows in emergent),
+            "fraction_of_probe": _mean(
+                _mean(row["top1"] / row["probe"] for row in rows) for rows in emergent
+            ),
+            "least_times_chance": min(
+                row["top1"] / row["chance"] for rows in emergent for row in rows
+            ),
+        },
+    }
+
+
+def _mean(values) -> float:
+    return float(np.mean(list(values)))
+
+
+def _zero_shot(space: Space, modality: str, task: str) -> dict[str, Any]:
+    z, labels = space.test[modality], space.test_labels[task]
+    return {
+        "task": task,
+        "top1": zero_shot.top1(z, space.classes[task], labels),
+        "chance": 1 / len(space.classes[task]),
+        "probe": few_shot.linear_probe(space.probe[modality], space.probe_labels[task], z, labels),
+        "n": len(labels),
+    }
+
+
+def _ordered_pairs() -> Iterator[tuple[str, str]]:
+    return ((a, b) for a in world.ALL for b in world.ALL if a != b)
+
+
+def _retrieval(space: Space, a: str, b: str) -> dict[str, Any]:
+    mapped = few_shot.with_bias(space.test[a]) @ few_shot.ridge_map(space.probe[a], space.probe[b])
+    n = len(space.test[a])
+    return {
+        "r1": retrieval.recall(retrieval.ranks(space.test[a], space.test[b])),
+        "chance": 1 / n,
+        "probe": retrieval.recall(retrieval.ranks(mapped, space.test[b])),
+        "n": n,
+    }
+
+
+def _arithmetic(space: Space) -> dict[str, Any]:
+    """A clip and the sound of another material: is that shape found, made of that material?"""
+    clip, sound = _mixed(len(space.records), space.test_labels["material"])
+    shape, material = space.test_labels["shape"], space.test_labels["material"]
+
+    def found(query):
+        cosines = unit(query) @ unit(space.test["vision"]).T
+        cosines[np.arange(len(query)), clip] = -np.inf  # the clip itself is no answer
+        best = cosines.argmax(axis=-1)
+        return float(np.mean((shape[best] == shape[clip]) & (material[best] == material[sound])))
+
+    candidates = (shape[None] == shape[clip][:, None]) & (
+        material[None] == material[sound][:, None]
+    )
+    return {
+        "question": "a clip plus the sound of another material finds that shape in that material",
+        "top1": found(arithmetic.compose(space.test["vision"][clip], space.test["audio"][sound])),
+        "image_alone": found(space.test["vision"][clip]),
+        "chance": float(candidates.mean()),
+        "n": len(clip),
+    }
+
+
+def _mixed(n: int, material: Int[np.ndarray, "n"]) -> tuple[Int[np.ndarray, "m"], ...]:
+    """Clips, and for each a sound of another material, drawn once and for all."""
+    sound = np.random.default_rng(0).permutation(n)
+    clip = np.flatnonzero(material[sound] != material)
+    return clip, sound[clip]
+
+
+def similarities(space: Space) -> list[Similarity]:
+    """The mean embedding of each class of records against each class's prompts."""
+    tables = (("audio", "material"), ("depth", "shape"), ("thermal", "material"), ("imu", "motion"))
+    return [
+        Similarity(
+            f"{modality} against text: {task}",
+            np.stack(
+                [
+                    unit(space.test[modality][space.test_labels[task] == label].mean(axis=0))
+                    for label in range(len(space.classes[task]))
+                ]
+            )
+            @ space.classes[task].T,
+            world.ATTRIBUTES[task],
+            world.ATTRIBUTES[task],
+        )
+        for modality, task in tables
+    ]
+
+
+def gallery(space: Space, hits: int = 4) -> list[Retrieval]:
+    """Searches of the first test records, as they come: none was chosen for its answer."""
+    rows = []
+    searches = (("audio", "vision"), ("imu", "vision"), ("text", "audio"), ("thermal", "depth"),
+                ("audio", "thermal"), ("depth", "vision"), ("text", "thermal"))  # fmt: skip
+    for row, (query, key) in enumerate(searches):
+        told = _told(space.records[row], query)
+        rows.append(
+            _search(
+                space,
+                f"{query} finds {key}: the same {' and '.join(told)}?",
+                [(query, row)],
+                space.test[query][row],
+                key,
+                {task: space.test_labels[task][row] for task in told},
+                hits,
+            )
+        )
+    clips, sounds = _mixed(len(space.records), space.test_labels["material"])
+    for clip, sound in list(zip(clips, sounds))[:3]:
+        sum_ = arithmetic.compose(space.test["vision"][clip], space.test["audio"][sound])
+        wanted = {
+            "shape": space.test_labels["shape"][clip],
+            "material": space.test_labels["material"][sound],
+        }
+        title = "clip + sound: that shape, of the material that one hears"
+        queries = [("vision", clip), ("audio", sound)]
+        rows.append(_search(space, title, queries, sum_, "vision", wanted, hits))
+    return rows
+
+
+def _told(record: Record, modality: str) -> tuple[str, ...]:
+    """The attributes that a record's modality tells: of a sentence, those it names."""
+    if modality != "text":
+        return world.TASKS[modality]
+    return tuple(world.told(record["text"]))
+
+
+def _search(space, title, queries, embedding, key, wanted, hits) -> Retrieval:
+    cosines = unit(embedding) @ unit(space.test[key]).T
+    used = [row for modality, row in queries if modality == key]
+    best = [row for row in np.argsort(-cosines, kind="stable") if row not in used][:hits]
+    return Retrieval(
+        title,
+        [(modality, space.records[row]) for modality, row in queries],
+        [
+            (
+                key,
+                space.records[row],
+                float(cosines[row]),
+                all(space.test_labels[task][row] == label for task, label in wanted.items()),
+            )
+            for row in best
+        ],
+    )
+
+
+def table(results: Mapping[str, Any]) -> list[str]:
+    """The zero-shot results as lines for a terminal."""
+    lines = ["", f"{'':9}{'task':10}{'zero-shot':>10}{'chance':>9}{'probe':>9}"]
+    for modality, rows in results["zero_shot"].items():
+        for row in rows:
+            numbers = "".join(f"{percent(row[key]):>9}" for key in ("top1", "chance", "probe"))
+            note = "  (trained with text)" if modality == "vision" else ""
+            lines.append(f"{modality:9}{row['task']:10} {numbers}{note}")
+    summary = results["summary"]
+    lines.append(
+        f"without ever meeting text: {percent(summary['emergent_top1'])} on average, "
+        f"{percent(summary['fraction_of_probe'])} of the supervised probe"
+    )
+    return lines

@@ -1,0 +1,154 @@
+"""The command line: imagebind-jax <demo|train>.
+
+Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else.
+"""
+
+import argparse
+import contextlib
+import errno
+import io
+import os
+import pathlib
+import re
+import runpy
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from imagebind_jax.errors import UserError
+from imagebind_jax.version import __version__
+
+# What the machine, and not the program, is to be blamed for.
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        _run(arguments)
+        return 0
+    except UserError as error:
+        if debug:
+            raise
+        return _fail(str(error))
+    except OSError as error:
+        if debug or error.errno not in MACHINE:
+            raise
+        name = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{name}{error.strerror}")
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on from the last committed step")
+
+
+def _fail(message: str) -> int:
+    line = " ".join(message.split())
+    print(f"imagebind-jax: error: {line}", file=sys.stderr, flush=True)
+    return 2
+
+
+def _run(arguments: list[str]) -> None:
+    parser = _Parser(prog="imagebind-jax", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    demo = commands.add_parser("demo", help="train on the built-in world, evaluate, write a report")
+    demo.add_argument("--out", default="demo", help="folder of the results (default: demo)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--cache", help="folder for the rendered world (default: ~/.cache/...)")
+    demo.set_defaults(run=_demo)
+
+    train = commands.add_parser(
+        "train",
+        help="train; goes on by itself if the run folder exists",
+        description="CONFIG.py defines get_config(); any of its fields can be given as --field.",
+        add_help=False,
+    )
+    train.add_argument("config", nargs="?", metavar="CONFIG.py")
+    train.add_argument("--out", help="run folder (default: runs/<config's name>)")
+    train.add_argument("--cache", help="folder for made records (default: ~/.cache/...)")
+    train.set_defaults(run=_train)
+
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "train":
+        raise UserError(f"unrecognized arguments: {' '.join(rest)} (see imagebind-jax demo --help)")
+    if getattr(options, "cache", None):
+        from imagebind_jax.inputs.sources import CACHE_VARIABLE
+
+        os.environ[CACHE_VARIABLE] = options.cache
+    options.run(options, rest)
+
+
+def _demo(options: argparse.Namespace, _: list[str]) -> None:
+    if options.seed < 0:
+        raise UserError(f"--seed must not be negative, got {options.seed}")
+    from imagebind_jax import demo
+
+    demo.run(options.out, seed=options.seed)
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> None:
+    if options.config is None:
+        if {"-h", "--help"} & set(rest):
+            print(
+                "usage: imagebind-jax train CONFIG.py [--out DIR] [--cache DIR] [--any.field VALUE]"
+            )
+            print("all fields: imagebind-jax train CONFIG.py --help")
+            return
+        raise UserError("train needs a config: imagebind-jax train CONFIG.py")
+    from imagebind_jax import train
+    from imagebind_jax.demo import render
+
+    config = load_config(options.config, rest)
+    folder = options.out or pathlib.Path("runs") / pathlib.Path(options.config).stem
+    render(train.cached(config))
+    train.fit(config, folder)
+
+
+def load_config(path: str, overrides: Sequence[str] = ()):
+    """The TrainConfig of a config file, with `--any.field VALUE` overrides applied.
+
+    Raises UserError, with the nearest name, on an unknown field or a value of the wrong type.
+    """
+    import tyro
+
+    from imagebind_jax.train import TrainConfig
+
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"no config file {path}")
+    scope = runpy.run_path(path)  # a config is code: run only those you would run
+    if "get_config" not in scope:
+        raise UserError(f"{path} does not define get_config()")
+    config = scope["get_config"]()
+    if not isinstance(config, TrainConfig):
+        raise UserError(f"get_config() of {path} returned {type(config).__name__}, not TrainConfig")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                TrainConfig, default=config, args=overrides, prog=f"imagebind-jax train {path}"
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_one_line(said.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """The message out of the box that tyro draws around it."""
+    lines = [re.sub(r"^[│|\s]+|[│|\s]+$", "", line) for line in box.splitlines()]
+    text = " ".join(line for line in lines if line and not re.match(r"^[╭╰─]", line))
+    text = re.sub(r"\s*(Argument helptext:|For full helptext,).*", "", text)
+    return text or "the config's fields could not be read"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

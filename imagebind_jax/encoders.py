@@ -1,0 +1,191 @@
+"""One generic encoder for every modality: stem -> cls and positions -> trunk -> head -> unit sphere."""
+
+import dataclasses
+import math
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from imagebind_jax import layers
+from imagebind_jax.errors import UserError
+
+# Non-overlapping patches of rank 1, 2 and 3 in the order of a convolution kernel's elements.
+_PATCHES = {
+    1: "b (l p) c -> b l (p c)",
+    2: "b (h p) (w q) c -> b (h w) (p q c)",
+    3: "b (t o) (h p) (w q) c -> b (t h w) (o p q c)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Everything in which two encoders differ.
+
+    `shape` is one input without its batch axis, channels last: (2, 224, 224, 3), (128, 204, 1),
+    (2000, 6), or (77,) for tokens. `patch` and `stride` have one number per axis before the
+    channels; a text encoder has `vocab_size` instead. `logit_scale` is the inverse temperature
+    that multiplies this modality's cosines (None: 1, for the hub).
+    """
+
+    shape: tuple[int, ...]
+    width: int
+    depth: int
+    heads: int
+    patch: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()  # empty: the patch, no overlap
+    vocab_size: int = 0
+    mlp_ratio: int = 4
+    activation: str = "gelu"
+    bias_kv: bool = False
+    stem_norm: bool = False
+    pre_norm: bool = False
+    drop_path: float = 0.0
+    head_dropout: float = 0.0
+    position_std: float | None = None  # None: width ** -0.5
+    logit_scale: float | None = None
+    learn_scale: bool = False
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise UserError(f"width {self.width} is not divisible by {self.heads} heads")
+        if bool(self.patch) == bool(self.vocab_size):
+            raise UserError("an encoder needs either a patch or a vocab_size")
+        if self.patch and not len(self.patch) == len(self.shape) - 1 <= 3:
+            raise UserError(f"patch {self.patch} does not fit inputs of shape {self.shape}")
+        if self.stride and len(self.stride) != len(self.patch):
+            raise UserError(f"stride {self.stride} does not fit patch {self.patch}")
+        if self.activation not in layers.ACTIVATIONS:
+            raise UserError(f"activation {self.activation!r}: not of {list(layers.ACTIVATIONS)}")
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence in the trunk, the cls token included."""
+        if self.vocab_size:
+            return self.shape[0]
+        sizes = zip(self.shape, self.patch, self.stride or self.patch)
+        return 1 + math.prod((n - patch) // stride + 1 for n, patch, stride in sizes)
+
+
+class Stem(nn.Module):
+    """A bias-free convolution of rank 1, 2 or 3, flattened to a sequence of patch tokens."""
+
+    config: EncoderConfig
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *shape"]) -> Float[Array, "b l d"]:
+        c = self.config
+        rank, stride = len(c.patch), c.stride or c.patch
+        kernel = self.param("kernel", layers.xavier, (*c.patch, c.shape[-1], c.width))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if stride == c.patch:  # a reshape and a product: several times faster than a convolution
+            whole = tuple(slice(n // p * p) for n, p in zip(c.shape, c.patch))
+            names = dict(zip("lp" if rank == 1 else "pq" if rank == 2 else "opq", c.patch[-rank:]))
+            if rank == 1:
+                names = {"p": c.patch[0]}
+            patches = einops.rearrange(x[:, *whole], _PATCHES[rank], **names)
+            x = patches @ kernel.reshape(-1, c.width)
+        else:
+            axes = "DHW"[-rank:]
+            x = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                stride,
+                "VALID",
+                dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+            ).reshape(len(x), -1, c.width)
+        if c.stem_norm:
+            x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)  # torch's default
+        return x
+
+
+class Encoder(nn.Module):
+    """Inputs of one modality -> float32 embeddings on the unit sphere, and their logit scale."""
+
+    config: EncoderConfig
+    embed_dim: int
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: int = 1
+
+    @nn.compact
+    def __call__(
+        self, x: Num[Array, "b *shape"], train: bool = False
+    ) -> tuple[Float[Array, "b e"], Float[Array, ""]]:
+        """x: [B, *shape], or [B, clips, *shape] whose clips' embeddings are averaged.
+
+        One frame stands for all of `shape[0]` frames where the input has a single one. An average
+        over clips is not normalised again (as in the released model). Raises UserError on any
+        other shape.
+        """
+        x, clips = self._flatten_clips(x)
+        z = self._embed(x, train).astype(jnp.float32)
+        z = z * jax.lax.rsqrt(jnp.sum(z * z, axis=-1, keepdims=True) + 1e-12)
+        if clips is not None:
+            z = einops.reduce(z, "(b c) e -> b e", "mean", c=clips)
+        return z, self._logit_scale()
+
+    def _flatten_clips(self, x):
+        c, clips = self.config, None
+        given = x.shape
+        if x.ndim == len(c.shape) + 2:
+            clips, x = x.shape[1], x.reshape(-1, *x.shape[2:])
+        if x.ndim == len(c.shape) + 1 and len(c.shape) == 4 and x.shape[1] == 1:
+            x = jnp.repeat(x, c.shape[0], axis=1)  # an image is a video of one frame repeated
+        if x.shape[1:] != c.shape:
+            raise UserError(f"{self.name} inputs of shape {given}: expected [B, *{c.shape}]")
+        return x, clips
+
+    def _embed(self, x, train):
+        c = self.config
+        std = c.width**-0.5 if c.position_std is None else c.position_std
+        tokens = x
+        if c.vocab_size:
+            embed = nn.Embed(
+                c.vocab_size, c.width, embedding_init=nn.initializers.normal(0.02), name="embed"
+            )
+            x = embed(tokens)  # [B, L, D]
+        else:
+            x = Stem(c, self.dtype, name="stem")(x)  # [B, L - 1, D]
+            cls = self.param("cls", nn.initializers.normal(c.width**-0.5), (c.width,))
+            cls = jnp.broadcast_to(cls.astype(x.dtype), (len(x), 1, c.width))
+            x = jnp.concatenate([cls, x], axis=1)  # [B, L, D]
+        position = self.param("position", nn.initializers.normal(std), (c.tokens, c.width))
+        trunk = layers.Trunk(
+            depth=c.depth,
+            heads=c.heads,
+            mlp_ratio=c.mlp_ratio,
+            activation=c.activation,
+            bias_kv=c.bias_kv,
+            causal=c.vocab_size > 0,
+            pre_norm=c.pre_norm,
+            drop_path=c.drop_path,
+            dtype=self.dtype,
+            remat=self.remat,
+            unroll=self.unroll,
+            name="trunk",
+        )
+        x = trunk((x + position[None]).astype(self.dtype), train)
+        if c.vocab_size:  # the end-of-text token has the largest id
+            x = jnp.take_along_axis(x, jnp.argmax(tokens, axis=-1)[:, None, None], axis=1)[:, 0]
+        else:
+            x = x[:, 0]
+        x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        x = nn.Dropout(c.head_dropout, deterministic=not train)(x)
+        return nn.Dense(
+            self.embed_dim,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(c.width**-0.5),
+            name="head",
+        )(x)
+
+    def _logit_scale(self):
+        scale = 1.0 if self.config.logit_scale is None else self.config.logit_scale
+        if not self.config.learn_scale:
+            return jnp.float32(scale)
+        log = self.param("log_logit_scale", nn.initializers.constant(math.log(scale)), ())
+        return jnp.minimum(jnp.exp(log), 100.0)  # CLIP's bound

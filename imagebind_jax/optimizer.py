@@ -1,0 +1,104 @@
+"""The optimizer: AdamW per tower, warm-up and cosine, weight-decay mask, frozen parameters by path."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+
+from imagebind_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Defaults are the paper's for AudioSet (Table 9), but for the schedule's shape: not stated there.
+
+    `frozen` holds regular expressions; a parameter whose path ("vision/trunk/blocks/attn/...")
+    matches one from its start gets no gradient and no optimizer state.
+    """
+
+    learning_rate: float = 1.6e-3  # at its peak
+    warmup_steps: int = 500
+    final_fraction: float = 0.0  # of the peak, at the end of the cosine
+    weight_decay: float = 0.2
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0
+    frozen: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in ("learning_rate", "clip_norm", "epsilon"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be > 0, got {getattr(self, name)}")
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then a cosine down to `final_fraction` of the peak at `steps`."""
+    warmup = min(config.warmup_steps, steps // 2)
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(steps, warmup + 1),
+        end_value=config.learning_rate * config.final_fraction,
+    )
+
+
+def decayed(params: Mapping) -> Mapping:
+    """Which leaves weight decay applies to: weights of products, and no vector, position or scale."""
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict({path: path[-1] == "kernel" for path in flat})
+
+
+def split(params: Mapping, config: OptimizerConfig) -> tuple[dict, dict]:
+    """(trained, frozen): the two parts of the parameters, each a nested dict."""
+    rules = [re.compile(rule) for rule in config.frozen]
+    trained: dict[tuple[str, ...], jax.Array] = {}
+    frozen: dict[tuple[str, ...], jax.Array] = {}
+    for path, leaf in traverse_util.flatten_dict(params).items():
+        is_frozen = any(rule.match("/".join(path)) for rule in rules)
+        (frozen if is_frozen else trained)[path] = leaf
+    return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(frozen)
+
+
+def merge(a: Mapping, b: Mapping) -> dict:
+    """The union of two nested dicts; where both have a leaf, b's."""
+    return traverse_util.unflatten_dict(
+        traverse_util.flatten_dict(a) | traverse_util.flatten_dict(b)
+    )
+
+
+def _tower(config: OptimizerConfig) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+    )
+
+
+def init(config: OptimizerConfig, params: Mapping) -> dict:
+    """{tower: optimizer state} for the trained parameters."""
+    trained, _ = split(params, config)
+    return {tower: _tower(config).init(leaves) for tower, leaves in trained.items()}
+
+
+def update(
+    config: OptimizerConfig, grads: Mapping, state: Mapping, params: Mapping, rate: jax.Array
+) -> tuple[dict, dict, jax.Array]:
+    """One step with gradients of some towers; the others, and their moments, stay untouched.
+
+    A batch holds one pair of modalities: were the absent towers given zero gradients, their
+    momentum and weight decay would go on moving them. Returns (params of these towers, the whole
+    optimizer state, norm of the gradient before clipping).
+    """
+    norm = optax.global_norm(grads)
+    clip = jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-12))
+    params, state = dict(params), dict(state)
+    for tower, gradient in grads.items():
+        gradient = jax.tree.map(lambda g: g * clip, gradient)
+        updates, state[tower] = _tower(config).update(gradient, state[tower], params[tower])
+        params[tower] = jax.tree.map(lambda p, u: p - rate * u, params[tower], updates)
+    return {tower: params[tower] for tower in grads}, state, norm

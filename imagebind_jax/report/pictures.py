@@ -1,0 +1,125 @@
+"""Records as HTML: every medium is inlined, nothing is loaded from anywhere."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from imagebind_jax.inputs import audio
+from imagebind_jax.inputs.media import open_image
+from imagebind_jax.inputs.world import ATTRIBUTES
+from imagebind_jax.report.elements import polyline
+
+LOUDNESS = (-14.0, 4.0)  # log-mel from black to white, the same for all: loudness tells
+FORCE, RATE = 1.0, 0.15  # m/s^2, rad/s: the least that a trace's height shows, so noise stays small
+
+
+def figure(modality: str, record: Mapping[str, Any], caption: str = "") -> str:
+    """One modality of a record as an HTML figure; `caption` is HTML, escaped by the caller."""
+    draw = {
+        "vision": _vision,
+        "text": _text,
+        "audio": _audio,
+        "depth": _depth,
+        "thermal": _thermal,
+        "imu": _imu,
+    }[modality]
+    about = html.escape(", ".join(words(record).values()) or str(record.get("id", "a sample")))
+    body = f'<div class="media">{draw(record, about)}</div>'
+    return f'<figure class="{modality}">{body}<figcaption>{caption}</figcaption></figure>'
+
+
+def words(record: Mapping[str, Any]) -> dict[str, str]:
+    """The names of a record's labels, {"shape": "cube", ...}; empty for a record without labels."""
+    labels = record.get("labels") or {}
+    return {task: names[labels[task]] for task, names in ATTRIBUTES.items() if task in labels}
+
+
+def _vision(record: Mapping[str, Any], about: str) -> str:
+    frames = []
+    for name, data in zip(("First", "Last"), record["vision"], strict=False):
+        kind = str(open_image(data).format).lower()
+        frames.append(_img(_uri(f"image/{kind}", data), f"{name} frame of a clip: {about}"))
+    return "".join(frames)
+
+
+def _text(record: Mapping[str, Any], about: str) -> str:
+    return f"<blockquote>{html.escape(record['text'])}</blockquote>"
+
+
+def _depth(record: Mapping[str, Any], about: str) -> str:
+    millimetres = np.asarray(open_image(record["depth"]), np.float32)
+    near = 1 / np.maximum(millimetres, 1)  # disparity up to a factor: near things matter
+    near[millimetres == 0] = 0  # no depth is drawn as infinitely far
+    low, high = near.min(), near.max()
+    return _img(_painted((near - low) / max(high - low, 1e-12), VIRIDIS), f"Depth map: {about}")
+
+
+def _thermal(record: Mapping[str, Any], about: str) -> str:
+    level = np.asarray(open_image(record["thermal"]).convert("L"), np.float32) / 255
+    return _img(_painted(level, INFERNO), f"Thermal image: {about}")
+
+
+def _audio(record: Mapping[str, Any], about: str) -> str:
+    waveform = audio.read_clip(record["audio"], 0.0)
+    low, high = LOUDNESS
+    level = (audio.log_mel(waveform[0])[::-1] - low) / (high - low)  # high bands on top
+    sound = _uri("audio/flac", record["audio"])
+    return (
+        _img(_painted(level, MAGMA), f"Spectrogram of a sound: {about}")
+        + f'<audio controls preload="none" src="{sound}" aria-label="Sound: {about}"></audio>'
+    )
+
+
+def _imu(record: Mapping[str, Any], about: str) -> str:
+    readings = np.load(io.BytesIO(record["imu"]), allow_pickle=False)
+    readings = readings[: len(readings) // 8 * 8].reshape(-1, 8, readings.shape[-1]).mean(axis=1)
+    readings -= readings.mean(axis=0)  # without gravity, which would dwarf all else
+    x = np.linspace(0, 200, len(readings))
+    paths = []
+    for middle, columns, least in ((28, slice(0, 3), FORCE), (84, slice(3, 6), RATE)):
+        scale = 24 / max(float(np.abs(readings[:, columns]).max()), least)
+        paths += [
+            f'<path class="axis-{axis}" d="{polyline(x, middle - scale * trace)}"/>'
+            for axis, trace in zip("xyz", readings[:, columns].T, strict=True)
+        ]
+    return (
+        f'<svg class="imu" viewBox="0 0 200 112" role="img" aria-label="Motion trace: {about}">'
+        '<path class="rule" d="M0 56H200"/>' + "".join(paths) + '<text x="4" y="11">force</text>'
+        '<text x="4" y="68">turn</text></svg>'
+    )
+
+
+def _img(uri: str, alt: str) -> str:
+    return f'<img src="{uri}" alt="{alt}">'
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _colours(*anchors: str) -> UInt8[np.ndarray, "256 3"]:
+    """256 colours, linear between hexadecimal anchors at equal distances."""
+    rgb = np.array([list(bytes.fromhex(anchor)) for anchor in anchors])
+    at, levels = np.linspace(0, 255, len(anchors)), np.arange(256)
+    return np.stack([np.interp(levels, at, part) for part in rgb.T], axis=-1).astype(np.uint8)
+
+
+# Anchors of the maps of these names by Stefan van der Walt and Nathaniel Smith (CC0).
+VIRIDIS = _colours("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "addc30", "fde725")
+INFERNO = _colours("000004", "210c4a", "57106e", "8a226a", "bc3754", "e45a31", "f98e09", "fcffa4")
+MAGMA = _colours("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fcfdbf")
+
+
+def _painted(level: Float[np.ndarray, "h w"], colours: UInt8[np.ndarray, "256 3"]) -> str:
+    """A PNG of values in [0, 1], those outside clipped, as a data URI."""
+    image = Image.fromarray(np.round(255 * np.clip(level, 0, 1)).astype(np.uint8))
+    image.putpalette(colours.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return _uri("image/png", buffer.getvalue())

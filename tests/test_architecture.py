@@ -1,0 +1,200 @@
+"""The house's rules, read from its sources: floors, the host/device line, nothing that runs data."""
+
+import ast
+import graphlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import imagebind_jax
+
+ROOT = pathlib.Path(imagebind_jax.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+LONGEST = 300  # lines, constants apart
+
+# From the ground up; a file imports only from floors below its own, and folders only themselves.
+FLOORS = (
+    {"version", "errors"},
+    {"inputs", "metrics"},
+    {"layers", "losses", "optimizer"},
+    {"encoders", "sharding"},
+    {"model", "checkpoint", "porting"},
+    {"evaluators", "search"},
+    {"train", "plan"},
+    {"pictures"},
+    {"report"},
+    {"demo"},
+    {"cli"},
+)
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+DEVICE_SIDE = ("model", "losses", "optimizer", "sharding", "encoders", "layers")
+HOST_LIBRARIES = {"grain", "tensorflow_datasets", "librosa", "av", "tyro", "sklearn", "soundfile", "PIL"}
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def tree(path):
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports(path):
+    """Full names of everything that a file imports, wherever it stands."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            for name in node.names:
+                full = f"{node.module}.{name.name}"
+                yield full if full in MODULES else node.module
+
+
+def top(module):
+    """imagebind_jax.inputs.world.scene -> inputs; the package itself -> ''."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def fresh(code):
+    """What a new interpreter prints as JSON."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_file_has_its_floor():
+    unknown = {top(m) for m in MODULES} - FLOOR.keys() - {""}
+    assert not unknown, f"name the floor of {sorted(unknown)} in FLOORS, and in the design"
+
+
+def test_imports_go_only_downwards():
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        if top(module)
+        for name in imports(path)
+        if name.startswith("imagebind_jax.")
+        and top(name) != top(module)
+        and FLOOR[top(name)] >= FLOOR[top(module)]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_two_files_need_each_other():
+    graph = {m: {name for name in imports(p) if name in MODULES} - {m} for m, p in MODULES.items()}
+    del graph["imagebind_jax"]  # its names are imported at their first use
+    graph = {m: needs - {"imagebind_jax"} for m, needs in graph.items()}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+    assert order.index("imagebind_jax.cli") > order.index("imagebind_jax.train")
+
+
+def test_the_host_side_never_imports_jax():
+    for module, path in MODULES.items():
+        if top(module) == "inputs":
+            found = {name.split(".")[0] for name in imports(path)} & {"jax", "flax", "optax", "orbax"}
+            assert not found, f"{module} imports {found}"
+
+
+def test_importing_the_package_is_quick_and_pulls_nothing_heavy():
+    heavy = sorted(HOST_LIBRARIES | {"jax", "flax", "numpy", "tensorboardX", "orbax"})
+    seconds, found, names = min(
+        fresh(
+            "import time, sys, json; t = time.perf_counter(); import imagebind_jax; "
+            "t = time.perf_counter() - t; "
+            f"print(json.dumps([t, [m for m in {heavy} if m in sys.modules], dir(imagebind_jax)]))"
+        )
+        for _ in range(2)  # the better of two: another process may have had the core
+    )
+    assert not found
+    assert seconds < 1
+    assert {"embed", "ImageBind", "tokenize", "HUGE"} <= set(names)
+
+
+@pytest.mark.parametrize("name", imagebind_jax.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(imagebind_jax, name) is not None
+
+
+def test_the_device_side_needs_no_library_of_media():
+    modules = [f"imagebind_jax.{name}" for name in DEVICE_SIDE]
+    found = fresh(
+        f"import importlib, json, sys; [importlib.import_module(m) for m in {modules}]; "
+        f"print(json.dumps([m for m in {sorted(HOST_LIBRARIES)} if m in sys.modules]))"
+    )
+    assert not found
+
+
+def test_training_starts_without_libraries_it_does_not_use():
+    unused = sorted(HOST_LIBRARIES - {"grain"})
+    found = fresh(
+        "import json, sys; import imagebind_jax.train; "
+        f"print(json.dumps([m for m in {unused} if m in sys.modules]))"
+    )
+    assert not found
+
+
+# ---- data is never run
+
+
+def calls(path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield node, ast.unparse(node.func)
+
+
+def test_nothing_in_a_file_of_data_can_run():
+    forbidden_modules = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+    forbidden_calls = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "torch.load", "os.system", "os.popen"}
+    forbidden_options = {"allow_pickle", "shell"}
+    wrong = []
+    for module, path in MODULES.items():
+        wrong += [f"{module} imports {n}" for n in imports(path) if n.split(".")[0] in forbidden_modules]
+        for call, name in calls(path):
+            if name in forbidden_calls:
+                wrong.append(f"{module}:{call.lineno} calls {name}")
+            for option in call.keywords:
+                off = isinstance(option.value, ast.Constant) and option.value.value is False
+                if option.arg in forbidden_options and not off:
+                    wrong.append(f"{module}:{call.lineno} passes {option.arg}")
+    assert not wrong, "\n".join(wrong)
+
+
+# ---- files that can be read
+
+
+def constant_lines(path):
+    """Lines of a module's literal constants: tables, templates, style sheets."""
+    lines = 0
+    for node in tree(path).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            try:
+                ast.literal_eval(node.value)
+            except ValueError:
+                continue
+            lines += node.end_lineno - node.lineno + 1
+    return lines
+
+
+def test_no_file_is_longer_than_one_can_hold_in_mind():
+    lengths = {m: len(p.read_text().splitlines()) - constant_lines(p) for m, p in MODULES.items()}
+    long = {module: lines for module, lines in lengths.items() if lines > LONGEST}
+    assert not long, f"longer than {LONGEST} lines without constants: {long}"
+
+
+def test_no_file_is_a_drawer_for_everything():
+    drawers = {"utils", "util", "helpers", "helper", "misc"}
+    assert not [path for path in FILES if path.stem in drawers]
+
+
+def test_every_file_opens_with_one_sentence_saying_what_it_holds():
+    for path in FILES:
+        opening = (ast.get_docstring(tree(path)) or "").split("\n\n")[0]
+        if path.name != "version.py":
+            assert opening.endswith("."), f"{path.relative_to(ROOT)}: {opening!r}"
