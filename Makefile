@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 VENV ?= .venv
 OUT ?= demo
 SEED ?= 0
+TESTS ?=
 BIN := $(VENV)/bin
 
 .PHONY: demo test lint lock clean
@@ -15,7 +16,7 @@ demo: $(VENV)/ready
 	@$(BIN)/imagebind-jax demo --out $(OUT) --seed $(SEED)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

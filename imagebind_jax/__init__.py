@@ -7,7 +7,16 @@ from imagebind_jax.version import __version__
 if TYPE_CHECKING:
     from imagebind_jax.errors import UserError
     from imagebind_jax.inputs.text import tokenize
-    from imagebind_jax.model import BASE, HUGE, ImageBind, ImageBindConfig, embed, init, similarity
+    from imagebind_jax.model import (
+        BASE,
+        HUGE,
+        TINY,
+        ImageBind,
+        ImageBindConfig,
+        embed,
+        init,
+        similarity,
+    )
 
 __all__ = [
     "BASE",

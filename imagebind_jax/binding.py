@@ -179,24 +179,23 @@ def similarities(space: Space) -> list[Similarity]:
     ]
 
 
-def gallery(space: Space, hits: int = 4) -> list[Retrieval]:
+def gallery(space: Space, hits: int = 3) -> list[Retrieval]:
     """Searches of the first test records, as they come: none was chosen for its answer."""
     rows = []
     searches = (("audio", "vision"), ("imu", "vision"), ("text", "audio"), ("thermal", "depth"),
                 ("audio", "thermal"), ("depth", "vision"), ("text", "thermal"))  # fmt: skip
-    for row, (query, key) in enumerate(searches):
-        told = _told(space.records[row], query)
-        rows.append(
-            _search(
-                space,
-                f"{query} finds {key}: the same {' and '.join(told)}?",
-                [(query, row)],
-                space.test[query][row],
-                key,
-                {task: space.test_labels[task][row] for task in told},
-                hits,
-            )
-        )
+    records = iter(range(len(space.records)))
+    for query, key in searches:
+        for row in records:  # the next one whose query says something that the key can show
+            told = [t for t in _told(space.records[row], query) if t in world.TASKS[key]]
+            if told:
+                wanted = {task: space.test_labels[task][row] for task in told}
+                title = f"{query} finds {key}: the same {' and '.join(told)}?"
+                queries = [(query, row)]
+                rows.append(
+                    _search(space, title, queries, space.test[query][row], key, wanted, hits)
+                )
+                break
     clips, sounds = _mixed(len(space.records), space.test_labels["material"])
     for clip, sound in list(zip(clips, sounds))[:3]:
         sum_ = arithmetic.compose(space.test["vision"][clip], space.test["audio"][sound])

@@ -14,61 +14,60 @@ import jax
 
 import imagebind_jax
 from imagebind_jax import binding, metrics, report, train
-from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import audio, depth, imu, pipeline, text, thermal, vision, world
 from imagebind_jax.inputs.sources import Cached
 from imagebind_jax.inputs.world.samples import samples
-from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.model import TINY
 from imagebind_jax.optimizer import OptimizerConfig
 
 HUB = "vision"
-OTHERS = tuple(m for m in world.ALL if m != HUB)
+OTHERS = tuple(modality for modality in world.ALL if modality != HUB)
 PAIRS = 1600  # training samples of each pair
+SIZE = TINY.encoders["depth"].shape[0]  # pixels
 PROBE, TEST = 768, 384  # samples with all modalities: to fit linear probes, to test on
-CONTEXT = 32  # tokens; the longest caption has 22 words
-SIZE = 60  # pixels of vision, depth and thermal inputs
+STEPS = 1600
+
+# Means and standard deviations of 1,600 training samples of the world.
+INPUTS: dict[str, pipeline.Transform] = {
+    "vision": vision.Clip(SIZE),
+    "text": text.Tokens(TINY.encoders["text"].shape[0]),
+    "audio": pipeline.Standardised(audio.LogMel(), (-0.44,), (0.44,)),
+    "depth": depth.Disparity(SIZE, "metric", mean=1.66, std=0.83),
+    "thermal": pipeline.Standardised(thermal.Thermal(SIZE), (0.34,), (0.15,)),
+    "imu": pipeline.Standardised(
+        imu.Window(),
+        (-0.27, -9.6, -2.43, 0.0, 0.0, 0.011),
+        (0.98, 0.37, 1.07, 0.027, 0.027, 0.072),
+    ),
+}
 
 
-def config(seed: int = 0, *, steps: int = 600, pairs: int = PAIRS) -> train.TrainConfig:
+def scenes(seed: int) -> world.World:
+    """The world as the demo sees it: another seed, other samples."""
+    return world.World(seed, SIZE, antialias=False)
+
+
+def config(seed: int = 0) -> train.TrainConfig:
     """The demo's training run: vision with each other modality, from disjoint samples."""
-    shared: dict[str, Any] = {"width": 128, "depth": 3, "heads": 4, "logit_scale": 10.0}
-    image: dict[str, Any] = {"patch": (12, 12), "stem_norm": True, "bias_kv": True, **shared}
-    encoders = {
-        "vision": EncoderConfig(
-            (2, SIZE, SIZE, 3), patch=(2, 12, 12), pre_norm=True, **shared | {"logit_scale": None}
-        ),
-        "text": EncoderConfig((CONTEXT,), vocab_size=49408, position_std=0.01, **shared),
-        "audio": EncoderConfig((128, 204, 1), **image | {"patch": (64, 12)}),
-        "depth": EncoderConfig((SIZE, SIZE, 1), **image),
-        "thermal": EncoderConfig((SIZE, SIZE, 1), **image),
-        "imu": EncoderConfig((2000, 6), **image | {"patch": (80,)}),
-    }
     return train.TrainConfig(
-        model=ImageBindConfig(encoders, embed_dim=64),
-        inputs={
-            "vision": vision.Clip(SIZE),
-            "text": text.Tokens(CONTEXT),
-            "audio": audio.LogMel(),
-            "depth": depth.Disparity(SIZE, "metric", mean=2.0, std=1.5),
-            "thermal": thermal.Thermal(SIZE),
-            "imu": imu.Window(),
-        },
+        model=TINY,
+        inputs=INPUTS,
         # No sample is in two pairs, so none is ever seen in two modalities other than vision.
         pairs=tuple(
             pipeline.Pair(
-                (HUB, modality),
-                samples(world.World(seed), "train", pairs, i * pairs, (HUB, modality)),
+                (HUB, modality), samples(scenes(seed), "train", PAIRS, i * PAIRS, (HUB, modality))
             )
             for i, modality in enumerate(OTHERS)
         ),
-        steps=steps,
+        steps=STEPS,
         batch_size=128,
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, warmup_steps=50, weight_decay=0.05, beta2=0.98
+            learning_rate=1e-3, warmup_steps=STEPS // 10, weight_decay=0.05, beta2=0.98
         ),
         seed=seed,
-        checkpoint_every=steps,
+        in_memory=True,
+        checkpoint_every=STEPS // 4,
     )
 
 
@@ -96,8 +95,9 @@ def run(
             f"cannot write to {folder}: {error.strerror}; choose another --out"
         ) from error
     settings = config(seed)
-    held_out = samples(world.World(seed), "test", test)
-    labelled = samples(world.World(seed), "probe", probe)
+    held_out, labelled = (
+        samples(scenes(seed), split, count) for split, count in (("test", test), ("probe", probe))
+    )
     say(f"imagebind_jax demo: six modalities, one space, seed {seed} -> {folder}/report.html")
     render([*train.cached(settings), labelled, held_out])
     params = train.fit(settings, folder / "run", say=say)

@@ -37,6 +37,10 @@ class ImageBindConfig:
         if self.remat not in ("none", *REMAT_POLICIES):
             raise UserError(f"remat {self.remat!r}: not one of none, {', '.join(REMAT_POLICIES)}")
 
+    def __hash__(self):  # a model is a static argument of jitted functions, and dicts have no hash
+        encoders = tuple(sorted(self.encoders.items(), key=lambda item: item[0]))
+        return hash((encoders, self.embed_dim, self.dtype, self.remat, self.unroll))
+
 
 class ImageBind(nn.Module):
     """Six encoders, one unit sphere; only those whose modality is in the inputs are run."""
@@ -79,7 +83,7 @@ def count_parameters(config: ImageBindConfig) -> dict[str, int]:
     }
 
 
-Fields = Mapping[str, Any]
+Fields = dict[str, Any]
 
 
 def _size(
@@ -140,6 +144,31 @@ BASE = ImageBindConfig(
         imu={"width": 512, "depth": 6, "heads": 8},
     ),
     embed_dim=512,
+)
+
+_SMALL: Fields = {"width": 96, "depth": 2, "heads": 3, "mlp_ratio": 2, "logit_scale": 10.0}
+_IMAGE: Fields = {"patch": (32, 32), "bias_kv": True, **_SMALL}
+# The demo's: 64 pixels, 32 tokens of text (the world's captions have 22 words at most).
+# Large patches, few tokens: on two cores, many cheap steps teach more than a few fine-grained
+# ones. No norm in these stems: it would hide how warm, near or loud a patch is.
+TINY = ImageBindConfig(
+    {
+        "vision": EncoderConfig(
+            (2, 64, 64, 3),
+            patch=(2, 32, 32),
+            width=128,
+            depth=3,
+            heads=4,
+            mlp_ratio=2,
+            stem_norm=True,
+        ),
+        "text": EncoderConfig((32,), vocab_size=49408, position_std=0.01, **_SMALL),
+        "audio": EncoderConfig((128, 204, 1), **_IMAGE | {"patch": (128, 12)}),
+        "depth": EncoderConfig((64, 64, 1), **_IMAGE),
+        "thermal": EncoderConfig((64, 64, 1), **_IMAGE),
+        "imu": EncoderConfig((2000, 6), **_IMAGE | {"patch": (80,)}),
+    },
+    embed_dim=64,
 )
 
 

@@ -64,7 +64,7 @@ HOW = ("parallel", "fsdp", "threads", "log_every", "checkpoint_every", "keep")
 class TrainState(flax.struct.PyTreeNode):
     """Everything a checkpoint holds; batches and random keys are functions of (seed, step)."""
 
-    step: jax.Array
+    step: Any  # an int32; any leaf, as JAX builds trees of shapes and shardings too
     params: Any
     opt_state: Any
 

@@ -20,7 +20,9 @@ def test_scores_in_pieces_are_the_cosines_of_all():
     parts = list(common.scores(query, key, rows=3))
     assert [len(part) for _, part in parts] == [3, 3, 1]
     lengths = np.linalg.norm(query, axis=-1)[:, None] * np.linalg.norm(key, axis=-1)[None]
-    np.testing.assert_allclose(np.concatenate([p for _, p in parts]), query @ key.T / lengths, atol=1e-6)
+    np.testing.assert_allclose(
+        np.concatenate([p for _, p in parts]), query @ key.T / lengths, atol=1e-6
+    )
 
 
 # ---- zero-shot
@@ -38,7 +40,9 @@ def test_random_embeddings_classify_at_chance():
     n, classes = 4000, 5
     labels = np.random.default_rng(2).integers(classes, size=n)
     spread = (0.2 * 0.8 / n) ** 0.5
-    assert abs(zero_shot.top1(normal(n, 16), normal(classes, 16, seed=1), labels) - 0.2) < 5 * spread
+    assert (
+        abs(zero_shot.top1(normal(n, 16), normal(classes, 16, seed=1), labels) - 0.2) < 5 * spread
+    )
 
 
 def test_a_class_is_the_normalised_mean_of_its_prompts_unit_vectors():
@@ -46,7 +50,12 @@ def test_a_class_is_the_normalised_mean_of_its_prompts_unit_vectors():
 
     def embed_text(texts):
         asked.extend(texts)
-        vectors = {"a cat": [9.0, 0, 0], "the cat": [0, 1, 0], "a dog": [0, 0, 2], "the dog": [0, 0, 1]}
+        vectors = {
+            "a cat": [9.0, 0, 0],
+            "the cat": [0, 1, 0],
+            "a dog": [0, 0, 2],
+            "the dog": [0, 0, 1],
+        }
         return np.array([vectors[text] for text in texts])
 
     classes = zero_shot.classifier(embed_text, ["cat", "dog"], ["a {}", "the {}"])
@@ -76,7 +85,7 @@ def test_orthogonal_pairs_are_found_and_their_order_does_not_matter():
     assert retrieval.recall(retrieval.ranks(z[order], noisy[order])) == wanted
 
 
-def test_more_queries_than_one_stretch_find_their_own_rows(monkeypatch):
+def test_more_queries_than_one_stretch_find_their_own_rows():
     z = np.eye(1030)  # common.scores goes by 1024 rows
     assert not retrieval.ranks(z, z).any()
 
@@ -148,6 +157,8 @@ def test_compose_by_hand():
     right, up = np.array([[2.0, 0]]), np.array([[0, 5.0]])
     np.testing.assert_allclose(arithmetic.compose(right, up), [[0.5**0.5, 0.5**0.5]])
     np.testing.assert_allclose(arithmetic.compose(right, up, weights=(3.0, 4.0)), [[0.6, 0.8]])
-    np.testing.assert_allclose(arithmetic.compose(right, up, weights=(1.0, -1.0)), [[0.5**0.5, -(0.5**0.5)]])
+    np.testing.assert_allclose(
+        arithmetic.compose(right, up, weights=(1.0, -1.0)), [[0.5**0.5, -(0.5**0.5)]]
+    )
     with pytest.raises(ValueError):
         arithmetic.compose(right, up, weights=(1.0,))

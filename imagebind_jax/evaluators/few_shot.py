@@ -20,7 +20,12 @@ def linear_probe(
 
     mean, std = train.mean(axis=0), train.std(axis=0) + 1e-6
     probe = LogisticRegressionCV(
-        Cs=[0.003, 0.03, 0.3, 3.0], cv=5, max_iter=2000, l1_ratios=(0,), use_legacy_attributes=False
+        Cs=[0.003, 0.03, 0.3, 3.0],
+        cv=5,
+        max_iter=2000,
+        scoring="accuracy",
+        l1_ratios=(0,),
+        use_legacy_attributes=False,
     )
     probe.fit((train - mean) / std, train_labels)
     return float(np.mean(probe.predict((test - mean) / std) == test_labels))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from imagebind_jax.inputs.sources import Record, Source
 Batch = dict[str, np.ndarray]
 
 
+@runtime_checkable
 class Transform(Protocol):
     """One modality of a record -> one model input; without `rng`, as for evaluation."""
 
@@ -38,13 +39,31 @@ class Pair:
 
 
 @dataclasses.dataclass(frozen=True)
+class Standardised:
+    """Another transform's output, minus `mean` and divided by `std`, of which there is one a channel.
+
+    For data that is not what a released model was trained on: that has its constants built in.
+    """
+
+    transform: Transform
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, record: Record, rng: np.random.Generator | None) -> np.ndarray:
+        x = self.transform(record, rng)
+        return (x - np.asarray(self.mean, x.dtype)) / np.asarray(self.std, x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
 class ToInputs:
     """record -> {modality: input, "weight": 1}; every modality has its own random stream."""
 
     transforms: Mapping[str, Transform]
 
     def __call__(self, record: Record, rng: np.random.Generator | None) -> Batch:
-        rngs = rng.spawn(len(self.transforms)) if rng else [None] * len(self.transforms)
+        rngs: list = [None] * len(self.transforms)
+        if rng:  # no rng.spawn: it counts its calls, and grain uses one generator for many records
+            rngs = [np.random.default_rng(n) for n in rng.integers(2**63, size=len(rngs))]
         inputs = {name: t(record, r) for (name, t), r in zip(self.transforms.items(), rngs)}
         return inputs | {"weight": np.ones((), np.float32)}
 

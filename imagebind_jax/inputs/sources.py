@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -24,6 +24,7 @@ CACHE_VARIABLE = "IMAGEBIND_JAX_CACHE"
 SHARD = 128  # records; the unit of work of one process
 
 
+@runtime_checkable
 class Source(Protocol):
     """What a config names: something that can be opened to records by index."""
 
@@ -52,6 +53,8 @@ class ArrayRecords(Sequence[Record]):
         return len(self._source)
 
     def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # which ends a loop over the records
         return msgspec.msgpack.decode(self._source[index])
 
     def __repr__(self):

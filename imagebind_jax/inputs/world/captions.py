@@ -6,8 +6,10 @@ import numpy as np
 
 from imagebind_jax.inputs.world.concepts import ATTRIBUTES, Concept
 
+Phrases = dict[str, tuple[str, ...]]
+
 # First phrase: the class name used in prompts. Every phrase occurs in captions.
-SHAPE_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
+SHAPE_PHRASES: Phrases = {
     "sphere": ("sphere", "ball", "round ball"),
     "cube": ("cube", "block", "square block"),
     "cylinder": ("cylinder", "column", "tall cylinder"),
@@ -17,7 +19,7 @@ SHAPE_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "stairs": ("staircase", "flight of steps", "set of stairs"),
     "arch": ("arch", "gate", "little gate"),
 }
-MATERIAL_PHRASES = {
+MATERIAL_PHRASES: Phrases = {
     "wood": ("wood", "timber", "brown wood"),
     "metal": ("metal", "brass", "polished metal"),
     "glass": ("glass", "clear glass", "green glass"),
@@ -27,7 +29,7 @@ MATERIAL_PHRASES = {
     "plastic": ("plastic", "bright plastic", "colourful plastic"),
     "ice": ("ice", "frozen water", "pale ice"),
 }
-MOTION_PHRASES = {
+MOTION_PHRASES: Phrases = {
     "still": ("stays still", "does not move", "holds still"),
     "pan left": ("pans left", "turns left", "swings to the left"),
     "pan right": ("pans right", "turns right", "swings to the right"),
@@ -37,13 +39,13 @@ MOTION_PHRASES = {
     "move back": ("moves back", "backs away", "moves out"),
     "roll clockwise": ("rolls clockwise", "rolls over", "rolls to the right"),
 }
-LAYOUT_PHRASES = {
+LAYOUT_PHRASES: Phrases = {
     "alone": ("alone on the floor", "all alone", "with nothing around it"),
     "wall": ("before a wall", "in front of a wall", "near a brick wall"),
     "pedestal": ("on a pedestal", "on top of a pedestal", "raised on a plinth"),
     "posts": ("between two posts", "between two pillars", "with a post on either side"),
 }
-PHRASES = {
+PHRASES: dict[str, Phrases] = {
     "shape": SHAPE_PHRASES,
     "material": MATERIAL_PHRASES,
     "motion": MOTION_PHRASES,

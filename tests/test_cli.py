@@ -1,0 +1,187 @@
+"""The command line: a user's mistake is exit code 2 and one line that says what to do, no traceback."""
+
+import textwrap
+
+import pytest
+
+from imagebind_jax import __version__, cli
+from imagebind_jax.errors import UserError
+
+CONFIG = """
+import dataclasses
+import numpy as np
+from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.inputs.pipeline import Pair
+from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.optimizer import OptimizerConfig
+from imagebind_jax.train import TrainConfig
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    count: int = 16
+    def open(self):
+        return [{"x": np.zeros((8, 4), np.float32)}] * self.count
+
+@dataclasses.dataclass(frozen=True)
+class X:
+    def __call__(self, record, rng):
+        return record["x"]
+
+def get_config():
+    encoders = {
+        name: EncoderConfig((8, 4), width=32, depth=1, heads=4, patch=(2,)) for name in ("vision", "imu")
+    }
+    return TrainConfig(
+        model=ImageBindConfig(encoders, embed_dim=16),
+        inputs={"vision": X(), "imu": X()},
+        pairs=(Pair(("vision", "imu"), Toy()),),
+        steps=2,
+        batch_size=8,
+        optimizer=OptimizerConfig(warmup_steps=1),
+    )
+"""
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A config file in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "toy.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+@pytest.fixture
+def mistake(capsys):
+    """The one line that a mistaken command prints."""
+
+    def run(*arguments):
+        code = cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        lines = said.err.splitlines()
+        assert code == 2, said
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("imagebind-jax: error: ")
+        assert "Traceback" not in said.out + said.err
+        return lines[0]
+
+    return run
+
+
+# ---- commands and options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "command"),
+        (["sing"], "'sing' (choose from"),
+        (["demo", "--speed", "9"], "unrecognized arguments: --speed 9"),
+        (["demo", "--seed", "one"], "--seed: invalid int value: 'one'"),
+        (["demo", "--seed", "-1"], "--seed must not be negative, got -1"),
+        (["demo", "--seed"], "--seed: expected one argument"),
+        (["train"], "train needs a config"),
+        (["train", "nowhere.py"], "no config file nowhere.py"),
+    ],
+)
+def test_a_command_that_cannot_be_understood(arguments, words, mistake):
+    assert words in mistake(*arguments)
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    assert {"demo", "train"} <= set(capsys.readouterr().out.split())
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(UserError):
+        cli.main(["train", "nowhere.py", "--debug"])
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "/proc/nowhere/demo"])
+def test_a_demo_that_cannot_be_written(name, mistake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    line = mistake("demo", "--out", name)
+    assert name in line
+    assert "--out" in line
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "/proc/nowhere/run"])
+def test_a_run_that_cannot_be_written(name, mistake, config, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert name in mistake("train", config, "--out", name)
+
+
+# ---- configs
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1", "does not define get_config()"),
+        ("def get_config():\n    return {'steps': 3}", "returned dict, not TrainConfig"),
+        (CONFIG.replace("batch_size=8", "batch_size=0"), "batch_size must be at least 1, got 0"),
+        (CONFIG.replace('"imu"), Toy', '"smell"), Toy'), "a pair needs 'smell'"),
+        (CONFIG.replace("width=32", "width=33"), "width 33 is not divisible by 4 heads"),
+    ],
+)
+def test_a_config_that_is_none(text, words, mistake, tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(textwrap.dedent(text))
+    assert words in mistake("train", path, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (["--step", "5"], ["--step", "--steps"]),
+        (["--optimizer.learning-rat", "5"], ["learning-rat", "--optimizer.learning-rate"]),
+        (["--batchsize", "5"], ["--batchsize", "--batch-size"]),
+        (["--steps", "many"], ["--steps", "many", "int"]),
+        (["--steps", "1.5"], ["--steps", "1.5", "int"]),
+        (["--optimizer.learning-rate", "high"], ["--optimizer.learning-rate", "high", "float"]),
+        (["--steps", "0"], ["steps must be at least 1, got 0"]),
+        (["--optimizer.clip-norm", "0"], ["clip_norm must be > 0"]),
+        (["--parallel", "ddp"], ["'ddp': not one of sharded, pmap"]),
+        (["--batch-size", "30"], ["batch_size 30 is not divisible by 8 devices"]),
+        (["--fsdp", "3"], ["fsdp 3 does not divide 8 devices"]),
+        (["--seed", "-1"], ["seed", "-1"]),
+        (["surplus"], ["surplus"]),
+    ],
+)
+def test_a_field_that_is_wrong(override, words, mistake, config, tmp_path):
+    line = mistake("train", config, "--out", tmp_path / "run", *override)
+    assert [word for word in words if word not in line] == [], line
+
+
+@pytest.mark.parametrize("spelling", ["learning-rate", "learning_rate"])
+def test_overrides_reach_nested_fields_and_nothing_else(spelling, config):
+    found = cli.load_config(
+        config, [f"--optimizer.{spelling}", "0.25", "--steps", "7", "--model.embed-dim", "32"]
+    )
+    wanted = cli.load_config(config)
+    assert (found.optimizer.learning_rate, found.steps, found.model.embed_dim) == (0.25, 7, 32)
+    assert (wanted.optimizer.learning_rate, wanted.steps, wanted.model.embed_dim) == (1.6e-3, 2, 16)
+    assert found.batch_size == wanted.batch_size == 8
+    assert found.model.encoders == wanted.model.encoders
+    assert found.optimizer.warmup_steps == 1
+    assert [pair.name for pair in found.pairs] == ["vision+imu"]
+    assert found.pairs[0].source.count == 16
+
+
+def test_the_configs_of_the_project_load(request):
+    files = sorted((request.config.rootpath / "configs").glob("*.py"))
+    assert files
+    for path in files:
+        assert cli.load_config(str(path), ["--seed", "3"]).seed == 3

@@ -1,0 +1,353 @@
+"""Training on a toy task: it learns, and stopping, crashing, or other devices change nothing."""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from imagebind_jax import checkpoint, metrics, sharding, train
+from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs import pipeline
+from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.optimizer import OptimizerConfig
+
+STEPS, HALF = 60, 30
+BATCH = 16
+PAUSE = "IMAGEBIND_JAX_TEST_PAUSE"  # seconds that reading a record takes
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """Records in which all modalities are linear views of one latent vector."""
+
+    first: int
+    count: int = 32
+
+    def open(self):
+        views = np.random.default_rng(0).standard_normal((3, 8, 32))
+        records = []
+        for i in range(self.first, self.first + self.count):
+            latent = np.random.default_rng([1, i]).standard_normal(8)
+            seen = (np.float32(latent @ view).reshape(8, 4) for view in views)
+            records.append(dict(zip(("vision", "audio", "imu"), seen)))
+        return records
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One modality of a record, with a little noise in training."""
+
+    name: str
+    noise: float = 0.1
+    broken: bool = False
+
+    def __call__(self, record, rng):
+        time.sleep(float(os.environ.get(PAUSE, 0)))
+        x = record[self.name]
+        if rng:
+            x = x + self.noise * rng.standard_normal(x.shape, dtype=np.float32)
+        return x * np.float32(np.nan) if self.broken else x
+
+
+def make_config(**changes):
+    encoder = functools.partial(EncoderConfig, (8, 4), width=32, depth=1, heads=4, patch=(2,))
+    encoders = {
+        "vision": encoder(),
+        "audio": encoder(logit_scale=10.0),
+        "imu": encoder(logit_scale=10.0, learn_scale=True),
+    }
+    config = train.TrainConfig(
+        model=ImageBindConfig(encoders, embed_dim=16),
+        inputs={name: Field(name) for name in encoders},
+        pairs=(
+            pipeline.Pair(("vision", "audio"), Toy(0)),
+            pipeline.Pair(("vision", "imu"), Toy(32)),
+        ),
+        steps=STEPS,
+        batch_size=BATCH,
+        optimizer=OptimizerConfig(
+            # A larger epsilon than Adam's: rounding is not blown up to a step.
+            learning_rate=1e-2,
+            warmup_steps=5,
+            weight_decay=0.01,
+            epsilon=1e-4,
+            frozen=("vision/position",),
+        ),
+        checkpoint_every=HALF,
+        log_every=1,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def quiet(line):
+    pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(tmp_path_factory):
+    """Each program is compiled once, and not for speed; runs in other processes share it."""
+    options = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    defaults = dict(zip(options, (False, None, 1.0, 0)))
+    compilation_cache.reset_cache()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in options.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
+    for name, value in defaults.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """(run folder, its parameters) of one uninterrupted run."""
+    folder = tmp_path_factory.mktemp("full")
+    return folder, train.fit(make_config(), folder, say=quiet)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """The parameters before the first step."""
+    return sharding.Sharded().create(functools.partial(train.create_state, make_config())).params
+
+
+@pytest.fixture
+def half(full, tmp_path):
+    """The run folder as it was when the second half of its steps was lost."""
+    shutil.copytree(full[0], tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "checkpoints" / str(STEPS))
+    return tmp_path / "half"
+
+
+def assert_same_bits(a, b):
+    assert checkpoint.digest(a) == checkpoint.digest(b)
+
+
+def distance(a, b):
+    """Euclidean, over all parameters."""
+    return (
+        sum(
+            float(np.sum((np.asarray(x) - np.asarray(y)) ** 2))
+            for x, y in zip(*map(jax.tree.leaves, (a, b)))
+        )
+        ** 0.5
+    )
+
+
+def steps_logged(folder):
+    return [line["step"] for line in metrics.read(folder / "metrics.jsonl")]
+
+
+def test_the_loss_falls_well_below_chance(full):
+    lines = metrics.read(full[0] / "metrics.jsonl")
+    chance = 2 * np.log(BATCH)  # both directions
+    assert lines[0]["loss"] > 0.7 * chance
+    for pair in ("vision+audio", "vision+imu"):
+        last = [line for line in lines if line["pair"] == pair][-5:]
+        assert np.mean([line["loss"] for line in last]) < 0.4 * chance
+        assert np.mean([line["accuracy"] for line in last]) > 0.6
+
+
+def test_the_folder_tells_the_run(full):
+    folder, params = full
+    assert steps_logged(folder) == list(range(STEPS))
+    line = metrics.read(folder / "metrics.jsonl")[7]
+    assert {
+        "step",
+        "pair",
+        "loss",
+        "accuracy",
+        "learning_rate",
+        "gradient_norm",
+        "steps_per_second",
+    } <= set(line)
+    assert line["learning_rate"] == pytest.approx(1e-2, rel=0.05)
+    assert list((folder / "tensorboard").iterdir())
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    assert checkpoints.steps() == [STEPS, HALF]
+    like = jax.eval_shape(functools.partial(train.create_state, make_config()))
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), like)
+    state = checkpoints.restore(STEPS, like)
+    checkpoints.close()
+    assert state.step == STEPS
+    assert_same_bits(state.params, params)
+
+
+def test_frozen_parameters_are_those_of_the_start(full, start):
+    np.testing.assert_array_equal(full[1]["vision"]["position"], start["vision"]["position"])
+    assert np.abs(full[1]["audio"]["position"] - start["audio"]["position"]).max() > 1e-3
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(full, half):
+    said = []
+    params = train.fit(make_config(), half, say=said.append)
+    assert f"going on from step {HALF}" in said
+    assert_same_bits(params, full[1])
+    assert steps_logged(half) == list(range(STEPS))
+    lost = {"steps_per_second"}
+    for a, b in zip(*(metrics.read(f / "metrics.jsonl") for f in (half, full[0]))):
+        assert {k: v for k, v in a.items() if k not in lost} == {
+            k: v for k, v in b.items() if k not in lost
+        }
+
+
+def test_a_finished_run_is_not_run_again(full, tmp_path, monkeypatch):
+    shutil.copytree(full[0], tmp_path / "run")
+    monkeypatch.delattr(pipeline.Batches, "__getitem__")  # no batch is made
+    assert_same_bits(train.fit(make_config(), tmp_path / "run", say=quiet), full[1])
+
+
+def test_a_damaged_checkpoint_is_stepped_over_and_made_again(full, tmp_path):
+    folder, said = tmp_path / "run", []
+    shutil.copytree(full[0], folder)
+    for path in (folder / "checkpoints" / str(STEPS) / "meta").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    params = train.fit(make_config(), folder, say=said.append)
+    assert f"going on from step {HALF}" in said
+    assert len([line for line in said if f"checkpoint {STEPS}" in line]) == 1
+    assert_same_bits(params, full[1])
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    assert checkpoints.meta(STEPS)["step"] == STEPS
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"optimizer": OptimizerConfig(learning_rate=1e-4)},
+            "optimizer.learning_rate = 0.01, not 0.0001",
+        ),
+        ({"seed": 3}, "seed = 0, not 3"),
+        ({"pairs": (pipeline.Pair(("vision", "audio"), Toy(0)),)}, "pairs.1"),
+        (
+            {"inputs": {name: Field(name, noise=0.2) for name in ("vision", "audio", "imu")}},
+            "noise = 0.1, not 0.2",
+        ),
+    ],
+)
+def test_a_folder_of_another_config_is_refused(change, words, full):
+    changed = make_config()
+    if "optimizer" in change:
+        change = {"optimizer": dataclasses.replace(changed.optimizer, learning_rate=1e-4)}
+    before = (full[0] / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError) as raised:
+        train.fit(make_config(**change), full[0], say=quiet)
+    assert words in str(raised.value)
+    assert str(full[0]) in str(raised.value)
+    assert (full[0] / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_config_with_tuples_in_tuples_may_go_on(full, tmp_path):
+    facts = train._facts(make_config(fsdp=2, keep=5, threads=3))
+    assert facts == train._facts(make_config())  # how it is run is no fact
+
+    @dataclasses.dataclass(frozen=True)
+    class Nested:
+        sizes: tuple = ((1, 2), (3, 4))
+
+        def __call__(self, record, rng):
+            return record
+
+    config = make_config(inputs=dict(make_config().inputs) | {"imu": Nested()})
+    facts = train._facts(config)
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_a_sharded_run_may_go_on_as_pmap_to_the_same_end(full, half, start):
+    said = []
+    params = train.fit(make_config(parallel="pmap"), half, say=said.append)
+    assert f"going on from step {HALF}" in said
+    assert steps_logged(half) == list(range(STEPS))
+    assert distance(params, full[1]) < 0.02 * distance(start, full[1])
+    a, b = (metrics.read(f / "metrics.jsonl")[HALF:] for f in (half, full[0]))
+    assert [x["loss"] for x in a[:5]] == pytest.approx([x["loss"] for x in b[:5]], rel=1e-4)
+    assert [x["loss"] for x in a] == pytest.approx([x["loss"] for x in b], abs=0.1)
+
+
+def test_a_resumed_run_drops_what_the_uninterrupted_one_drops(tmp_path):
+    base = make_config()
+    audio = dataclasses.replace(base.model.encoders["audio"], drop_path=0.3, head_dropout=0.3)
+    model = dataclasses.replace(base.model, encoders=dict(base.model.encoders) | {"audio": audio})
+    config = dataclasses.replace(
+        base, model=model, pairs=base.pairs[:1], steps=6, checkpoint_every=3
+    )
+    params = train.fit(config, tmp_path, say=quiet)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    assert_same_bits(train.fit(config, tmp_path, say=quiet), params)
+
+
+def test_inputs_that_are_not_numbers_stop_the_run_and_are_not_saved(tmp_path):
+    inputs = dict(make_config().inputs) | {"imu": Field("imu", broken=True)}
+    config = make_config(inputs=inputs, pairs=make_config().pairs[1:], checkpoint_every=1)
+    with pytest.raises(UserError, match=r"step 0 \(vision\+imu\): the loss is nan"):
+        train.fit(config, tmp_path, say=quiet)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.steps() == []
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 30}, "batch_size 30 is not divisible by 8 devices"),
+        ({"fsdp": 3}, "fsdp 3 does not divide 8 devices"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"parallel": "ddp"}, "'ddp': not one of sharded, pmap"),
+        ({"pairs": (pipeline.Pair(("vision", "smell"), Toy(0)),)}, "a pair needs 'smell'"),
+        ({"pairs": ()}, "pair"),
+        ({"seed": -1}, "seed must"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(change, words, tmp_path):
+    with pytest.raises(UserError) as raised:
+        train.fit(make_config(**change), tmp_path / "run", say=quiet)
+    assert words in str(raised.value)
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+SCRIPT = """
+import sys
+import test_train as t
+t.train.fit(t.make_config(checkpoint_every=4), sys.argv[1], say=lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_the_middle_goes_on_to_the_same_end(full, tmp_path):
+    environment = os.environ | {PAUSE: "0.01", "PYTHONPATH": os.path.dirname(__file__)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, tmp_path / "run"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("committed step 8"):
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL  # and not at its end
+    said = []
+    params = train.fit(make_config(checkpoint_every=100), tmp_path / "run", say=said.append)
+    begun = next(int(line.split()[-1]) for line in said if line.startswith("going on from step"))
+    assert 8 <= begun < STEPS
+    assert_same_bits(params, full[1])
+    assert steps_logged(tmp_path / "run") == list(range(STEPS))
