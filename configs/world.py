@@ -6,7 +6,7 @@ The demo's training run alone: what `imagebind-jax demo` expects of it stands in
 """
 
 from imagebind_jax import demo
-from imagebind_jax.train import TrainConfig
+from imagebind_jax.config import TrainConfig
 
 
 def get_config() -> TrainConfig:

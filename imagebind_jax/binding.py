@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from imagebind_jax.config import TrainConfig
 from imagebind_jax.evaluators import arithmetic, few_shot, retrieval, zero_shot
 from imagebind_jax.evaluators.common import unit
 from imagebind_jax.inputs import pipeline, text, world
 from imagebind_jax.inputs.sources import Record
 from imagebind_jax.model import ImageBind, embed
-from imagebind_jax.report import Retrieval, Similarity, percent
-from imagebind_jax.train import TrainConfig
-
-Embeddings = dict[str, Float[np.ndarray, "n e"]]
+from imagebind_jax.report import percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +24,11 @@ class Space:
     `test` only held-out ones.
     """
 
-    probe: Embeddings
-    test: Embeddings
-    probe_labels: dict[str, Int[np.ndarray, "n"]]
+    probe: dict[str, Float[np.ndarray, "p e"]]
+    test: dict[str, Float[np.ndarray, "n e"]]
+    probe_labels: dict[str, Int[np.ndarray, "p"]]
     test_labels: dict[str, Int[np.ndarray, "n"]]
-    classes: dict[str, Float[np.ndarray, "classes e"]]
+    classes: dict[str, Float[np.ndarray, "_ e"]]
     records: Sequence[Record]
 
 
@@ -131,7 +129,7 @@ def _retrieval(space: Space, a: str, b: str) -> dict[str, Any]:
 
 def _arithmetic(space: Space) -> dict[str, Any]:
     """A clip and the sound of another material: is that shape found, made of that material?"""
-    clip, sound = _mixed(len(space.records), space.test_labels["material"])
+    clip, sound = mixed(len(space.records), space.test_labels["material"])
     shape, material = space.test_labels["shape"], space.test_labels["material"]
 
     def found(query):
@@ -152,87 +150,11 @@ def _arithmetic(space: Space) -> dict[str, Any]:
     }
 
 
-def _mixed(n: int, material: Int[np.ndarray, "n"]) -> tuple[Int[np.ndarray, "m"], ...]:
+def mixed(n: int, material: Int[np.ndarray, "n"]) -> tuple[Int[np.ndarray, "m"], ...]:
     """Clips, and for each a sound of another material, drawn once and for all."""
     sound = np.random.default_rng(0).permutation(n)
     clip = np.flatnonzero(material[sound] != material)
     return clip, sound[clip]
-
-
-def similarities(space: Space) -> list[Similarity]:
-    """The mean embedding of each class of records against each class's prompts."""
-    tables = (("audio", "material"), ("depth", "shape"), ("thermal", "material"), ("imu", "motion"))
-    return [
-        Similarity(
-            f"{modality} against text: {task}",
-            np.stack(
-                [
-                    unit(space.test[modality][space.test_labels[task] == label].mean(axis=0))
-                    for label in range(len(space.classes[task]))
-                ]
-            )
-            @ space.classes[task].T,
-            world.ATTRIBUTES[task],
-            world.ATTRIBUTES[task],
-        )
-        for modality, task in tables
-    ]
-
-
-def gallery(space: Space, hits: int = 3) -> list[Retrieval]:
-    """Searches of the first test records, as they come: none was chosen for its answer."""
-    rows = []
-    searches = (("audio", "vision"), ("imu", "vision"), ("text", "audio"), ("thermal", "depth"),
-                ("audio", "thermal"), ("depth", "vision"), ("text", "thermal"))  # fmt: skip
-    records = iter(range(len(space.records)))
-    for query, key in searches:
-        for row in records:  # the next one whose query says something that the key can show
-            told = [t for t in _told(space.records[row], query) if t in world.TASKS[key]]
-            if told:
-                wanted = {task: space.test_labels[task][row] for task in told}
-                title = f"{query} finds {key}: the same {' and '.join(told)}?"
-                queries = [(query, row)]
-                rows.append(
-                    _search(space, title, queries, space.test[query][row], key, wanted, hits)
-                )
-                break
-    clips, sounds = _mixed(len(space.records), space.test_labels["material"])
-    for clip, sound in list(zip(clips, sounds))[:3]:
-        sum_ = arithmetic.compose(space.test["vision"][clip], space.test["audio"][sound])
-        wanted = {
-            "shape": space.test_labels["shape"][clip],
-            "material": space.test_labels["material"][sound],
-        }
-        title = "clip + sound: that shape, of the material that one hears"
-        queries = [("vision", clip), ("audio", sound)]
-        rows.append(_search(space, title, queries, sum_, "vision", wanted, hits))
-    return rows
-
-
-def _told(record: Record, modality: str) -> tuple[str, ...]:
-    """The attributes that a record's modality tells: of a sentence, those it names."""
-    if modality != "text":
-        return world.TASKS[modality]
-    return tuple(world.told(record["text"]))
-
-
-def _search(space, title, queries, embedding, key, wanted, hits) -> Retrieval:
-    cosines = unit(embedding) @ unit(space.test[key]).T
-    used = [row for modality, row in queries if modality == key]
-    best = [row for row in np.argsort(-cosines, kind="stable") if row not in used][:hits]
-    return Retrieval(
-        title,
-        [(modality, space.records[row]) for modality, row in queries],
-        [
-            (
-                key,
-                space.records[row],
-                float(cosines[row]),
-                all(space.test_labels[task][row] == label for task, label in wanted.items()),
-            )
-            for row in best
-        ],
-    )
 
 
 def table(results: Mapping[str, Any]) -> list[str]:

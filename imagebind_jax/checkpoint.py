@@ -168,11 +168,15 @@ class Checkpoints:
         steps = self.steps()
         if not steps:
             raise FileNotFoundError(f"no checkpoint in {self.folder}")
-        for step in steps:
+        for i, step in enumerate(steps):
             try:
-                return step, self.restore(step, like)
+                state = self.restore(step, like)
             except CheckpointCorrupt as error:
                 warn(f"{error}; trying the one before")
+                continue
+            for damaged in steps[:i]:  # orbax would silently not save these steps again
+                self._manager.delete(damaged)
+            return step, state
         raise CheckpointCorrupt(f"every checkpoint in {self.folder} is damaged")
 
     def close(self) -> None:

@@ -6,11 +6,11 @@ Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else.
 import argparse
 import contextlib
 import errno
+import importlib.util
 import io
 import os
 import pathlib
 import re
-import runpy
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -105,11 +105,13 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
             return
         raise UserError("train needs a config: imagebind-jax train CONFIG.py")
     from imagebind_jax import train
+    from imagebind_jax.config import cached
     from imagebind_jax.demo import render
 
     config = load_config(options.config, rest)
     folder = options.out or pathlib.Path("runs") / pathlib.Path(options.config).stem
-    render(train.cached(config))
+    train.check(config, folder)  # before minutes of rendering
+    render(cached(config))
     train.fit(config, folder)
 
 
@@ -120,14 +122,19 @@ def load_config(path: str, overrides: Sequence[str] = ()):
     """
     import tyro
 
-    from imagebind_jax.train import TrainConfig
+    from imagebind_jax.config import TrainConfig
 
     if not pathlib.Path(path).is_file():
         raise UserError(f"no config file {path}")
-    scope = runpy.run_path(path)  # a config is code: run only those you would run
-    if "get_config" not in scope:
+    # A module, so that classes it defines have a source and can be sent to other processes.
+    spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no Python file: its name must end with .py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)  # a config is code: run only those you would run
+    if not hasattr(module, "get_config"):
         raise UserError(f"{path} does not define get_config()")
-    config = scope["get_config"]()
+    config = module.get_config()
     if not isinstance(config, TrainConfig):
         raise UserError(f"get_config() of {path} returned {type(config).__name__}, not TrainConfig")
     said = io.StringIO()

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 
 import imagebind_jax
-from imagebind_jax import binding, metrics, report, train
+from imagebind_jax import binding, gallery, metrics, report, train
+from imagebind_jax.config import TrainConfig, cached
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import audio, depth, imu, pipeline, text, thermal, vision, world
 from imagebind_jax.inputs.sources import Cached
@@ -48,9 +49,9 @@ def scenes(seed: int) -> world.World:
     return world.World(seed, SIZE, antialias=False)
 
 
-def config(seed: int = 0) -> train.TrainConfig:
+def config(seed: int = 0) -> TrainConfig:
     """The demo's training run: vision with each other modality, from disjoint samples."""
-    return train.TrainConfig(
+    return TrainConfig(
         model=TINY,
         inputs=INPUTS,
         # No sample is in two pairs, so none is ever seen in two modalities other than vision.
@@ -75,7 +76,7 @@ def run(
     out: str | os.PathLike,
     *,
     seed: int = 0,
-    config: Callable[..., train.TrainConfig] = config,
+    config: Callable[..., TrainConfig] = config,
     probe: int = PROBE,
     test: int = TEST,
     say: Callable[[str], None] = print,
@@ -99,7 +100,7 @@ def run(
         samples(scenes(seed), split, count) for split, count in (("test", test), ("probe", probe))
     )
     say(f"imagebind_jax demo: six modalities, one space, seed {seed} -> {folder}/report.html")
-    render([*train.cached(settings), labelled, held_out])
+    render([*cached(settings), labelled, held_out])
     params = train.fit(settings, folder / "run", say=say)
     say("evaluating on combinations that were held out")
     space = binding.embed_all(settings, params, probe=labelled.open(), test=held_out.open())
@@ -121,8 +122,8 @@ def run(
         folder / "report.html",
         results=results,
         history=metrics.read(folder / "run" / "metrics.jsonl"),
-        similarity=binding.similarities(space),
-        gallery=binding.gallery(space),
+        similarity=gallery.similarities(space),
+        gallery=gallery.searches(space),
     )
     for line in binding.table(results):
         say(line)
@@ -133,6 +134,8 @@ def run(
 def render(sources: Sequence[Cached]) -> None:
     """Makes every record that is not in the cache, with one progress bar."""
     total, done = sum(source.count for source in sources), 0
+    if not total:
+        return
     with metrics.Progress("render", total) as progress:
         for source in sources:
             source.open(functools.partial(_advance, progress, done))

@@ -163,10 +163,10 @@ TINY = ImageBindConfig(
             stem_norm=True,
         ),
         "text": EncoderConfig((32,), vocab_size=49408, position_std=0.01, **_SMALL),
-        "audio": EncoderConfig((128, 204, 1), **_IMAGE | {"patch": (128, 12)}),
+        "audio": EncoderConfig((128, 204, 1), **_IMAGE | {"patch": (128, 17)}),
         "depth": EncoderConfig((64, 64, 1), **_IMAGE),
         "thermal": EncoderConfig((64, 64, 1), **_IMAGE),
-        "imu": EncoderConfig((2000, 6), **_IMAGE | {"patch": (80,)}),
+        "imu": EncoderConfig((2000, 6), **_IMAGE | {"patch": (200,)}),
     },
     embed_dim=64,
 )

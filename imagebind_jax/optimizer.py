@@ -34,6 +34,17 @@ class OptimizerConfig:
         for name in ("learning_rate", "clip_norm", "epsilon"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be > 0, got {getattr(self, name)}")
+        for name in ("warmup_steps", "weight_decay", "final_fraction"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must be >= 0, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        for rule in self.frozen:
+            try:
+                re.compile(rule)
+            except re.error as error:
+                raise UserError(f"frozen {rule!r} is no regular expression: {error}") from None
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -80,7 +91,14 @@ def _tower(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def init(config: OptimizerConfig, params: Mapping) -> dict:
-    """{tower: optimizer state} for the trained parameters."""
+    """{tower: optimizer state} for the trained parameters.
+
+    Raises UserError on a `frozen` rule that no parameter's path matches.
+    """
+    paths = ["/".join(path) for path in traverse_util.flatten_dict(params)]
+    for rule in config.frozen:
+        if not any(re.match(rule, path) for path in paths):
+            raise UserError(f"frozen {rule!r} matches no parameter, e.g. not {paths[0]}")
     trained, _ = split(params, config)
     return {tower: _tower(config).init(leaves) for tower, leaves in trained.items()}
 
@@ -94,7 +112,7 @@ def update(
     momentum and weight decay would go on moving them. Returns (params of these towers, the whole
     optimizer state, norm of the gradient before clipping).
     """
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     clip = jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-12))
     params, state = dict(params), dict(state)
     for tower, gradient in grads.items():

@@ -23,8 +23,8 @@ SMALLEST_SPLIT = 2**14  # elements; a smaller parameter is cheaper whole than ga
 def make_mesh(fsdp: int | None = None, devices=None) -> Mesh:
     """All devices as ("data", "fsdp"); `fsdp` devices share one copy of the parameters (default: all)."""
     devices = jax.devices() if devices is None else devices
-    fsdp = fsdp or len(devices)
-    if len(devices) % fsdp:
+    fsdp = len(devices) if fsdp is None else fsdp
+    if fsdp < 1 or len(devices) % fsdp:
         raise UserError(f"fsdp {fsdp} does not divide {len(devices)} devices")
     # Linen's layers do not say their output's sharding, which explicit axes would ask of them.
     return Mesh(
@@ -80,7 +80,7 @@ class Sharded:
         return {name: put(self._batch, rows) for name, rows in batch.items()}
 
     def compile(self, step: Callable, state: Any) -> Callable:
-        """step(state, batch, pair_loss=, mean=) -> jitted (state, batch) -> (state, metrics)."""
+        """step(state, batch, pair_loss=, mean=, replica=) -> jitted (state, batch) -> (state, metrics)."""
         shardings = self.state_shardings(state)
         replicated = NamedSharding(self.mesh, P())
 
@@ -97,7 +97,9 @@ class Sharded:
             return per_device(a, b, scale, weight)
 
         return jax.jit(
-            lambda state, batch: step(state, batch, pair_loss=pair_loss, mean=lambda grads: grads),
+            lambda state, batch: step(
+                state, batch, pair_loss=pair_loss, mean=lambda grads: grads, replica=lambda: 0
+            ),
             out_shardings=(shardings, replicated),
             donate_argnums=0,
         )
@@ -133,7 +135,11 @@ class Replicated:
             # The loss is already global: each device's gradient is its share times the number of
             # devices (a psum's transpose is a psum under pmap), so the mean is the whole.
             return step(
-                state, batch, pair_loss=pair_loss, mean=lambda grads: jax.lax.pmean(grads, "data")
+                state,
+                batch,
+                pair_loss=pair_loss,
+                mean=lambda grads: jax.lax.pmean(grads, "data"),
+                replica=lambda: jax.lax.axis_index("data"),
             )
 
         run = jax.pmap(per_device, axis_name="data", devices=self.devices, donate_argnums=0)

@@ -1,6 +1,5 @@
-"""Training: the configuration, the state, one step, the loop."""
+"""Training: the state, one step, the loop."""
 
-import dataclasses
 import functools
 import pathlib
 import time
@@ -13,52 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from imagebind_jax import checkpoint, metrics, optimizer, sharding
+from imagebind_jax.config import TrainConfig, facts
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import pipeline
-from imagebind_jax.inputs.sources import Cached
-from imagebind_jax.model import ImageBind, ImageBindConfig, init
-from imagebind_jax.optimizer import OptimizerConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """A whole training run; a config file returns one from `get_config()`."""
-
-    model: ImageBindConfig
-    inputs: Mapping[str, pipeline.Transform]  # modality -> record to model input
-    pairs: tuple[pipeline.Pair, ...]
-    steps: int
-    batch_size: int  # global, over all devices and hosts
-    optimizer: OptimizerConfig = OptimizerConfig()
-    seed: int = 0
-    in_memory: bool = False  # decode each record once, without augmentation, and keep it
-    # How it is run: none of these changes what is computed, so a run may go on with others.
-    parallel: str = "sharded"  # or pmap
-    fsdp: int | None = None  # devices that share one copy of the parameters; None: all
-    threads: int = 2  # reading and decoding
-    log_every: int = 10
-    checkpoint_every: int = 500
-    keep: int = 2
-
-    def __post_init__(self):
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "threads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.parallel not in sharding.PARALLEL:
-            raise UserError(
-                f"parallel {self.parallel!r}: not one of {', '.join(sharding.PARALLEL)}"
-            )
-        for pair in self.pairs:
-            for modality in pair.modalities:
-                for name, known in (
-                    ("model.encoders", self.model.encoders),
-                    ("inputs", self.inputs),
-                ):
-                    if modality not in known:
-                        raise UserError(f"a pair needs {modality!r}, which {name} lacks")
-
-
-HOW = ("parallel", "fsdp", "threads", "log_every", "checkpoint_every", "keep")
+from imagebind_jax.model import ImageBind, init
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -82,15 +39,18 @@ def train_step(
     config: TrainConfig,
     pair_loss: Callable,
     mean: Callable,
+    replica: Callable,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on a batch of one modality pair, {modality: inputs, "weight": [B]}.
 
-    `pair_loss` and `mean` say how devices share their keys and their gradients (`sharding`).
+    `pair_loss` and `mean` say how devices share their keys and their gradients, `replica` which
+    of several programs this is (`sharding`).
     """
     inputs = {modality: x for modality, x in batch.items() if modality != "weight"}
     present = {modality: state.params[modality] for modality in inputs}
     trained, frozen = optimizer.split(present, config.optimizer)
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    key = jax.random.fold_in(key, replica())
 
     def loss_fn(trained):
         params = optimizer.merge(frozen, trained)
@@ -109,9 +69,26 @@ def train_step(
     return state, {"loss": loss, "learning_rate": rate, "gradient_norm": norm, **metrics}
 
 
-def cached(config: TrainConfig) -> list[Cached]:
-    """The sources of a run that are made on this machine, to be made before training."""
-    return [pair.source for pair in config.pairs if isinstance(pair.source, Cached)]
+def check(
+    config: TrainConfig, folder: str | pathlib.Path
+) -> tuple[pathlib.Path, sharding.Sharded | sharding.Replicated]:
+    """(run folder, placement): what can be known to be wrong before anything slow begins.
+
+    Raises UserError where the batch does not divide over the devices or the folder is not writable.
+    """
+    sharding.check_batch_size(config.batch_size)
+    place = sharding.placement(config.parallel, config.fsdp)
+    facts(config)
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; choose another --out"
+        ) from error
+    return folder, place
 
 
 def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str], None] = print):
@@ -120,10 +97,7 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
     The folder gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`. Raises UserError where the
     batch does not divide over the devices or the folder holds a run of another config.
     """
-    sharding.check_batch_size(config.batch_size)
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    place = sharding.placement(config.parallel, config.fsdp)
+    folder, place = check(config, folder)
     checkpoints = checkpoint.Checkpoints(
         folder / "checkpoints",
         keep=config.keep,
@@ -166,7 +140,7 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 tell(*waiting)
                 waiting = None
-                checkpoints.save(step + 1, place.gather(state), _facts(config))
+                checkpoints.save(step + 1, place.gather(state), facts(config))
     checkpoints.close()
     log.close()
     return place.gather(state).params
@@ -176,8 +150,7 @@ def _begin(config, checkpoints, place, say):
     """(state, step) to start from: the newest whole checkpoint, or a new state."""
     if not checkpoints.steps():
         return place.create(functools.partial(create_state, config)), 0
-    newest = checkpoints.steps()[0]
-    before, now = checkpoints.meta(newest)["config"], _facts(config)["config"]
+    before, now = _config_before(checkpoints), facts(config)["config"]
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(
@@ -186,6 +159,8 @@ def _begin(config, checkpoints, place, say):
             )
     like = jax.eval_shape(functools.partial(create_state, config))
     sharded = sharding.Sharded(config.fsdp)
+    if config.parallel == "pmap":
+        sharded = sharding.Sharded(devices=jax.local_devices())
     like = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         like,
@@ -196,26 +171,11 @@ def _begin(config, checkpoints, place, say):
     return (state if config.parallel == "sharded" else place.place(state)), step
 
 
-def _facts(config: TrainConfig) -> dict[str, Any]:
-    """What a checkpoint says of its run: every field that changes what is computed."""
-    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        if name not in HOW:
-            _flatten(name, value, flat)
-    return {"config": flat}
-
-
-def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
-    if dataclasses.is_dataclass(value):
-        into[name] = type(value).__name__
-        for field in dataclasses.fields(value):
-            _flatten(f"{name}.{field.name}", getattr(value, field.name), into)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _flatten(f"{name}.{key}", item, into)
-    elif isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):
-        for i, item in enumerate(value):
-            _flatten(f"{name}.{i}", item, into)
-    else:
-        into[name] = list(value) if isinstance(value, tuple) else value
+def _config_before(checkpoints):
+    """What the newest checkpoint whose facts can be read says of its run."""
+    for step in checkpoints.steps():
+        try:
+            return checkpoints.meta(step)["config"]
+        except checkpoint.CheckpointCorrupt:
+            continue  # `restore_newest` tells
+    raise checkpoint.CheckpointCorrupt(f"every checkpoint in {checkpoints.folder} is damaged")

@@ -22,11 +22,11 @@ FLOORS = (
     {"layers", "losses", "optimizer"},
     {"encoders", "sharding"},
     {"model", "checkpoint", "porting"},
-    {"evaluators", "search"},
+    {"evaluators", "search", "config"},
     {"train", "plan"},
-    {"pictures"},
     {"report"},
     {"binding"},
+    {"gallery"},
     {"demo"},
     {"cli"},
 )

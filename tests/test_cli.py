@@ -14,7 +14,7 @@ from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.inputs.pipeline import Pair
 from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
-from imagebind_jax.train import TrainConfig
+from imagebind_jax.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Toy:

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from imagebind_jax import sharding, train
+from imagebind_jax.config import TrainConfig
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.pipeline import Pair
@@ -34,7 +35,7 @@ class Nothing:
         return []
 
 
-CONFIG = train.TrainConfig(
+CONFIG = TrainConfig(
     model=MODEL,
     inputs={"vision": np.asarray, "text": np.asarray},
     pairs=(Pair(("vision", "text"), Nothing()),),

@@ -16,6 +16,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from imagebind_jax import checkpoint, metrics, sharding, train
+from imagebind_jax.config import TrainConfig
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import pipeline
@@ -67,7 +68,7 @@ def make_config(**changes):
         "audio": encoder(logit_scale=10.0),
         "imu": encoder(logit_scale=10.0, learn_scale=True),
     }
-    config = train.TrainConfig(
+    config = TrainConfig(
         model=ImageBindConfig(encoders, embed_dim=16),
         inputs={name: Field(name) for name in encoders},
         pairs=(

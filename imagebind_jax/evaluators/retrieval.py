@@ -9,14 +9,15 @@ from imagebind_jax.evaluators.common import scores
 def ranks(query: Float[np.ndarray, "n e"], key: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n"]:
     """Rank of each query's own key (row i of both belong together) among all keys; the best is 0.
 
-    Ties share the mean of their ranks, so that embeddings which are all alike score chance.
+    Ties go by index, as in `nearest`, so that embeddings which are all alike score chance at any
+    k; what is not a number ranks last.
     """
-    out = np.empty(len(query))
+    out, place = np.empty(len(query)), np.arange(len(key))
     for rows, cosines in scores(query, key):
-        own = cosines[np.arange(len(cosines)), np.arange(rows.start, rows.start + len(cosines))]
-        better = (cosines > own[:, None]).sum(axis=-1)
-        ties = (cosines == own[:, None]).sum(axis=-1) - 1
-        out[rows] = better + ties / 2
+        at = place[rows, None]
+        own = np.take_along_axis(cosines, at, axis=-1)
+        tied_before = (cosines == own) & (place < at)
+        out[rows] = (~(cosines <= own) | tied_before).sum(axis=-1)
     return out
 
 

@@ -109,6 +109,10 @@ class Batches:
         augmentation, and keep it. Raises UserError if the batch does not divide over the hosts."""
         import grain
 
+        if not pairs:
+            raise UserError("no pair of modalities to make batches of")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed must be in [0, 2**32), got {seed}")
         if batch_size % hosts:
             raise UserError(f"batch_size {batch_size} is not divisible by {hosts} hosts")
         self.pairs, self.host, self.hosts = tuple(pairs), host, hosts
@@ -124,10 +128,14 @@ class Batches:
         for i, pair in enumerate(self.pairs):
             to_inputs = ToInputs({modality: inputs[modality] for modality in pair.modalities})
             records = pair.source.open()
+            if not len(records):
+                raise UserError(f"the source of {pair.name} has no records")
             dataset = grain.MapDataset.source(
                 InMemory(records, to_inputs) if in_memory else records
             )
-            dataset = dataset.seed(seed + 1 + i).shuffle().repeat()
+            # Not seed + i: pair 1 of seed 0 would then be shuffled like pair 0 of seed 1.
+            pair_seed = int(np.random.SeedSequence([seed, 1 + i]).generate_state(1)[0])
+            dataset = dataset.seed(pair_seed).shuffle().repeat()
             if not in_memory:
                 dataset = dataset.random_map(_RandomMap(to_inputs))
             self.datasets.append(dataset.batch(batch_size // hosts))

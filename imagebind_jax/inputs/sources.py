@@ -65,11 +65,15 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
     """The folder's dataset.json, its shards' sizes and SHA-256 checked. Raises ValueError."""
     try:
         info = json.loads((folder / "dataset.json").read_text())
-        for shard in info["shards"]:
-            if _sha256(folder / shard["file"]) != shard["sha256"]:
-                raise ValueError(f"{folder / shard['file']} is not what was written")
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        sums = {shard["file"]: shard["sha256"] for shard in info["shards"]}
+        missing = info["count"] - sum(shard["count"] for shard in info["shards"])
+        broken = [file for file, wanted in sums.items() if _sha256(folder / file) != wanted]
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} is incomplete: {error}") from error
+    if missing:
+        raise ValueError(f"{folder} is incomplete: {missing} records are missing")
+    if broken:
+        raise ValueError(f"{folder / broken[0]} is not what was written")
     return info
 
 
@@ -164,8 +168,12 @@ def _die_with_parent(parent: int) -> None:
 def _remove_leftovers(folder: pathlib.Path) -> None:
     """Half-written folders of processes that are gone."""
     for left in folder.parent.glob(f"{folder.name}.partial-*"):
-        if not os.path.exists(f"/proc/{left.name.rpartition('-')[2]}"):
+        try:
+            os.kill(int(left.name.rpartition("-")[2]), 0)  # signal 0 only asks
+        except (ProcessLookupError, ValueError):
             shutil.rmtree(left, ignore_errors=True)
+        except PermissionError:
+            pass  # alive, and somebody else's
 
 
 @dataclasses.dataclass(frozen=True)
