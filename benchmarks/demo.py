@@ -45,7 +45,9 @@ def main() -> None:
     runs = [run(seed, options.out / str(seed)) for seed in options.seeds]
     (options.out / "seeds.json").write_text(json.dumps(runs, indent=1))
 
-    print("\n| hears, sees or feels | asked for | by sentences, % | chance, % | probe, % | of probe |")
+    print(
+        "\n| hears, sees or feels | asked for | by sentences, % | chance, % | probe, % | of probe |"
+    )
     print("|---|---|---|---|---|---|")
     for modality, rows in runs[0]["zero_shot"].items():
         for i, row in enumerate(rows):

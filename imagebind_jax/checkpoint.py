@@ -6,6 +6,7 @@ silently different weight. So each step also holds a digest of every leaf, compu
 
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -97,8 +98,12 @@ class Checkpoints:
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
-        """Starts saving; `facts` is JSON that says what run this is. Raises CheckpointError on a
-        state with a NaN or infinity, which is never saved."""
+        """Starts saving; `facts` is JSON that says what run this is.
+
+        Raises CheckpointError on a state with a NaN or infinity, which is never saved, and where
+        the disk has no room for it.
+        """
+        self.check_space(state)
         digests, finite = digest(state)
         if not finite:
             raise CheckpointError(f"the state of step {step} is not finite: not saved")
@@ -111,6 +116,16 @@ class Checkpoints:
                 state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
             ),
         )
+
+    def check_space(self, state: Any) -> None:
+        """Raises CheckpointError unless a checkpoint of `state` fits on the disk."""
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.folder).free
+        if free < 1.1 * size:
+            raise CheckpointError(
+                f"no space left on device: a checkpoint takes {size / 1e6:.0f} MB and "
+                f"{self.folder} has {free / 1e6:.0f} MB free"
+            )
 
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the state."""

@@ -45,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror}")
+    except Exception as error:
+        if debug or "No space left on device" not in str(error):
+            raise
+        return _fail(f"no space left on device ({str(error).splitlines()[0][:300]})")
     except KeyboardInterrupt:
         return _fail("stopped; the same command goes on from the last committed step")
 

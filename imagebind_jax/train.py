@@ -104,6 +104,7 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
         committed=lambda step: say(f"committed step {step}"),
     )
     state, start = _begin(config, checkpoints, place, say)
+    checkpoints.check_space(place.gather(state))  # rather now than after hours
     batches = pipeline.Batches(
         config.pairs,
         config.inputs,

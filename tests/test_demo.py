@@ -41,7 +41,7 @@ def test_the_demo_writes_its_results_and_its_report(tmp_path):
         return small(dataclasses.replace(full, pairs=pairs), steps=10, batch_size=16)
 
     said = []
-    results = demo.run(tmp_path, seed=3, config=config, probe=48, test=24, say=said.append)
+    results = demo.run(tmp_path, seed=3, config=config, probe=128, test=24, say=said.append)
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert results["seed"] == 3
     assert {m: [row["task"] for row in rows] for m, rows in results["zero_shot"].items()} == {
@@ -62,10 +62,10 @@ def test_the_demo_writes_its_results_and_its_report(tmp_path):
     assert results["trained_pairs"] == ["vision+text", "vision+audio"]
     page = (tmp_path / "report.html").read_text()
     assert "data:image" in page
-    assert "http" not in page.replace("http-equiv", "")
+    assert 'src="http' not in page
     assert any("committed step 10" in line for line in said)
 
-    again = demo.run(tmp_path, seed=3, config=config, probe=48, test=24, say=said.append)
+    again = demo.run(tmp_path, seed=3, config=config, probe=128, test=24, say=said.append)
     assert any("going on from step 10" in line for line in said)  # nothing is trained twice
     assert again["zero_shot"] == results["zero_shot"]
 
@@ -143,17 +143,19 @@ def test_audio_meets_text_through_vision_and_not_with_shuffled_pairs(tmp_path):
 
 
 def test_a_searched_space_of_perfect_embeddings_scores_perfectly():
-    """Planted embeddings: every attribute has its own direction in all modalities."""
+    """Planted embeddings: every attribute has its own direction; audio hears the material alone."""
     rng = np.random.default_rng(0)
-    n, axes = 96, {t: rng.standard_normal((8, 64)) for t in world.PROMPTS}
+    n, axes = 384, {t: rng.standard_normal((8, 64)) for t in world.PROMPTS}
     labels = {t: rng.integers(len(world.ATTRIBUTES[t]), size=n) for t in world.PROMPTS}
     noise = {m: 0.01 * rng.standard_normal((n, 64)) for m in world.ALL}
     both = sum(axes[t][labels[t]] for t in world.PROMPTS)
     z = {m: both + noise[m] for m in world.ALL}
+    z["audio"] = axes["material"][labels["material"]] + noise["audio"]
     classes = {t: axes[t][: len(world.ATTRIBUTES[t])] for t in world.PROMPTS}
     space = binding.Space(z, z, labels, labels, classes, [{}] * n)
     results = binding.evaluate(space)
     assert results["summary"]["emergent_top1"] > 0.95
     assert results["summary"]["least_times_chance"] > 7
     mixed = results["arithmetic"]
-    assert mixed["image_alone"] < 0.05 < mixed["top1"]
+    assert mixed["chance"] < mixed["image_alone"] < 0.3
+    assert mixed["top1"] > 0.5

@@ -176,9 +176,7 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_outside():
 def test_drop_path_needs_training_and_its_key():
     x = {"audio": inputs()["audio"]}
     evaluated = apply(x)[0]["audio"]
-    trained = [
-        apply(x, train=True, key=i)[0]["audio"] for i in (0, 0, 1)
-    ]
+    trained = [apply(x, train=True, key=i)[0]["audio"] for i in (0, 0, 1)]
     np.testing.assert_array_equal(trained[0], trained[1])
     assert np.abs(trained[0] - trained[2]).max() > 1e-3
     assert np.abs(trained[0] - evaluated).max() > 1e-3

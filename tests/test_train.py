@@ -16,7 +16,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from imagebind_jax import checkpoint, metrics, sharding, train
-from imagebind_jax.config import TrainConfig
+from imagebind_jax.config import TrainConfig, facts
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import pipeline
@@ -259,8 +259,9 @@ def test_a_folder_of_another_config_is_refused(change, words, full):
 
 
 def test_a_config_with_tuples_in_tuples_may_go_on(full, tmp_path):
-    facts = train._facts(make_config(fsdp=2, keep=5, threads=3))
-    assert facts == train._facts(make_config())  # how it is run is no fact
+    assert facts(make_config(fsdp=2, keep=5, threads=3)) == facts(
+        make_config()
+    )  # how it is run is no fact
 
     @dataclasses.dataclass(frozen=True)
     class Nested:
@@ -270,8 +271,7 @@ def test_a_config_with_tuples_in_tuples_may_go_on(full, tmp_path):
             return record
 
     config = make_config(inputs=dict(make_config().inputs) | {"imu": Nested()})
-    facts = train._facts(config)
-    assert json.loads(json.dumps(facts)) == facts
+    assert json.loads(json.dumps(facts(config))) == facts(config)
 
 
 def test_a_sharded_run_may_go_on_as_pmap_to_the_same_end(full, half, start):

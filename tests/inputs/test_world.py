@@ -99,7 +99,7 @@ def millimetres(scene: Scene) -> np.ndarray:
     record = Given(size=65, given=scene).record("train", 0, ("depth",))
     picture = Image.open(io.BytesIO(record["depth"]))
     assert picture.mode == "I;16"
-    assert record["focal_length"] == pytest.approx(78) and record["baseline"] == 0.075
+    assert record["focal_length"] == pytest.approx(97.5) and record["baseline"] == 0.075
     return np.asarray(picture)
 
 
@@ -133,7 +133,7 @@ def test_depth_of_the_floor_and_through_the_hole_of_a_ring():
     # height * focal / rows below the axis; and nothing above the horizon.
     level = Camera(position=(5.0, 0.0, 1.5))
     depth = millimetres(Scene((ring,), (level, level)))
-    assert np.abs(depth[62] - 1000 * 1.5 * 78 / 30).max() <= 2
+    assert np.abs(depth[62] - 1000 * 1.5 * 97.5 / 30).max() <= 2
     assert (depth[:32] == 1000 * trace.FAR).all()
 
 
@@ -176,13 +176,13 @@ def test_every_motion_shows_in_the_views_and_in_the_imu():
                 assert abs(x1 - x0) < 0.04 and abs(y1 - y0) < 0.04 and abs(size1 / size0 - 1) < 0.1
                 assert np.abs(angle).max() < 0.1 and abs(strongest) < 0.5
             case "pan right":
-                assert x1 - x0 < -0.06 and angle[1] > 0.05
+                assert x1 - x0 < -0.06 and angle[1] > 0.04
             case "pan left":
-                assert x1 - x0 > 0.06 and angle[1] < -0.05
+                assert x1 - x0 > 0.06 and angle[1] < -0.04
             case "tilt up":
-                assert y1 - y0 > 0.08 and angle[0] > 0.05
+                assert y1 - y0 > 0.08 and angle[0] > 0.04
             case "tilt down":
-                assert y1 - y0 < -0.08 and angle[0] < -0.05
+                assert y1 - y0 < -0.08 and angle[0] < -0.04
             case "move forward":
                 assert size1 / size0 > 1.15 and strongest > 0.2
             case "move back":
