@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,13 +21,14 @@ import time
 
 def run(seed: int, folder: pathlib.Path) -> dict:
     """One `imagebind-jax demo` from nothing; its results with wall seconds and peak memory."""
+    shutil.rmtree(folder, ignore_errors=True)  # a finished run would only be evaluated again
     with tempfile.TemporaryDirectory() as cache:
         begun = time.monotonic()
         command = [sys.executable, "-m", "imagebind_jax.cli", "demo", "--out", str(folder)]
         subprocess.run([*command, "--seed", str(seed), "--cache", cache], check=True)
         seconds = time.monotonic() - begun
     results = json.loads((folder / "results.json").read_text())
-    # The largest child so far: never less than this run's.
+    # The largest process so far: the trainer. (The renderers before it take 0.2 GiB each.)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     return results | {"wall_seconds": seconds, "peak_gib": peak}
 
@@ -66,7 +68,7 @@ def main() -> None:
     mixed = {k: [r["arithmetic"][k] for r in runs] for k in ("top1", "image_alone", "chance")}
     print("clip + sound, %: " + ", ".join(f"{k} {spread(v)}" for k, v in mixed.items()))
     print(f"wall seconds: {spread([r['wall_seconds'] for r in runs], 1)}")
-    print(f"peak memory, GiB: {max(r['peak_gib'] for r in runs):.2f}")
+    print(f"peak of the largest process, GiB: {max(r['peak_gib'] for r in runs):.2f}")
     print(f"cores: {os.cpu_count()}")
 
 

@@ -1,7 +1,7 @@
 """What binds: zero-shot, retrieval and arithmetic over all six modalities of the built-in world."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,24 +33,27 @@ class Space:
 
 
 def embed_all(
-    config: TrainConfig, params: Mapping, probe: Sequence[Record], test: Sequence[Record]
+    config: TrainConfig,
+    params: Mapping,
+    probe: Sequence[Record],
+    test: Sequence[Record],
+    tell: Callable[[str], None] = lambda what: None,
 ) -> Space:
-    """Embeds every modality of the probe and test records, and the prompts of every task."""
+    """Embeds every modality of the probe and test records, and the prompts of every task.
+
+    `tell` is called, here and in `evaluate`, with what is done next.
+    """
     model = ImageBind(config.model)
     context = config.model.encoders["text"].shape[0]
 
     def embed_records(records):
-        return {
-            modality: np.concatenate(
-                [
-                    embed(model, params, batch)[modality]
-                    for batch in pipeline.evaluation_batches(
-                        records, config.inputs[modality], modality, 128
-                    )
-                ]
-            )
-            for modality in world.ALL
-        }
+        z = {}
+        for modality in world.ALL:
+            tell(f"embedding {modality}")
+            transform = config.inputs[modality]
+            batches = pipeline.evaluation_batches(records, transform, modality, 128)
+            z[modality] = np.concatenate([embed(model, params, x)[modality] for x in batches])
+        return z
 
     def embed_text(texts):
         return np.asarray(embed(model, params, {"text": text.tokenize(texts, context)})["text"])
@@ -68,18 +71,20 @@ def embed_all(
     )
 
 
-def evaluate(space: Space) -> dict[str, Any]:
+def evaluate(space: Space, tell: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """{"zero_shot", "retrieval", "arithmetic", "summary"}, numbers beside chance and ceiling.
 
     zero_shot: {modality: [{"task", "top1", "chance", "probe", "n"}]} by text prompts; `probe` is
     a supervised linear classifier on the same embeddings. retrieval: {"a->b": {"r1", "chance",
-    "probe", "n"}}; `probe` first maps a's embeddings to b's linearly, fitted on true pairs.
+    "probe", "n"}}; `probe` first maps a's embeddings to b's linearly, fitted on true pairs (a
+    reference, not an upper bound).
     summary: means over the modalities that never met text.
     """
-    scored = {
-        modality: [_zero_shot(space, modality, task) for task in tasks]
-        for modality, tasks in world.TASKS.items()
-    }
+    scored: dict[str, list[dict[str, Any]]] = {}
+    for modality, tasks in world.TASKS.items():
+        tell(f"{modality}: zero-shot and probes")
+        scored[modality] = [_zero_shot(space, modality, task) for task in tasks]
+    tell("retrieval")
     emergent = [rows for modality, rows in scored.items() if modality != "vision"]
     return {
         "zero_shot": scored,
@@ -88,7 +93,7 @@ def evaluate(space: Space) -> dict[str, Any]:
         "summary": {
             "emergent_top1": _mean(_mean(row["top1"] for row in rows) for rows in emergent),
             "fraction_of_probe": _mean(
-                _mean(row["top1"] / row["probe"] for row in rows) for rows in emergent
+                _mean(row["top1"] / max(row["probe"], 1e-9) for row in rows) for rows in emergent
             ),
             "least_times_chance": min(
                 row["top1"] / row["chance"] for rows in emergent for row in rows
@@ -117,7 +122,7 @@ def _ordered_pairs() -> Iterator[tuple[str, str]]:
 
 
 def _retrieval(space: Space, a: str, b: str) -> dict[str, Any]:
-    mapped = few_shot.with_bias(space.test[a]) @ few_shot.ridge_map(space.probe[a], space.probe[b])
+    mapped = few_shot.with_bias(space.test[a]) @ few_shot.linear_map(space.probe[a], space.probe[b])
     n = len(space.test[a])
     return {
         "r1": retrieval.recall(retrieval.ranks(space.test[a], space.test[b])),

@@ -50,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"no space left on device ({str(error).splitlines()[0][:300]})")
     except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on from the last committed step")
+        return _fail("stopped; the same command goes on from the last committed step", code=1)
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 2) -> int:
     line = " ".join(message.split())
     print(f"imagebind-jax: error: {line}", file=sys.stderr, flush=True)
-    return 2
+    return code
 
 
 def _run(arguments: list[str]) -> None:
@@ -135,10 +135,16 @@ def load_config(path: str, overrides: Sequence[str] = ()):
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no Python file: its name must end with .py")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)  # a config is code: run only those you would run
-    if not hasattr(module, "get_config"):
+    try:
+        spec.loader.exec_module(module)  # a config is code: run only those you would run
+        get_config = getattr(module, "get_config", None)
+        config = get_config() if get_config else None
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    if get_config is None:
         raise UserError(f"{path} does not define get_config()")
-    config = module.get_config()
     if not isinstance(config, TrainConfig):
         raise UserError(f"get_config() of {path} returned {type(config).__name__}, not TrainConfig")
     said = io.StringIO()

@@ -13,9 +13,8 @@ from typing import Any
 import jax
 
 import imagebind_jax
-from imagebind_jax import binding, gallery, metrics, report, train
+from imagebind_jax import binding, files, gallery, metrics, report, train
 from imagebind_jax.config import TrainConfig, cached
-from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import audio, depth, imu, pipeline, text, thermal, vision, world
 from imagebind_jax.inputs.sources import Cached
 from imagebind_jax.inputs.world.samples import samples
@@ -87,15 +86,8 @@ def run(
     """
     begun = time.monotonic()
     folder = pathlib.Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; choose another --out"
-        ) from error
     settings = config(seed)
+    train.check(settings, folder / "run")
     held_out, labelled = (
         samples(scenes(seed), split, count) for split, count in (("test", test), ("probe", probe))
     )
@@ -103,8 +95,11 @@ def run(
     render([*cached(settings), labelled, held_out])
     params = train.fit(settings, folder / "run", say=say)
     say("evaluating on combinations that were held out")
-    space = binding.embed_all(settings, params, probe=labelled.open(), test=held_out.open())
-    results = binding.evaluate(space) | {
+    with metrics.Progress("evaluate", 1) as progress:
+        space = binding.embed_all(settings, params, labelled.open(), held_out.open(), progress.say)
+        results = binding.evaluate(space, progress.say)
+        progress.update(1)
+    results |= {
         "trained_pairs": [pair.name for pair in settings.pairs],
         "chance_loss": 2 * math.log(settings.batch_size),
         "seed": seed,
@@ -115,9 +110,7 @@ def run(
         },
         "seconds": round(time.monotonic() - begun, 1),
     }
-    partial = folder / "results.json.partial"
-    partial.write_text(json.dumps(results, indent=1))
-    partial.replace(folder / "results.json")
+    files.replace_text(folder / "results.json", json.dumps(results, indent=1))
     report.write_report(
         folder / "report.html",
         results=results,

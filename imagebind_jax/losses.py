@@ -68,7 +68,7 @@ def _rows(query, key, scale, weight, axis_name):
 
 def _global_mean(rows, weight, axis_name):
     weight = jnp.ones_like(rows) if weight is None else weight.astype(rows.dtype)
-    total, count = jnp.sum(weight * rows), jnp.sum(weight)
+    total, count = jnp.sum(jnp.where(weight > 0, weight * rows, 0.0)), jnp.sum(weight)
     if axis_name is not None:
         total, count = jax.lax.psum((total, count), axis_name)
     return total / jnp.maximum(count, 1.0)

@@ -1,11 +1,18 @@
 """What a run tells: metrics.jsonl and TensorBoard files on disk, progress on the terminal."""
 
+import collections
 import json
 import os
 import pathlib
 import sys
+import threading
 import time
 from collections.abc import Mapping
+
+from rich import progress
+from rich.console import Console
+
+from imagebind_jax import files
 
 
 class Metrics:
@@ -17,9 +24,7 @@ class Metrics:
 
         self.path = pathlib.Path(folder) / "metrics.jsonl"
         kept = [line for line in read(self.path) if line["step"] < start]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(self.path)
+        files.replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a", buffering=1)
         self._board = SummaryWriter(
             str(pathlib.Path(folder) / "tensorboard"), purge_step=start, flush_secs=10
@@ -50,29 +55,33 @@ def read(path: str | os.PathLike) -> list[dict]:
 
 
 class Progress:
-    """A bar on a terminal; a plain line every few seconds anywhere else (logs, CI, pipes)."""
+    """A bar on a terminal; a plain line every two seconds anywhere else (logs, CI, pipes).
 
-    def __init__(self, what: str, total: int, start: int = 0, *, every: float = 2.0, quiet=False):
-        self.what, self.total, self.start, self.every = what, total, start, every
-        self.done = start
-        self._begun = self._printed = time.monotonic()
-        self._bar = None
-        self._quiet = quiet
-        if sys.stderr.isatty() and not quiet:
-            from rich import progress
-            from rich.console import Console
+    Lines come from a thread of their own, so that they go on while a step is being compiled.
+    """
 
-            self._bar = progress.Progress(
+    def __init__(self, what: str, total: int, note: str = "", *, every: float = 2.0):
+        """`note`: what is worth seeing beside the numbers. `every`: seconds between plain lines."""
+        self._what, self._total, self._note = what, total, note
+        self._done = 0
+        self._recent = collections.deque([(time.monotonic(), 0)], maxlen=30)
+        self._stopped = threading.Event()
+        self._bar: progress.Progress | None = None
+        if sys.stderr.isatty():
+            columns = (
                 progress.TextColumn("{task.description}"),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 progress.TextColumn("{task.fields[note]}"),
-                progress.TextColumn("{task.fields[rate]}"),
+                progress.TimeElapsedColumn(),
                 progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(what, total=total, completed=start, note="", rate="")
+            self._bar = progress.Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(what, total=total, note=note)
             self._bar.start()
+        else:
+            self._thread = threading.Thread(target=self._print_lines, args=(every,), daemon=True)
+            self._thread.start()
 
     def __enter__(self):
         return self
@@ -80,20 +89,41 @@ class Progress:
     def __exit__(self, *_):
         if self._bar:
             self._bar.stop()
+            return
+        self._stopped.set()
+        self._thread.join()
+        self._print()
+
+    def begin(self, done: int) -> None:
+        """Counts from here: so much was done before, and the clock starts now."""
+        self._done = done
+        self._recent.clear()
+        self._recent.append((time.monotonic(), done))
 
     def update(self, done: int, note: str = "") -> None:
-        """`done` of the total so far; `note` says what is worth seeing now."""
-        now = time.monotonic()
-        self.done = done
-        rate = (done - self.start) / max(now - self._begun, 1e-9)
+        """`done` of the total so far."""
+        self._done, self._note = done, note
         if self._bar:
-            self._bar.update(self._task, completed=done, note=note, rate=f"{rate:.1f}/s")
-        elif not self._quiet and (now - self._printed >= self.every or done == self.total):
-            self._printed = now
-            left = time.strftime("%M:%S", time.gmtime((self.total - done) / max(rate, 1e-9)))
-            note = f"  {note}" if note else ""
-            print(
-                f"{self.what} {done}/{self.total}{note}  {rate:.1f}/s  {left} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            self._bar.update(self._task, completed=done, note=note)
+
+    def say(self, note: str) -> None:
+        """What is being done now, while nothing is counted."""
+        self.update(self._done, note)
+
+    def _print_lines(self, every: float) -> None:
+        while not self._stopped.wait(every):
+            self._print()
+
+    def _print(self) -> None:
+        now = time.monotonic()
+        self._recent.append((now, self._done))  # the last minute or so: compiling is soon forgotten
+        then, before = self._recent[0]
+        rate = (self._done - before) / max(now - then, 1e-9)
+        line = f"{self._what} {self._done}/{self._total}"
+        if self._note:
+            line += f"  {self._note}"
+        if rate:
+            left = int((self._total - self._done) / rate)
+            hours, minutes = divmod(left // 60, 60)
+            line += f"  {rate:.1f}/s  {hours}:{minutes:02}:{left % 60:02} left"
+        print(line, file=sys.stderr, flush=True)

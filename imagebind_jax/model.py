@@ -65,6 +65,7 @@ class ImageBind(nn.Module):
         return embeddings, scales
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init(config: ImageBindConfig, key: Array) -> dict:
     """Random parameters {modality: {...}} of every encoder."""
     inputs = {

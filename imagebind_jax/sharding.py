@@ -160,5 +160,7 @@ def placement(parallel: str, fsdp: int | None = None) -> Sharded | Replicated:
     if parallel == "sharded":
         return Sharded(fsdp)
     if parallel == "pmap":
+        if jax.process_count() > 1:
+            raise UserError(f"pmap is for one host, and there are {jax.process_count()}: sharded")
         return Replicated()
     raise UserError(f"parallel {parallel!r}: not one of {', '.join(PARALLEL)}")

@@ -1,6 +1,7 @@
 """Training: the state, one step, the loop."""
 
 import functools
+import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagebind_jax import checkpoint, metrics, optimizer, sharding
+from imagebind_jax import checkpoint, files, metrics, optimizer, sharding
 from imagebind_jax.config import TrainConfig, facts
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import pipeline
@@ -74,20 +75,16 @@ def check(
 ) -> tuple[pathlib.Path, sharding.Sharded | sharding.Replicated]:
     """(run folder, placement): what can be known to be wrong before anything slow begins.
 
-    Raises UserError where the batch does not divide over the devices or the folder is not writable.
+    Raises UserError where the batch does not divide over the devices, or the folder is not
+    writable or holds a run of another config.
     """
     sharding.check_batch_size(config.batch_size)
     place = sharding.placement(config.parallel, config.fsdp)
-    facts(config)
     folder = pathlib.Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; choose another --out"
-        ) from error
+    files.check_writable(folder, "choose another --out")
+    begun = folder / "config.json"
+    if begun.exists():
+        _check_same_run(folder, json.loads(begun.read_text()), facts(config))
     return folder, place
 
 
@@ -98,52 +95,63 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
     batch does not divide over the devices or the folder holds a run of another config.
     """
     folder, place = check(config, folder)
-    checkpoints = checkpoint.Checkpoints(
-        folder / "checkpoints",
-        keep=config.keep,
-        committed=lambda step: say(f"committed step {step}"),
-    )
-    state, start = _begin(config, checkpoints, place, say)
-    checkpoints.check_space(place.gather(state))  # rather now than after hours
-    batches = pipeline.Batches(
-        config.pairs,
-        config.inputs,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        steps=config.steps,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
-        in_memory=config.in_memory,
-    )
-    step_fn = place.compile(functools.partial(train_step, config=config), state)
-    log = metrics.Metrics(folder, start)
-    waiting: tuple[int, str, dict] | None = None
-
-    def tell(step: int, pair: str, values: dict) -> None:
-        values = {name: float(value) for name, value in values.items()}  # waits for that step
-        progress.update(
-            step + 1, f"{pair}  loss {values['loss']:.3f}  accuracy {values['accuracy']:.2f}"
+    busy = f"another process is training in {folder}: wait for it, or choose another --out"
+    with (
+        files.locked(folder / ".lock", busy),
+        metrics.Progress("train", config.steps, "making the state") as progress,
+    ):
+        checkpoints = checkpoint.Checkpoints(
+            folder / "checkpoints",
+            keep=config.keep,
+            committed=lambda step: say(f"committed step {step}"),
         )
-        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-            rate = (step + 1 - start) / (time.monotonic() - begun)
-            log.write(step, {"pair": pair, **values, "steps_per_second": rate})
-        if not np.isfinite(values["loss"]):
-            raise UserError(f"step {step} ({pair}): the loss is {values['loss']}; lower the rate")
+        state, start = _begin(config, checkpoints, place, say)
+        checkpoints.check_space(place.gather(state))  # rather now than after hours
+        batches = pipeline.Batches(
+            config.pairs,
+            config.inputs,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            steps=config.steps,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+            in_memory=config.in_memory,
+        )
+        files.replace_text(folder / "config.json", json.dumps(facts(config), indent=1))
+        step_fn = place.compile(functools.partial(train_step, config=config), state)
+        log = metrics.Metrics(folder, start)
+        compiled: set[str] = set()
+        waiting: tuple[int, str, dict] | None = None
+        begun = time.monotonic()
 
-    begun = time.monotonic()
-    with metrics.Progress("train", config.steps, start) as progress:
+        def tell(step: int, pair: str, values: dict) -> None:
+            values = {name: float(value) for name, value in values.items()}  # waits for that step
+            loss = values["loss"]
+            progress.update(step + 1, f"{pair}  loss {loss:.3f}  accuracy {values['accuracy']:.2f}")
+            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+                rate = (step + 1 - start) / (time.monotonic() - begun)
+                log.write(step, {"pair": pair, **values, "steps_per_second": rate})
+            if not np.isfinite(loss):
+                raise UserError(f"step {step} ({pair}): the loss is {loss}; lower the rate")
+
+        progress.begin(start)
         for step, batch in zip(range(start, config.steps), batches.stream(start, config.threads)):
+            pair = batches.name(step)
+            if pair not in compiled:  # once for each pair
+                compiled.add(pair)
+                progress.say(f"compiling the step of {pair}")
             state, values = step_fn(state, place.batch(batch))
             # The numbers of step n - 1 are fetched while the devices work on step n.
             if waiting:
                 tell(*waiting)
-            waiting = step, batches.name(step), values
+            waiting = step, pair, values
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 tell(*waiting)
                 waiting = None
                 checkpoints.save(step + 1, place.gather(state), facts(config))
-    checkpoints.close()
-    log.close()
+        progress.say("waiting for the last checkpoint")
+        checkpoints.close()
+        log.close()
     return place.gather(state).params
 
 
@@ -151,13 +159,7 @@ def _begin(config, checkpoints, place, say):
     """(state, step) to start from: the newest whole checkpoint, or a new state."""
     if not checkpoints.steps():
         return place.create(functools.partial(create_state, config)), 0
-    before, now = _config_before(checkpoints), facts(config)["config"]
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise UserError(
-                f"{checkpoints.folder.parent} holds a run with {name} = {before.get(name)}, "
-                f"not {now.get(name)}: choose another folder, or the config it was started with"
-            )
+    _check_same_run(checkpoints.folder.parent, _facts_before(checkpoints), facts(config))
     like = jax.eval_shape(functools.partial(create_state, config))
     sharded = sharding.Sharded(config.fsdp)
     if config.parallel == "pmap":
@@ -172,11 +174,21 @@ def _begin(config, checkpoints, place, say):
     return (state if config.parallel == "sharded" else place.place(state)), step
 
 
-def _config_before(checkpoints):
+def _check_same_run(folder: pathlib.Path, before: dict, now: dict) -> None:
+    before, now = before["config"], now["config"]
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{folder} holds a run with {name} = {before.get(name)}, not {now.get(name)}: "
+                "choose another --out, or the config it was started with"
+            )
+
+
+def _facts_before(checkpoints):
     """What the newest checkpoint whose facts can be read says of its run."""
     for step in checkpoints.steps():
         try:
-            return checkpoints.meta(step)["config"]
+            return checkpoints.meta(step)
         except checkpoint.CheckpointCorrupt:
             continue  # `restore_newest` tells
     raise checkpoint.CheckpointCorrupt(f"every checkpoint in {checkpoints.folder} is damaged")

@@ -133,6 +133,9 @@ def test_a_run_that_cannot_be_written(name, mistake, config, tmp_path):
         (CONFIG.replace("batch_size=8", "batch_size=0"), "batch_size must be at least 1, got 0"),
         (CONFIG.replace('"imu"), Toy', '"smell"), Toy'), "a pair needs 'smell'"),
         (CONFIG.replace("width=32", "width=33"), "width 33 is not divisible by 4 heads"),
+        (CONFIG.replace("batch_size=8", "batch_size=8, stepss=3"), "'stepss'"),
+        (CONFIG.replace("batch_size=8", "batch_size='8'"), "batch_size"),
+        ("def get_config(:", "SyntaxError"),
     ],
 )
 def test_a_config_that_is_none(text, words, mistake, tmp_path):

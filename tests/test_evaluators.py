@@ -139,15 +139,15 @@ def test_a_linear_probe_sees_what_differs_by_a_thousandth():
     assert few_shot.linear_probe(train * wide, labels, test * wide, truth) > 0.99
 
 
-def test_a_ridge_map_recovers_a_rotation():
+def test_a_linear_map_undoes_a_rotation_and_leaves_what_agrees_alone():
     turn = np.linalg.qr(normal(8, 8))[0]
     query, new = normal(400, 8, seed=1), normal(50, 8, seed=2)
     assert retrieval.recall(retrieval.ranks(new, new @ turn)) < 0.3
-    fitted = few_shot.ridge_map(query, query @ turn, penalty=1e-6)
-    assert fitted.shape == (9, 8)  # with the bias
-    np.testing.assert_allclose(fitted[:8], turn, atol=1e-4)
-    np.testing.assert_allclose(fitted[8], np.zeros(8), atol=1e-4)
-    assert retrieval.recall(retrieval.ranks(few_shot.with_bias(new) @ fitted, new @ turn)) == 1.0
+    for rotation in (turn, np.eye(8)):
+        fitted = few_shot.linear_map(query, query @ rotation)
+        assert fitted.shape == (9, 8)  # with the bias
+        mapped = few_shot.with_bias(new) @ fitted
+        assert retrieval.recall(retrieval.ranks(mapped, new @ rotation)) == 1.0
 
 
 # ---- arithmetic

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_replaces_atomically(folder, page, results, monkeypatch):
     def fails(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "replace", fails)
+    monkeypatch.setattr(pathlib.Path, "replace", fails)
     with pytest.raises(OSError, match="disk full"):
         report.write_report(
             folder / "report.html", results=results, history=[], similarity=[], gallery=[]

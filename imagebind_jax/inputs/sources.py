@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from imagebind_jax import files
 from imagebind_jax.errors import UserError
 
 Record = Mapping[str, Any]
@@ -89,13 +90,12 @@ def write_records(
     """Makes records 0..count-1 in parallel processes and puts the finished folder in place.
 
     `make` must be picklable. The folder appears whole or not at all; `facts` goes into its
-    dataset.json. Raises UserError where it cannot be written.
+    dataset.json. One process at a time: see `Cached`. Raises UserError where it cannot be written.
     """
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial = folder.with_name(f"{folder.name}.partial")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        partial.mkdir()
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        partial.mkdir(parents=True)
         spans = [(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
         jobs = [(partial / f"{i:05d}.array_record", make, *span) for i, span in enumerate(spans)]
         shards, done = [], 0
@@ -165,17 +165,6 @@ def _die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def _remove_leftovers(folder: pathlib.Path) -> None:
-    """Half-written folders of processes that are gone."""
-    for left in folder.parent.glob(f"{folder.name}.partial-*"):
-        try:
-            os.kill(int(left.name.rpartition("-")[2]), 0)  # signal 0 only asks
-        except (ProcessLookupError, ValueError):
-            shutil.rmtree(left, ignore_errors=True)
-        except PermissionError:
-            pass  # alive, and somebody else's
-
-
 @dataclasses.dataclass(frozen=True)
 class Cached:
     """Records that are made once and kept in the cache folder; a broken copy is made again.
@@ -197,9 +186,13 @@ class Cached:
 
     def open(self, progress: Callable[[int], None] = lambda done: None) -> ArrayRecords:
         """Makes the records if they are not there; `progress(done)` while it does."""
-        try:
-            return ArrayRecords(self.folder)
-        except ValueError:
-            facts = {"make": repr(self.make)}
-            write_records(self.folder, self.make, self.count, facts=facts, progress=progress)
-            return ArrayRecords(self.folder)
+        files.check_writable(
+            self.folder.parent, f"choose another place with ${CACHE_VARIABLE} or --cache"
+        )
+        with files.locked(self.folder.with_name(f"{self.folder.name}.lock")):
+            try:
+                return ArrayRecords(self.folder)
+            except ValueError:
+                facts = {"make": repr(self.make)}
+                write_records(self.folder, self.make, self.count, facts=facts, progress=progress)
+                return ArrayRecords(self.folder)

@@ -2,11 +2,11 @@
 
 import html
 import importlib.resources
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from imagebind_jax import files
 from imagebind_jax.report import accuracy, overview, searches, training
 from imagebind_jax.report.accuracy import Similarity
 from imagebind_jax.report.elements import percent
@@ -40,12 +40,7 @@ def write_report(
         overview.footer(results),
     ]
     title = html.escape(f"imagebind_jax: {overview.headline(results)}")
-    files = importlib.resources.files(__name__)
-    page, style = (files.joinpath(name).read_text("utf-8") for name in ("page.html", "style.css"))
+    folder = importlib.resources.files(__name__)
+    page, style = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "style.css"))
     page = page.format(title=title, style=style, body="\n".join(body))
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    files.replace_text(path, page)

@@ -88,9 +88,10 @@ def retrieval(results: Mapping[str, Any]) -> str:
         "One sense finds the other",
         f"""A sample in one modality (row) searches the same sample in another (column): how
 often is the very first hit{count} the right one? Below each number, small: the linear probe
-(here a linear map between the two modalities, fitted on samples that show both) and chance. The
-stronger the colour, the more times chance it is, on a logarithmic scale. Samples that differ
-only in what the other modality cannot tell, such as light or place, are lost even to the probe.
+(here a linear map between the two modalities, fitted on samples that show both: a reference, not
+an upper bound) and chance. The stronger the colour, the more times chance it is, on a logarithmic
+scale. Samples that differ only in what the other modality cannot tell, such as light or place,
+cannot be told apart.
 Outlined cells were trained together; all others are emergent.""",
         '<div class="scroll" tabindex="0"><table class="heat retrieval"><thead><tr><th scope="col">'
         f'<span class="sr">Query</span></th>{head}</tr></thead><tbody>'
