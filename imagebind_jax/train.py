@@ -84,7 +84,11 @@ def check(
     files.check_writable(folder, "choose another --out")
     begun = folder / "config.json"
     if begun.exists():
-        _check_same_run(folder, json.loads(begun.read_text()), facts(config))
+        try:
+            before = json.loads(begun.read_text())
+        except ValueError as error:
+            raise UserError(f"{begun} is damaged ({error}): checkpoints do without it") from error
+        _check_same_run(folder, before, facts(config))
     return folder, place
 
 
@@ -117,7 +121,6 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
             hosts=jax.process_count(),
             in_memory=config.in_memory,
         )
-        files.replace_text(folder / "config.json", json.dumps(facts(config), indent=1))
         step_fn = place.compile(functools.partial(train_step, config=config), state)
         log = metrics.Metrics(folder, start)
         compiled: set[str] = set()
@@ -149,6 +152,8 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
                 tell(*waiting)
                 waiting = None
                 checkpoints.save(step + 1, place.gather(state), facts(config))
+                # From here on the folder is this run's: `check` compares without opening checkpoints.
+                files.replace_text(folder / "config.json", json.dumps(facts(config), indent=1))
         progress.say("waiting for the last checkpoint")
         checkpoints.close()
         log.close()
