@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         init,
         similarity,
     )
+    from imagebind_jax.porting.loading import load
 
 __all__ = [
     "BASE",
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "embed",
     "init",
+    "load",
     "similarity",
     "tokenize",
 ]
@@ -43,6 +45,10 @@ def __getattr__(name: str) -> Any:
         from imagebind_jax.inputs.text import tokenize
 
         return tokenize
+    if name == "load":
+        from imagebind_jax.porting.loading import load
+
+        return load
     if name in __all__:
         from imagebind_jax import model
 

@@ -23,6 +23,7 @@ class TrainConfig:
     steps: int
     batch_size: int  # global, over all devices and hosts
     optimizer: OptimizerConfig = OptimizerConfig()
+    initial: tuple[str, ...] = ()  # checkpoints of any format to start from, later ones on top
     seed: int = 0
     in_memory: bool = False  # decode each record once, without augmentation, and keep it
     # How it is run: the same function is minimised, so a run may go on with others. (Sums change

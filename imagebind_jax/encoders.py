@@ -28,6 +28,10 @@ class EncoderConfig:
     (2000, 6), or (77,) for tokens. `patch` and `stride` have one number per axis before the
     channels; a text encoder has `vocab_size` instead. `logit_scale` is the inverse temperature
     that multiplies this modality's cosines (None: 1, for the hub).
+
+    `lora` names what has a low-rank adapter in every block: the products "qkv", "out", "fc1",
+    "fc2" (x W becomes x W + lora_scale * x A B), or "attn", a path from the attention's input to
+    its output. `lora_scale` is alpha / rank in the usual notation. See `porting.lora`.
     """
 
     shape: tuple[int, ...]
@@ -42,11 +46,16 @@ class EncoderConfig:
     bias_kv: bool = False
     stem_norm: bool = False
     pre_norm: bool = False
+    norm_eps: float = 1e-6  # CLIP's: 1e-5; the stem's is torch's default of 1e-5 always
     drop_path: float = 0.0
     head_dropout: float = 0.0
     position_std: float | None = None  # None: width ** -0.5
     logit_scale: float | None = None
     learn_scale: bool = False
+    causal: bool = True  # of text: a token sees those before it; without effect elsewhere
+    lora: tuple[str, ...] = ()
+    lora_rank: int = 4
+    lora_scale: float = 1.0
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -59,6 +68,12 @@ class EncoderConfig:
             raise UserError(f"stride {self.stride} does not fit patch {self.patch}")
         if self.activation not in layers.ACTIVATIONS:
             raise UserError(f"activation {self.activation!r}: not of {list(layers.ACTIVATIONS)}")
+        if not set(self.lora) <= set(layers.ADAPTABLE) or len(set(self.lora)) < len(self.lora):
+            raise UserError(f"lora {self.lora}: each at most once of {', '.join(layers.ADAPTABLE)}")
+        if self.lora_rank < 1:
+            raise UserError(f"lora_rank must be at least 1, got {self.lora_rank}")
+        if not (math.isfinite(self.lora_scale) and self.lora_scale > 0):
+            raise UserError(f"lora_scale must be a number > 0, got {self.lora_scale}")
 
     @property
     def tokens(self) -> int:
@@ -98,7 +113,7 @@ class Stem(nn.Module):
                 dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
             ).reshape(len(x), -1, c.width)
         if c.stem_norm:
-            x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)  # torch's default
+            x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
         return x
 
 
@@ -160,12 +175,14 @@ class Encoder(nn.Module):
             mlp_ratio=c.mlp_ratio,
             activation=c.activation,
             bias_kv=c.bias_kv,
-            causal=c.vocab_size > 0,
+            causal=c.causal and c.vocab_size > 0,
             pre_norm=c.pre_norm,
             drop_path=c.drop_path,
+            norm_eps=c.norm_eps,
             dtype=self.dtype,
             remat=self.remat,
             unroll=self.unroll,
+            adapters=layers.Adapters(c.lora, c.lora_rank, c.lora_scale),
             name="trunk",
         )
         x = trunk((x + position[None]).astype(self.dtype), train)
@@ -173,7 +190,7 @@ class Encoder(nn.Module):
             x = jnp.take_along_axis(x, jnp.argmax(tokens, axis=-1)[:, None, None], axis=1)[:, 0]
         else:
             x = x[:, 0]
-        x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        x = nn.LayerNorm(epsilon=c.norm_eps, dtype=self.dtype, name="norm")(x)
         x = nn.Dropout(c.head_dropout, deterministic=not train)(x)
         return nn.Dense(
             self.embed_dim,

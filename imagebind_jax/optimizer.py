@@ -11,6 +11,8 @@ from flax import traverse_util
 
 from imagebind_jax.errors import UserError
 
+ALL_BUT_LORA = r"(?!.*_lora/)"  # for `frozen`: every parameter that belongs to no adapter
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -60,9 +62,13 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def decayed(params: Mapping) -> Mapping:
-    """Which leaves weight decay applies to: weights of products, and no vector, position or scale."""
+    """Which leaves weight decay applies to: weights of products, and no vector, position or scale.
+
+    An adapter's two matrices are such weights: decay pulls it towards adding nothing.
+    """
+    weight = re.compile(r"(.*/)?kernel|.*_lora/[ab]")
     flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict({path: path[-1] == "kernel" for path in flat})
+    return traverse_util.unflatten_dict({p: bool(weight.fullmatch("/".join(p))) for p in flat})
 
 
 def split(params: Mapping, config: OptimizerConfig) -> tuple[dict, dict]:

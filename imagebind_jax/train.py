@@ -17,6 +17,7 @@ from imagebind_jax.config import TrainConfig, facts
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import pipeline
 from imagebind_jax.model import ImageBind, init
+from imagebind_jax.porting import loading
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -163,7 +164,12 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
 def _begin(config, checkpoints, place, say):
     """(state, step) to start from: the newest whole checkpoint, or a new state."""
     if not checkpoints.steps():
-        return place.create(functools.partial(create_state, config)), 0
+        state = place.create(functools.partial(create_state, config))
+        for path in config.initial:
+            say(f"starting from the encoders in {path}")
+            params = loading.fill(place.gather(state).params, config.model, path)
+            state = place.place(place.gather(state).replace(params=params))
+        return state, 0
     _check_same_run(checkpoints.folder.parent, _facts_before(checkpoints), facts(config))
     like = jax.eval_shape(functools.partial(create_state, config))
     sharded = sharding.Sharded(config.fsdp)

@@ -1,0 +1,1 @@
+"""Weights of PyTorch models in and out: files read without torch, and the tables that rename them."""

@@ -1,0 +1,166 @@
+"""imagebind-jax convert: weights from any file of this family to a folder, safetensors or PyTorch."""
+
+import hashlib
+import os
+import pathlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from imagebind_jax import metrics
+from imagebind_jax.errors import UserError
+from imagebind_jax.porting import folder, imagebind, loading, note, rules, writing
+from imagebind_jax.porting.torch_file import TensorSpec
+from imagebind_jax.porting.weights import Weights, stacked
+
+FORMATS = ("orbax", "safetensors", "pytorch")
+SUFFIXES = {".safetensors": "safetensors", ".pth": "pytorch", ".pt": "pytorch"}
+_SLICE = 16 << 20
+
+
+def convert(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    to: str = "",
+    overwrite: bool = False,
+    verify: bool = False,
+    say: Callable[[str], None] = print,
+    **how,
+) -> None:
+    """Writes the weights in `source` as `target`, holding one layer in memory at a time.
+
+    to: "orbax" (a folder), "safetensors" or "pytorch" (files with the names and axes of the
+    released PyTorch model); by default what the target's suffix says. verify: read both again and
+    print what went where. how: as of `loading.load`. The target appears at once when it is whole.
+    Raises UserError where the source cannot be read, the target exists or the disk has no room.
+    """
+    source, target = pathlib.Path(source), pathlib.Path(target)
+    to = to or SUFFIXES.get(target.suffix, "orbax")
+    if to not in FORMATS:
+        raise UserError(f"format {to!r}: not one of {', '.join(FORMATS)}")
+    _check_target(source, target, overwrite)
+    with loading.open_weights(source, **how) as weights:
+        total = sum(spec.nbytes for spec in weights.specs.values())
+        _check_space(target, total)
+        with metrics.Progress("convert", total >> 20) as progress:
+            counted = _Counted(weights, source, progress)
+            if to == "orbax":
+                folder.write(target, counted, counted.note)
+            else:
+                specs, tensors = reference_tensors(counted)
+                write = writing.write_safetensors if to == "safetensors" else writing.write_torch
+                write(target, specs, tensors, counted.note)
+        say(f"{target}: {total / 1e6:,.1f} MB, {', '.join(weights.config.encoders)}")
+        if "licence" in weights.origin:
+            say(f"licence: {weights.origin['licence']}")
+        if verify:
+            _verify(weights, source, target, say)
+
+
+def reference_tensors(
+    weights: Weights,
+) -> tuple[dict[str, TensorSpec], Iterator[tuple[str, np.ndarray]]]:
+    """({name: spec}, tensors in that order) of the released model's state dict, all it needs.
+
+    Raises UserError where the model has parameters that the reference lacks.
+    """
+    tables = {m: imagebind.table(m) for m in weights.config.encoders}
+    leaves = rules.leaves(weights.config, tables)
+    buffers = imagebind.buffers(weights.config)
+    specs = {}
+    for leaf in leaves:
+        spec = weights.specs[leaf.path]
+        layer = spec.shape[1:] if stacked(leaf.path) else spec.shape
+        shape = leaf.theirs(np.broadcast_to(np.float32(0), layer)).shape
+        specs |= {key: TensorSpec(shape, spec.dtype) for (key,) in leaf.keys}
+    specs |= {name: TensorSpec(x.shape, x.dtype) for name, x in buffers.items()}
+
+    def tensors():
+        for leaf in leaves:
+            for (key,), piece in zip(leaf.keys, weights.pieces(leaf.path), strict=True):
+                yield key, leaf.theirs(piece)
+        yield from buffers.items()
+
+    return specs, tensors()
+
+
+class _Counted(Weights):
+    """Other weights, with progress told as they are read, and their file hashed meanwhile."""
+
+    def __init__(self, weights: Weights, source: pathlib.Path, progress: metrics.Progress):
+        self.config, self.specs, self.dtype = weights.config, weights.specs, weights.dtype
+        self._weights, self._progress, self._done = weights, progress, 0
+        self._origin = dict(weights.origin)
+        self._hashing = threading.Thread(target=self._hash, args=(source,), daemon=True)
+        if source.is_file():
+            self._hashing.start()
+
+    def pieces(self, path: str) -> Iterator[np.ndarray]:
+        for piece in self._weights.pieces(path):
+            yield piece
+            self._done += piece.nbytes
+            self._progress.update(self._done >> 20, f"MiB  {path}")
+
+    def note(self, digests: Mapping[str, str]) -> note.Note:
+        """With the source's size and SHA-256, by which a download can be recognised."""
+        if self._hashing.ident is not None:
+            self._progress.say("waiting for the SHA-256 of the source")
+            self._hashing.join()
+        return note.Note(self.config, self._origin, dict(digests))
+
+    def _hash(self, source: pathlib.Path) -> None:
+        hashed = hashlib.sha256()
+        with source.open("rb") as file:
+            while data := file.read(_SLICE):
+                hashed.update(data)
+            self._origin |= {"bytes": file.tell(), "sha256": hashed.hexdigest()}
+
+
+def _check_target(source: pathlib.Path, target: pathlib.Path, overwrite: bool) -> None:
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder")
+    if target.exists() and target.samefile(source):
+        raise UserError(f"{target} is the source itself: choose another target")
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists: choose another target, or --overwrite it")
+    if target.is_dir() and not (target / folder.NOTE).is_file():
+        raise UserError(f"{target} is a folder, but not one of weights: not overwritten")
+    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+
+
+def _check_space(target: pathlib.Path, size: int) -> None:
+    free = shutil.disk_usage(target.absolute().parent).free
+    if free < 1.02 * size + (1 << 20):
+        raise UserError(
+            f"no space left on device: the weights take {size / 1e6:,.0f} MB and "
+            f"{target.absolute().parent} has {free / 1e6:,.0f} MB free"
+        )
+
+
+def _verify(weights: Weights, source: pathlib.Path, target: pathlib.Path, say) -> None:
+    """Reads both again and prints a line for each array. Raises UserError where they differ."""
+    wrong = []
+    with loading.open_weights(target, dtype=weights.dtype) as written:
+        for path, spec in weights.specs.items():
+            here, there = (_digest(w, path) for w in (weights, written))
+            if here != there:
+                wrong.append(path)
+            sizes = "x".join(map(str, spec.shape)) or "scalar"
+            say(
+                f"{'ok ' if here == there else 'BAD'} {path}  {spec.dtype}  {sizes}  "
+                f"sha256 {here[:16]}  from {weights.place(path)}"
+            )
+    if wrong:
+        raise UserError(f"{target} differs from {source} in {', '.join(wrong)}")
+    say(f"verified: {len(weights.specs)} arrays in {target} are those of {source}, bit for bit")
+
+
+def _digest(weights: Weights, path: str) -> str:
+    spec = weights.specs[path]
+    hashed = note.begin_digest(spec.dtype, spec.shape)
+    for piece in weights.pieces(path):
+        hashed.update(note.bytes_of(piece))
+    return hashed.hexdigest()

@@ -1,0 +1,201 @@
+"""Our own folder of weights: an orbax checkpoint of the parameters, and a model.json beside it."""
+
+import asyncio
+import math
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from flax import traverse_util
+from orbax.checkpoint import type_handlers
+
+from imagebind_jax import files
+from imagebind_jax.errors import UserError
+from imagebind_jax.porting import note
+from imagebind_jax.porting.torch_file import TensorSpec
+from imagebind_jax.porting.weights import Weights, select, stacked
+
+ARRAYS, NOTE = "params", "model.json"
+_CHUNK = 32 << 20  # bytes, of an array that is not stacked by layers
+# What an untrusted folder may claim to hold: arrays that are all zero take no room on disk.
+_MAX_EXPANSION, _ALWAYS_ALLOWED = 16, 1 << 30
+
+
+class _Unmade:
+    """A leaf that is read, hashed and written layer by layer: never whole in memory."""
+
+    def __init__(self, path: str, spec: TensorSpec, weights: Weights):
+        self.path, self.shape, self.dtype = path, spec.shape, spec.dtype
+        self.size = math.prod(spec.shape)  # orbax asks
+        self.weights = weights
+        self.digest = note.begin_digest(spec.dtype, spec.shape)
+
+
+class _Stream(type_handlers.NumpyHandler):
+    """Lets orbax save `_Unmade` leaves; they come back as any other array."""
+
+    async def serialize(self, values, infos, args=None):
+        for value, info, arg in zip(values, infos, args or [None] * len(values)):
+            await info.await_path_creation()
+            await self._write(value, info, arg)
+        return []
+
+    async def _write(self, value: _Unmade, info, arg) -> None:
+        spec = type_handlers.get_json_tspec_write(
+            info,
+            use_ocdbt=info.is_ocdbt_checkpoint,
+            global_shape=value.shape,
+            local_shape=_chunk(value),
+            dtype=value.dtype,
+            process_index=0,
+            arg=arg,
+        )
+        store = await tensorstore.open(spec, create=True, open=True, context=info.ts_context)
+        loop, pending = asyncio.get_running_loop(), None
+        for i, piece in enumerate(value.weights.pieces(value.path)):
+            whole = store[i] if stacked(value.path) else store
+            for place, rows in _rows(whole, piece):
+                hashed = loop.run_in_executor(None, value.digest.update, note.bytes_of(rows))
+                if pending is not None:
+                    await pending  # so that two are on their way at most
+                pending = place.write(rows, can_reference_source_data_indefinitely=True)
+                await hashed
+        await pending
+
+
+def _rows(store, piece: np.ndarray):
+    """(place, rows) of about a chunk each, so that a large array is not all on its way at once."""
+    if piece.nbytes <= _CHUNK:
+        yield store, piece
+        return
+    count = _rows_of(piece.shape, piece.dtype)
+    for i in range(0, len(piece), count):
+        yield store[i : i + count], piece[i : i + count]
+
+
+def _rows_of(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    row = max(1, math.prod(shape[1:]) * dtype.itemsize)
+    return max(1, min(shape[0], _CHUNK // row))
+
+
+def _chunk(value: _Unmade) -> tuple[int, ...]:
+    if not value.shape:
+        return ()
+    if stacked(value.path):
+        return (1, *value.shape[1:])
+    return (_rows_of(value.shape, value.dtype), *value.shape[1:])
+
+
+def write(
+    folder: pathlib.Path,
+    weights: Weights,
+    describe: Callable[[Mapping[str, str]], note.Note],
+) -> None:
+    """Writes parameters, and the note that `describe` makes of {path: digest}.
+
+    The folder appears at once, when it is whole.
+    """
+    partial, aside = (folder.with_name(f"{folder.name}.{end}") for end in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        leaves = {path: _Unmade(path, spec, weights) for path, spec in weights.specs.items()}
+        registry = type_handlers.create_type_handler_registry(
+            (jax.Array, type_handlers.ArrayHandler()), (_Unmade, _Stream())
+        )
+        handler = ocp.PyTreeCheckpointHandler(
+            type_handler_registry=registry, use_compression=False
+        )
+        with ocp.Checkpointer(handler) as checkpointer:
+            tree = traverse_util.unflatten_dict(leaves, sep="/")
+            checkpointer.save((partial / ARRAYS).absolute(), args=ocp.args.PyTreeSave(tree))
+        digests = {path: leaf.digest.hexdigest() for path, leaf in leaves.items()}
+        files.replace_text(partial / NOTE, note.seal(describe(digests)))
+        if folder.exists():  # set aside until the new one is in its place
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        partial.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class FromFolder(Weights):
+    """The parameters in a folder that `write` made; each leaf is verified when it is read."""
+
+    def __init__(self, folder: pathlib.Path, modalities: Sequence[str], dtype: str):
+        """Raises UserError on a folder that is not one of ours, or damaged."""
+        self.folder = folder
+        self.note = read_note(folder)
+        super().__init__(select(self.note.config, modalities, folder), dtype, self.note.origin)
+        self._reader = OrbaxReader(folder / ARRAYS)
+        self._reader.check({path: spec.shape for path, spec in self.specs.items()})
+
+    def pieces(self, path: str) -> Iterator[np.ndarray]:
+        """As of `Weights`. Raises UserError on a leaf that is not what was written."""
+        leaf = self._reader.read(path)
+        if note.digest(leaf) != self.note.digests.get(path):
+            raise UserError(f"{self.folder}: {path} is damaged: it is not what was converted")
+        for x in leaf if stacked(path) else (leaf,):
+            yield x.astype(self.specs[path].dtype, copy=False)
+
+
+def read_note(folder: pathlib.Path) -> note.Note:
+    """model.json. Raises UserError where it is missing or damaged."""
+    path = folder / NOTE
+    try:
+        with path.open("rb") as file:
+            text = file.read(note.LARGEST + 1)
+    except OSError as error:
+        raise UserError(f"{folder} is no folder of weights: no {NOTE} in it can be read") from error
+    if len(text) > note.LARGEST:
+        raise UserError(f"{path} is larger than {note.LARGEST >> 20} MiB")
+    return note.unseal(text, path)
+
+
+class OrbaxReader:
+    """Single leaves of an orbax checkpoint of a nested dict."""
+
+    def __init__(self, folder: pathlib.Path, below: tuple[str, ...] = ()):
+        """`below`: where in the saved tree the parameters stand."""
+        self.folder, self._below = folder.absolute(), below
+        self._handler = ocp.PyTreeCheckpointHandler()  # a Checkpointer wants a folder of its own
+
+    def check(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Raises UserError unless the leaves are there in these shapes, and no bomb."""
+        tree = self._try(lambda: self._handler.metadata(self.folder).tree)
+        for name in self._below:
+            tree = tree.get(name, {})
+        saved = traverse_util.flatten_dict(tree, sep="/")
+        for path, shape in shapes.items():
+            found = tuple(saved[path].shape) if path in saved else "missing"
+            if found != shape:
+                raise UserError(f"{self.folder}: {path} is {found}, and not {shape} as it should be")
+        claimed = sum(math.prod(shape) * 4 for shape in shapes.values())
+        size = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+        if claimed > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * size):
+            raise UserError(
+                f"{self.folder}: {claimed:,} bytes of weights in a folder of {size:,}: refused"
+            )
+
+    def read(self, path: str) -> np.ndarray:
+        """One leaf."""
+        keys = (*self._below, *path.split("/"))
+        item = traverse_util.unflatten_dict({keys: 0})
+        how = traverse_util.unflatten_dict({keys: ocp.RestoreArgs(restore_type=np.ndarray)})
+        args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
+        leaf = self._try(lambda: self._handler.restore(self.folder, args=args))
+        for key in keys:
+            leaf = leaf[key]
+        return leaf
+
+    def _try(self, action):
+        try:
+            return action()
+        except Exception as error:  # orbax raises a different type for each kind of damage
+            line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise UserError(f"{self.folder} cannot be read ({line})") from error

@@ -1,0 +1,186 @@
+"""The released PyTorch ImageBind state dict: its names, its axes, its sizes."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.errors import UserError
+from imagebind_jax.model import HUGE, ImageBindConfig
+from imagebind_jax.porting.hints import Hints, blocks
+from imagebind_jax.porting.rules import Rule
+from imagebind_jax.porting.tensors import Tensors
+
+LICENCE = "ImageBind's weights are CC BY-NC-SA 4.0 (non-commercial); so is what is made of them"
+_IN, _TRUNK, _OUT = "modality_preprocessors.", "modality_trunks.", "modality_heads."
+_SCALE = "modality_postprocessors.{}.1.log_logit_scale"
+# What differs between the modalities: the stem's tensor and its axes, the positions, the head.
+_IMAGE = ("rgbt_stem.proj.weight", "o c y x -> y x c o")
+_STEMS = {
+    "vision": ("rgbt_stem.proj.1.weight", "o c t y x -> t y x c o"),  # 0 is the padding module
+    "audio": _IMAGE,
+    "depth": ("depth_stem.proj.weight", "o c y x -> y x c o"),
+    "thermal": _IMAGE,
+    "imu": ("imu_stem.proj.weight", "o (c p) -> p c o"),  # a linear map of 6 channels x 8 samples
+}
+_HEAD_NORM = {"text": "proj.0"}  # others: 0
+_HEAD = {"text": "proj.1", "imu": "3"}  # others: 2; imu has a dropout before
+
+
+def _norm(key: str, path: str) -> list[Rule]:
+    return [Rule(f"{key}.weight", f"{path}/scale"), Rule(f"{key}.bias", f"{path}/bias")]
+
+
+def _linear(key: str, path: str) -> list[Rule]:
+    return [Rule(f"{key}.weight", f"{path}/kernel", "o i -> i o"), Rule(f"{key}.bias", f"{path}/bias")]
+
+
+def _block(prefix: str) -> list[Rule]:
+    ours = "trunk/blocks"
+    return [
+        *_norm(f"{prefix}.norm_1", f"{ours}/norm_1"),
+        Rule(f"{prefix}.attn.in_proj_weight", f"{ours}/attn/qkv/kernel", "(n h k) d -> d n h k"),
+        Rule(f"{prefix}.attn.in_proj_bias", f"{ours}/attn/qkv/bias", "(n h k) -> n h k"),
+        Rule(f"{prefix}.attn.bias_k", f"{ours}/attn/bias_k", "1 1 (h k) -> h k"),
+        Rule(f"{prefix}.attn.bias_v", f"{ours}/attn/bias_v", "1 1 (h k) -> h k"),
+        Rule(f"{prefix}.attn.out_proj.weight", f"{ours}/attn/out/kernel", "d (h k) -> h k d"),
+        Rule(f"{prefix}.attn.out_proj.bias", f"{ours}/attn/out/bias"),
+        *_norm(f"{prefix}.norm_2", f"{ours}/norm_2"),
+        *_linear(f"{prefix}.mlp.fc1", f"{ours}/mlp/fc1"),
+        *_linear(f"{prefix}.mlp.fc2", f"{ours}/mlp/fc2"),
+    ]
+
+
+def table(modality: str, _: EncoderConfig | None = None) -> list[Rule]:
+    """Every rule of one modality; a model's leaves pick those it has."""
+    stem, axes = _STEMS.get(modality, ("", ""))
+    pre, out = f"{_IN}{modality}", f"{_OUT}{modality}"
+    position = "pos_embed" if modality in ("text", "imu") else "pos_embedding_helper.pos_embed"
+    return [
+        Rule(f"{pre}.token_embedding.weight", "embed/embedding"),
+        Rule(f"{pre}.{stem}", "stem/kernel", axes),
+        *_norm(f"{pre}.{stem.split('.')[0]}.norm_layer", "stem/norm"),
+        Rule(f"{pre}.cls_token", "cls", "1 1 d -> d"),
+        Rule(f"{pre}.{position}", "position", "1 l d -> l d"),
+        *_norm(f"{_TRUNK}{modality}.pre_transformer_layer.0", "trunk/pre_norm"),
+        *_block(f"{_TRUNK}{modality}.blocks.{{layer}}"),
+        *_norm(f"{out}.{_HEAD_NORM.get(modality, '0')}", "norm"),
+        Rule(f"{out}.{_HEAD.get(modality, '2')}.weight", "head/kernel", "o i -> i o"),
+        Rule(_SCALE.format(modality), "log_logit_scale"),
+    ]
+
+
+def buffers(config: ImageBindConfig) -> dict[str, np.ndarray]:
+    """What a state dict holds beside parameters: the causal mask, and the fixed scales."""
+    found = {}
+    for modality, c in config.encoders.items():
+        if c.vocab_size:
+            mask = np.triu(np.full((c.tokens, c.tokens), -np.inf, np.float32), 1)
+            found[f"{_IN}{modality}.mask"] = mask
+        if c.logit_scale is not None and not c.learn_scale:
+            found[_SCALE.format(modality)] = np.array(math.log(c.logit_scale), np.float32)
+    return found
+
+
+def matches(names: Mapping[str, Any]) -> bool:
+    """Whether these are names of this format."""
+    return any(name.startswith(_TRUNK) for name in names)
+
+
+def ignored(name: str, modalities: Sequence[str]) -> bool:
+    """Other modalities; the causal mask, which is made, not read; scales that the config holds."""
+    _, modality, *rest = [*name.split("."), ""]
+    fixed = rest == ["1", "log_logit_scale", ""] and not HUGE.encoders[modality].learn_scale
+    return modality not in modalities or rest == ["mask", ""] or fixed
+
+
+def describe(tensors: Tensors, hints: Hints) -> ImageBindConfig:
+    """The config of the model in the file, from its tensors' shapes.
+
+    What no tensor tells: numbers of heads (`Hints.heads_of`); drop-path and dropout rates, which
+    only training uses, are the released model's. Raises UserError where shapes contradict.
+    """
+    shapes = {name: spec.shape for name, spec in tensors.specs.items()}
+    names = {name.split(".")[1] for name in shapes if name.startswith(_TRUNK)}
+    modalities = [m for m in HUGE.encoders if m in names and (not hints.only or m in hints.only)]
+    unknown = names - HUGE.encoders.keys()
+    if unknown and not hints.only:
+        raise UserError(f"{tensors.path}: unknown modalities {', '.join(sorted(unknown))}")
+    encoders = {m: _encoder(m, tensors, shapes, hints) for m in modalities}
+    heads = [f"{_OUT}{m}.{_HEAD.get(m, '2')}.weight" for m in modalities]
+    sizes = {shapes[name][0] for name in heads if len(shapes.get(name, ())) == 2}
+    if len(sizes) != 1:
+        raise UserError(f"{tensors.path}: no common width of {', '.join(heads)}")
+    return ImageBindConfig(encoders, sizes.pop())
+
+
+def _encoder(m: str, tensors: Tensors, shapes: Mapping[str, Any], hints: Hints) -> EncoderConfig:
+    pre, block = f"{_IN}{m}", f"{_TRUNK}{m}.blocks.0"
+    rules = {rule.path: rule.key for rule in table(m)}
+
+    def shape(path: str, rank: int) -> tuple[int, ...]:
+        key = rules[path].format(layer=0)
+        if len(shapes.get(key, ())) != rank or 0 in shapes[key]:
+            raise UserError(f"{tensors.path}: {key} is missing or not of rank {rank}")
+        return shapes[key]
+
+    width = shape("trunk/blocks/norm_1/scale", 1)[0]
+    tokens = shape("position", 3)[1]
+    hidden = shape("trunk/blocks/mlp/fc1/kernel", 2)[0]
+    if hidden % width:
+        raise UserError(f"{tensors.path}: {m} has an MLP of {hidden} for a width of {width}")
+    fields = {
+        "width": width,
+        "depth": blocks(shapes, f"{_TRUNK}{m}.blocks."),
+        "heads": hints.heads_of(m, width),
+        "mlp_ratio": hidden // width,
+        "bias_kv": f"{block}.attn.bias_k" in shapes,
+        "stem_norm": rules["stem/norm/scale"] in shapes,
+        "pre_norm": rules["trunk/pre_norm/scale"] in shapes,
+        "logit_scale": _scale(m, tensors),
+    }
+    if m == "text":
+        fields |= {"shape": (tokens,), "vocab_size": shape("embed/embedding", 2)[0]}
+    elif m == "imu":
+        patch = shape("stem/kernel", 2)[1] // 6
+        fields |= {"shape": ((tokens - 1) * patch, 6), "patch": (patch,)}
+    elif m == "audio":
+        _, channels, *patch = shape("stem/kernel", 4)
+        fields |= {"shape": (*_audio_grid(tensors, tokens - 1, patch), channels)}
+        fields |= {"patch": tuple(patch)}
+    else:
+        rank = 5 if m == "vision" else 4
+        _, channels, *patch = shape("stem/kernel", rank)
+        side = math.isqrt(tokens - 1)
+        if side * side != tokens - 1:
+            raise UserError(f"{tensors.path}: {m} has {tokens - 1} positions: no square grid")
+        frames = patch[:-2]
+        fields |= {"shape": (*frames, side * patch[-2], side * patch[-1], channels)}
+        fields |= {"patch": tuple(patch)}
+    return dataclasses.replace(HUGE.encoders[m], **fields)
+
+
+def _audio_grid(tensors: Tensors, positions: int, patch: Sequence[int]) -> tuple[int, int]:
+    """(mel bins, frames) of the spectrograms: 128 bins at the released stride of 10."""
+    rows = (128 - patch[0]) // 10 + 1
+    if rows < 1 or positions % rows:
+        raise UserError(f"{tensors.path}: {positions} audio positions are no grid of {rows} rows")
+    columns = positions // rows
+    released = 204
+    if (released - patch[1]) // 10 + 1 == columns:
+        return 128, released
+    return 128, (columns - 1) * 10 + patch[1]
+
+
+def _scale(modality: str, tensors: Tensors) -> float | None:
+    """The modality's logit scale: the decimal number whose float32 logarithm is stored."""
+    name = _SCALE.format(modality)
+    if name not in tensors.specs:
+        return None
+    stored = np.float32(np.asarray(tensors[name], np.float32).reshape(()))
+    exact = float(np.exp(np.float64(stored)))
+    short = round(exact, 3)
+    return short if short > 0 and np.float32(math.log(short)) == stored else exact

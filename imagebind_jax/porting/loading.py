@@ -1,0 +1,198 @@
+"""Weights from any file or folder of this family: opened leaf by leaf, or loaded whole."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from imagebind_jax.errors import UserError
+from imagebind_jax.model import ImageBind, ImageBindConfig
+from imagebind_jax.porting import folder, hugging_face, imagebind, open_clip, positions, rules, runs
+from imagebind_jax.porting.hints import Hints, config_beside
+from imagebind_jax.porting.tensors import Renamed, Tensors, open_tensors
+from imagebind_jax.porting.weights import Weights, select
+
+# A format is a module with `matches`, `describe`, `table`, `ignored` and `LICENCE`.
+FORMATS: Mapping[str, ModuleType] = {
+    "imagebind": imagebind,
+    "open_clip": open_clip,
+    "hugging_face": hugging_face,
+}
+# What wrappers put before every name: DDP, torch.compile, PyTorch Lightning.
+_PREFIXES = ("", "module.", "_orig_mod.", "model.", "clip.")
+
+
+class FromFile(Weights):
+    """The parameters in a PyTorch or safetensors file."""
+
+    def __init__(
+        self,
+        config: ImageBindConfig,
+        leaves: Sequence[rules.Leaf],
+        tensors: Tensors,
+        dtype: str,
+        licence: str,
+    ):
+        said = tensors.note
+        origin = said.origin if said else {"file": tensors.path.name, "licence": licence}
+        super().__init__(config, dtype, origin)
+        self.leaves = {leaf.path: leaf for leaf in leaves}
+        self.tensors = tensors
+
+    def pieces(self, path: str) -> Iterator[np.ndarray]:
+        """As of `Weights`."""
+        yield from self.leaves[path].pieces(self.tensors, self.specs[path].dtype)
+
+    def place(self, path: str) -> str:
+        """As of `Weights`: the tensors' names, with {0..31} for layers."""
+        leaf = self.leaves[path]
+        parts = "{" + ",".join(leaf.rule.parts) + "}"
+        return leaf.rule.key.format(layer=f"{{0..{len(leaf.keys) - 1}}}", part=parts)
+
+
+@contextlib.contextmanager
+def open_weights(
+    path: str | os.PathLike,
+    *,
+    modalities: Sequence[str] = (),
+    dtype: str = "float32",
+    source: str = "auto",
+    heads: Mapping[str, int] | None = None,
+    activation: str | None = None,
+) -> Iterator[Weights]:
+    """Opens a checkpoint; reads names, shapes and sizes, no weights. Arguments as of `load`."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        kind = runs.FromRun if runs.is_run(path) else folder.FromFolder
+        yield kind(path, modalities, dtype)
+        return
+    with open_tensors(path) as tensors:
+        form, tensors = _recognised(tensors, source)
+        if tensors.note:
+            config = tensors.note.config
+        else:
+            hints = Hints(heads or {}, activation, tuple(modalities), config_beside(path))
+            config = form.describe(tensors, hints)
+        config = select(config, modalities, path)
+        tables = {m: form.table(m, encoder) for m, encoder in config.encoders.items()}
+        leaves = rules.leaves(config, tables)
+        rules.check(str(path), leaves, tensors, lambda key: form.ignored(key, list(tables)))
+        yield FromFile(config, leaves, tensors, dtype, form.LICENCE)
+
+
+def _recognised(tensors: Tensors, source: str) -> tuple[ModuleType, Tensors]:
+    if source not in ("auto", *FORMATS):
+        raise UserError(f"source {source!r}: not one of auto, {', '.join(FORMATS)}")
+    for prefix in _PREFIXES:
+        old = {n.removeprefix(prefix): n for n in tensors.specs if n.startswith(prefix)}
+        for name, form in FORMATS.items():
+            if source in ("auto", name) and form.matches(old):
+                found = Renamed(tensors, old) if prefix else tensors
+                return form, getattr(form, "canonical", lambda tensors: tensors)(found)
+    names = list(tensors.specs)
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    raise UserError(
+        f"{tensors.path}: no checkpoint of {' or '.join(FORMATS)}: it holds {shown or 'no tensor'}"
+    )
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    modalities: Sequence[str] = (),
+    dtype: str = "float32",
+    source: str = "auto",
+    heads: Mapping[str, int] | None = None,
+    activation: str | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> tuple[ImageBind, dict]:
+    """(model, params) of a checkpoint: .pth, .pt or .safetensors, or a folder of ours.
+
+    modalities: load only these encoders, reading only their bytes (empty: all there are).
+    dtype: of the parameters and the computation; "bfloat16" takes half the memory.
+    source: "imagebind" or "open_clip" (OpenCLIP, OpenAI's CLIP, Hugging Face's CLIPModel); "auto"
+        looks at the names of the tensors.
+    heads, activation: {modality: number of heads} and "gelu" or "quick_gelu", for a checkpoint of
+        unusual widths or of OpenAI's without a config beside it: no tensor tells.
+    shapes: {modality: input shape without batch axis}, e.g. {"vision": (2, 448, 448, 3)}:
+        positions are interpolated (`positions.resized`).
+
+    Raises UserError, in one line, on a file that is damaged, hostile, or of another family.
+    """
+    with open_weights(
+        path,
+        modalities=modalities,
+        dtype=dtype,
+        source=source,
+        heads=heads,
+        activation=activation,
+    ) as weights:
+        encoders = dict(weights.config.encoders)
+        for modality, shape in (shapes or {}).items():
+            if modality not in encoders:
+                raise UserError(f"no {modality!r} encoder here: only {', '.join(encoders)}")
+            encoders[modality] = positions.with_shape(encoders[modality], shape)
+        config = dataclasses.replace(weights.config, encoders=encoders, dtype=dtype)
+        flat = {path: jax.device_put(_fitted(weights, path, config)) for path in weights.specs}
+    return ImageBind(config), traverse_util.unflatten_dict(flat, sep="/")
+
+
+def fill(params: Mapping, config: ImageBindConfig, path: str | os.PathLike) -> dict:
+    """`params` of a model with every encoder that a checkpoint has too replaced by it.
+
+    Arrays keep dtype and placement; positions are interpolated for other input shapes; adapters
+    and a learned scale that the checkpoint lacks stay as they are. Raises UserError where an
+    encoder of the checkpoint is not that of `config`, or none is shared.
+    """
+    heads = {m: c.heads for m, c in config.encoders.items()}
+    activations = {c.activation for c in config.encoders.values()}
+    activation = activations.pop() if len(activations) == 1 else None
+    flat = dict(traverse_util.flatten_dict(params, sep="/"))
+    with open_weights(path, heads=heads, activation=activation) as weights:
+        shared = [m for m in weights.config.encoders if m in config.encoders]
+        if not shared:
+            raise UserError(f"{path} has none of the encoders {', '.join(config.encoders)}")
+        if weights.config.embed_dim != config.embed_dim:
+            dims = f"embed_dim {weights.config.embed_dim}, not {config.embed_dim}"
+            raise UserError(f"{path} does not fit: it has {dims}")
+        for modality in shared:
+            _check_same(path, modality, weights.config, config)
+        for name in weights.specs:
+            if name.split("/")[0] in shared and name in flat:
+                old = flat[name]
+                new = _fitted(weights, name, config).astype(old.dtype)
+                flat[name] = jax.device_put(new, old.sharding)
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+# What an encoder's parameters do not depend on, or `fill` can adapt.
+_ADAPTED = ("shape", "drop_path", "head_dropout", "position_std", "logit_scale", "learn_scale")
+_ADAPTED += ("lora", "lora_rank", "lora_scale")
+
+
+def _check_same(path, modality: str, theirs: ImageBindConfig, ours: ImageBindConfig) -> None:
+    old, new = (dataclasses.asdict(config.encoders[modality]) for config in (theirs, ours))
+    old["stride"], new["stride"] = (c["stride"] or c["patch"] for c in (old, new))
+    differ = [
+        f"{name} {old[name]}, not {new[name]}"
+        for name in old
+        if name not in _ADAPTED and old[name] != new[name]
+    ]
+    if differ:
+        raise UserError(f"{path} does not fit the config: its {modality} has {'; '.join(differ)}")
+
+
+def _fitted(weights: Weights, path: str, config: ImageBindConfig) -> np.ndarray:
+    """A leaf for a model whose inputs may have other shapes than those of `weights`."""
+    leaf = weights.read(path)
+    modality, _, name = path.partition("/")
+    old, new = weights.config.encoders[modality], config.encoders[modality]
+    if name == "position" and old.shape != new.shape:
+        return positions.interpolated(leaf, old, new)
+    return leaf

@@ -1,0 +1,212 @@
+"""The stack machine that builds containers from a pickle's opcodes, within limits."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from imagebind_jax.errors import UserError
+
+MAX_OPCODES = 1_000_000  # a tensor takes about 30: 33,000 tensors
+MAX_NODES = 200_000  # containers and objects; a tensor takes about 6
+MAX_DEPTH = 100  # of containers in containers
+MAX_TEXT = 1 << 20  # bytes
+MAX_KEY = 1 << 60  # of integer keys: greater ones can be made to collide in a dict, by the million
+DAMAGED = "its data.pkl is damaged or was made by hand"
+REMEDY = (
+    "save it again, on a machine where it is trusted, as "
+    "torch.save({k: v for k, v in model.state_dict().items()}, path)"
+)
+
+
+class Ordered(dict):
+    """An OrderedDict: the one container that may be given attributes, which are dropped."""
+
+
+class Opaque:
+    """Something harmless that nobody reads: bytes, a set, a device."""
+
+
+class Global:
+    """A name that was on the list, with what a call of it does, if it may be called."""
+
+    __slots__ = ("name", "call")
+
+    def __init__(self, name: str, call: Callable[[tuple], Any] | None):
+        self.name, self.call = name, call
+
+
+OPAQUE = Opaque()
+Names = Mapping[str, Callable[[tuple], Any] | None]
+
+
+class Machine:
+    """One run over one description: `steps` are what its opcodes do."""
+
+    def __init__(self, data, names, load):
+        self.data, self.names, self.load = data, names, load
+        self.at = 0
+        self.nodes = 0
+        self.stack: list[Any] = []
+        self.below: list[list[Any]] = []  # a stack for every open mark
+        self.memo: dict[int, Any] = {}
+
+    def run(self, steps: Mapping[bytes, Callable[["Machine"], None]]) -> Any:
+        if self.take(1) != b"\x80" or self.take(1)[0] not in (2, 3, 4, 5):
+            raise UserError(f"its data.pkl is not of pickle protocol 2 to 5; {REMEDY}")
+        for _ in range(MAX_OPCODES):
+            code = self.take(1)
+            if code == b".":
+                break
+            step = steps.get(code)
+            if step is None:
+                raise UserError(f"its data.pkl has the opcode {code!r}, which is not allowed")
+            step(self)
+        else:
+            raise UserError(f"its data.pkl has more than {MAX_OPCODES:,} opcodes; {REMEDY}")
+        if self.below or len(self.stack) != 1 or self.at != len(self.data):
+            raise UserError(DAMAGED)
+        return self.stack[0]
+
+    # ---- bytes in
+
+    def take(self, count):
+        """The next `count` bytes. The file's own lengths come here before anything is allocated."""
+        data = self.data[self.at : self.at + count]
+        if len(data) != count:
+            raise UserError(f"{DAMAGED}: it ends in the middle")
+        self.at += count
+        return data
+
+    def text(self, count):
+        if count > MAX_TEXT:
+            raise UserError(f"its data.pkl has a text of {count:,} bytes, more than {MAX_TEXT:,}")
+        return _decoded(self.take(count))
+
+    def line(self):
+        end = self.data.find(b"\n", self.at, self.at + 1000)
+        if end < 0:
+            raise UserError(f"{DAMAGED}: a name has no end")
+        return _decoded(self.take(end + 1 - self.at)[:-1])
+
+    def frame(self, count):
+        if count > len(self.data) - self.at:
+            raise UserError(f"{DAMAGED}: it ends in the middle")
+
+    def skip(self, count):
+        self.frame(count)
+        self.at += count
+        self.stack.append(OPAQUE)
+
+    # ---- the stack
+
+    def push(self, value):
+        self.stack.append(value)
+
+    def pop(self):
+        if not self.stack:
+            raise UserError(f"{DAMAGED}: it takes more than it put")
+        return self.stack.pop()
+
+    def pop_mark(self):
+        if not self.below:
+            raise UserError(f"{DAMAGED}: it takes more than it put")
+        items, self.stack = self.stack, self.below.pop()
+        return items
+
+    def mark(self):
+        if len(self.below) >= MAX_DEPTH:
+            raise UserError(f"its data.pkl nests deeper than {MAX_DEPTH}")
+        self.below.append(self.stack)
+        self.stack = []
+
+    def new(self, node):
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise UserError(f"its data.pkl has more than {MAX_NODES:,} objects; {REMEDY}")
+        self.stack.append(node)
+
+    def put(self, index):
+        if not self.stack or index > MAX_OPCODES:
+            raise UserError(f"{DAMAGED}: it stores nothing, or at {index:,}")
+        self.memo[index] = self.stack[-1]
+
+    def get(self, index):
+        if index not in self.memo:
+            raise UserError(f"{DAMAGED}: it asks for what it did not store")
+        self.stack.append(self.memo[index])
+
+    # ---- containers
+
+    def target(self, *kinds):
+        """The container on top of the stack, which this machine made: nothing else is filled."""
+        if not self.stack or type(self.stack[-1]) not in kinds:
+            kind = type(self.stack[-1]).__name__ if self.stack else "nothing"
+            raise UserError(f"{DAMAGED}: it changes an object that is no container ({kind})")
+        return self.stack[-1]
+
+    def tuple(self, count):
+        items = [self.pop() for _ in range(count)]
+        self.new(tuple(items[::-1]))
+
+    def append(self, items):
+        self.target(list).extend(items)
+
+    def set_items(self, items):
+        target = self.target(dict, Ordered)
+        if len(items) % 2:
+            raise UserError(f"{DAMAGED}: a key has no value")
+        for key, value in zip(items[::2], items[1::2]):
+            if type(key) is not str and not (type(key) is int and -MAX_KEY < key < MAX_KEY):
+                raise UserError(f"a key in its data.pkl is of type {type(key).__name__}; {REMEDY}")
+            if key in target:
+                raise UserError(f"{DAMAGED}: the key {key!a:.60} comes twice")
+            target[key] = value
+
+    def set_item(self):
+        value, key = self.pop(), self.pop()
+        self.set_items([key, value])
+
+    def set_state(self):
+        state = self.pop()
+        self.target(Ordered)
+        # state_dict() hangs the modules' versions there.
+        if type(state) is not dict or state.keys() != {"_metadata"}:
+            raise UserError(f"{DAMAGED}: it sets attributes of an object")
+
+    def set_add(self):
+        self.pop_mark()
+        self.target(Opaque)
+
+    def frozen_set(self):
+        self.pop_mark()
+        self.stack.append(OPAQUE)
+
+    # ---- names
+
+    def find(self, module, name):
+        if type(module) is not str or type(name) is not str:
+            raise UserError(f"{DAMAGED}: a name is no text")
+        full = f"{module}.{name}"
+        if full not in self.names:
+            shown = full if full.isprintable() else ascii(full)
+            raise UserError(
+                f"refuses to import {shown[:100]}: only tensors and plain containers are read; "
+                + REMEDY
+            )
+        self.new(Global(full, self.names[full]))
+
+    def find_on_stack(self):
+        name, module = self.pop(), self.pop()
+        self.find(module, name)
+
+    def call(self):
+        arguments, function = self.pop(), self.pop()
+        if type(function) is not Global or function.call is None or type(arguments) is not tuple:
+            raise UserError(f"{DAMAGED}: it calls what is no function")
+        self.new(function.call(arguments))
+
+
+def _decoded(data):
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{DAMAGED}: a text is not UTF-8") from error

@@ -1,0 +1,147 @@
+"""A checkpoint format is a table of rules; what reads parameters by one, and writes them back."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import einops
+import numpy as np
+
+from imagebind_jax.errors import UserError
+from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.porting.tensors import Tensors
+from imagebind_jax.porting.weights import shapes, stacked
+
+_COLUMNS = 16  # of float32: a cache line
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One kind of tensor: its name in the file, its path in our encoder, its axes in both.
+
+    `{layer}` in `key` stands for a block's number (ours are stacked along a first axis), `{part}`
+    for each of `parts`, stacked along the axis `n` of the pattern. `axes` is an einops pattern
+    from theirs to ours, applied to each layer; empty: the same. In it n is 3 (query, key, value),
+    h the heads, c the input's channels, t the frames of a patch. `inflate` names an axis of ours
+    that theirs lacks: copied along it and divided by its length, so that a constant input along
+    that axis gives the same sums (I3D, Carreira & Zisserman 2017).
+    """
+
+    key: str
+    path: str
+    axes: str = ""
+    parts: tuple[str, ...] = ()
+    inflate: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One of our arrays, and the tensors it is made of."""
+
+    path: str  # "vision/trunk/blocks/attn/qkv/kernel"
+    shape: tuple[int, ...]
+    rule: Rule
+    keys: tuple[tuple[str, ...], ...]  # [layer][part]
+    sizes: Mapping[str, int]  # of the axes that the pattern cannot know
+
+    def pieces(self, tensors: Tensors, dtype: np.dtype) -> Iterator[np.ndarray]:
+        """The array, one layer after the other where it is stacked, C-contiguous."""
+        for keys in self.keys:
+            parts = [tensors[key] for key in keys]
+            x = self._ours(np.stack(parts) if self.rule.parts else parts[0])
+            piece = _copied(x, dtype)  # never a view: it would hold the pages of the file
+            del parts, x
+            for key in keys:
+                tensors.release(key)
+            yield piece
+
+    def _ours(self, x: np.ndarray) -> np.ndarray:
+        if not self.rule.axes:
+            return x
+        if not self.rule.inflate:
+            return einops.rearrange(x, self.rule.axes, **self._sizes())
+        inflated = einops.repeat(x, self.rule.axes, **self._sizes())
+        return inflated / x.dtype.type(self.sizes[self.rule.inflate])
+
+    def theirs(self, x: np.ndarray) -> np.ndarray:
+        """One layer of ours -> the tensor of the file. Exact: only axes move."""
+        if not self.rule.axes:
+            return x
+        theirs, ours = self.rule.axes.split(" -> ")
+        return einops.rearrange(x, f"{ours} -> {theirs}", **self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        """Of the axes in the pattern: einops refuses any other."""
+        names = self.rule.axes.replace("(", " ").replace(")", " ").split()
+        return {name: size for name, size in self.sizes.items() if name in names}
+
+
+def _copied(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A new array in C order."""
+    out = np.empty(x.shape, dtype)
+    if x.ndim != 2 or x.flags.c_contiguous:
+        out[...] = x
+        return out
+    for i in range(0, x.shape[1], _COLUMNS):  # numpy's own transposition misses the cache
+        out[:, i : i + _COLUMNS] = x[:, i : i + _COLUMNS]
+    return out
+
+
+def leaves(config: ImageBindConfig, tables: Mapping[str, Sequence[Rule]]) -> list[Leaf]:
+    """Every leaf of a model by {modality: rules}. Raises UserError listing leaves without a rule."""
+    found, missing = [], []
+    for path, leaf in shapes(config).items():
+        modality, _, below = path.partition("/")
+        rule = next((rule for rule in tables[modality] if rule.path == below), None)
+        if rule is None:
+            missing.append(path)
+            continue
+        encoder = config.encoders[modality]
+        layers = range(encoder.depth) if "{layer}" in rule.key else (0,)
+        keys = tuple(
+            tuple(rule.key.format(layer=i, part=part) for part in rule.parts or ("",))
+            for i in layers
+        )
+        sizes = {"n": 3, "h": encoder.heads, "c": encoder.shape[-1], "t": (*encoder.patch, 1)[0]}
+        found.append(Leaf(path, leaf.shape, rule, keys, sizes))
+    if missing:
+        raise UserError(f"this format has no place for {', '.join(missing)}")
+    return found
+
+
+def check(
+    source: str,
+    found: Sequence[Leaf],
+    tensors: Tensors,
+    ignored: Callable[[str], bool],
+) -> None:
+    """Every key used or ignored, every leaf filled in its shape; else one UserError naming all."""
+    used = {key for leaf in found for keys in leaf.keys for key in keys}
+    problems = []
+    if absent := [key for key in used if key not in tensors.specs]:
+        problems.append(f"missing {', '.join(sorted(absent))}")
+    if unused := [key for key in tensors.specs if key not in used and not ignored(key)]:
+        problems.append(f"unknown {', '.join(unused)}")
+    for leaf in found:
+        if not absent and (wrong := _wrong_shape(leaf, tensors)):
+            problems.append(wrong)
+    if problems:
+        raise UserError(f"{source}: {'; '.join(problems)}")
+
+
+def _wrong_shape(leaf: Leaf, tensors: Tensors) -> str:
+    wanted = leaf.shape[1:] if stacked(leaf.path) else leaf.shape
+    for keys in leaf.keys:
+        specs = [tensors.specs[key] for key in keys]
+        for key, spec in zip(keys, specs):
+            if not (np.issubdtype(spec.dtype, np.floating) or spec.dtype.name == "bfloat16"):
+                return f"{key} holds {spec.dtype}, not floating-point weights"
+            if spec.shape != specs[0].shape:
+                return f"{key} has shape {spec.shape}, and {keys[0]} {specs[0].shape}"
+        shape = ((len(keys),) if leaf.rule.parts else ()) + specs[0].shape
+        try:  # on one element seen as many: no memory, whatever the shape says
+            made = leaf._ours(np.broadcast_to(np.float32(0), shape)).shape
+        except einops.EinopsError:
+            made = None
+        if made != wanted:
+            return f"{keys[0]} has shape {shape}, which does not give {leaf.path} {wanted}"
+    return ""

@@ -1,0 +1,94 @@
+"""The weights that a training run has reached: its newest whole checkpoint, read while it may go on."""
+
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from flax import traverse_util
+
+from imagebind_jax import checkpoint
+from imagebind_jax.errors import UserError
+from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.porting.folder import OrbaxReader
+from imagebind_jax.porting.weights import Weights, select, stacked
+
+COMMITTED = "commit_success.txt"  # written last by orbax
+
+
+class FromRun(Weights):
+    """The parameters of a run folder or of one step in it; each leaf is verified when it is read."""
+
+    def __init__(self, folder: pathlib.Path, modalities: Sequence[str], dtype: str):
+        """Nothing in the folder is changed. Raises UserError where no checkpoint is committed."""
+        step = _newest(folder)
+        meta = _meta(step)
+        config = _model(meta["config"], step)
+        super().__init__(
+            select(config, modalities, folder),
+            dtype,
+            {"file": f"{folder.name}, step {step.name}", "licence": "that of its training data"},
+        )
+        self._digests, self._step = meta["digest"], step
+        self._reader = OrbaxReader(step / "state", below=("params",))
+        self._reader.check({path: spec.shape for path, spec in self.specs.items()})
+
+    def pieces(self, path: str) -> Iterator[np.ndarray]:
+        """As of `Weights`. Raises UserError on a leaf that is not what was saved."""
+        leaf = self._reader.read(path)
+        found, _ = checkpoint.digest({path: leaf})
+        if found[path] != self._digests.get(f"params/{path}"):
+            raise UserError(f"{self._step}: {path} is damaged: it is not what was saved")
+        for x in leaf if stacked(path) else (leaf,):
+            yield x.astype(self.specs[path].dtype, copy=False)
+
+
+def is_run(folder: pathlib.Path) -> bool:
+    """Whether this is a folder of `imagebind-jax train`, its checkpoints, or one of them."""
+    return bool(_steps(folder)) or (folder / "checkpoints").is_dir()
+
+
+def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
+    found = [folder] if folder.name.isdigit() else []
+    for parent in (folder, folder / "checkpoints"):
+        found += [step for step in parent.glob("*") if step.name.isdigit()]
+    return [step for step in found if (step / COMMITTED).is_file() and (step / "state").is_dir()]
+
+
+def _newest(folder: pathlib.Path) -> pathlib.Path:
+    steps = _steps(folder)
+    if not steps:
+        raise UserError(f"{folder}: no checkpoint is committed there yet")
+    return max(steps, key=lambda step: int(step.name))
+
+
+def _meta(step: pathlib.Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((step / "meta" / "metadata").read_text())
+        if not isinstance(meta["config"], dict) or not isinstance(meta["digest"], dict):
+            raise TypeError("no objects in it")
+        return meta
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{step} is damaged: its meta cannot be read ({error})") from error
+
+
+def _model(facts: dict[str, Any], step: pathlib.Path) -> ImageBindConfig:
+    """The model's config out of `config.facts`, where it stands flattened with dots."""
+    prefix = "model."
+    flat = {
+        tuple(name.removeprefix(prefix).split(".")): value
+        for name, value in facts.items()
+        if name.startswith(prefix)
+    }
+    # A dataclass's own name stands where its fields begin.
+    fields = {
+        path: value
+        for path, value in flat.items()
+        if not any(other[: len(path)] == path and other != path for other in flat)
+    }
+    try:
+        return msgspec.convert(traverse_util.unflatten_dict(fields), ImageBindConfig)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{step} holds no model that this version knows: {error}") from error

@@ -1,0 +1,95 @@
+"""A model's parameters, wherever they are, read leaf by leaf and layer by layer."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax import traverse_util
+
+from imagebind_jax.errors import UserError
+from imagebind_jax.model import ImageBindConfig, init
+from imagebind_jax.porting.torch_file import TensorSpec
+
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+_STACKED = "trunk/blocks/"  # leaves with one row a layer
+
+
+class Weights:
+    """Parameters of `config` in `dtype`; logit scales are float32 always.
+
+    `specs` has each leaf's shape and dtype by path; `origin` says in JSON where they come from.
+    """
+
+    def __init__(self, config: ImageBindConfig, dtype: str, origin: Mapping[str, Any]):
+        if dtype not in DTYPES:
+            raise UserError(f"dtype {dtype!r}: not one of {', '.join(DTYPES)}")
+        self.config = config
+        self.dtype = dtype
+        self.origin = origin
+        self.specs = {
+            path: TensorSpec(leaf.shape, DTYPES[dtype if leaf.shape else "float32"])
+            for path, leaf in shapes(config).items()
+        }
+
+    def pieces(self, path: str) -> Iterator[np.ndarray]:
+        """A leaf, one layer after the other where layers are stacked, C-contiguous."""
+        raise NotImplementedError
+
+    def place(self, path: str) -> str:
+        """Where in the source a leaf stands, for people."""
+        return path
+
+    def read(self, path: str) -> np.ndarray:
+        """A whole leaf."""
+        if not stacked(path):
+            return next(iter(self.pieces(path)))
+        out = np.empty(self.specs[path].shape, self.specs[path].dtype)
+        for i, piece in enumerate(self.pieces(path)):
+            out[i] = piece
+        return out
+
+
+class InMemory(Weights):
+    """Parameters that are in memory already: numpy or JAX arrays in a nested dict."""
+
+    def __init__(self, config: ImageBindConfig, params: Mapping, dtype: str = "float32"):
+        """Raises UserError where `params` are not those of `config`."""
+        super().__init__(config, dtype, {})
+        self._leaves = traverse_util.flatten_dict(params, sep="/")
+        expected = {path: spec.shape for path, spec in self.specs.items()}
+        found = {path: np.shape(leaf) for path, leaf in self._leaves.items()}
+        if wrong := sorted(p for p in expected | found if expected.get(p) != found.get(p)):
+            raise UserError(f"these are not the parameters of this model: {', '.join(wrong)}")
+
+    def pieces(self, path: str) -> Iterator[np.ndarray]:
+        """As of `Weights`."""
+        leaf = self._leaves[path]
+        for x in leaf if stacked(path) else (leaf,):
+            yield np.array(x, self.specs[path].dtype, order="C")
+
+
+def stacked(path: str) -> bool:
+    """Whether a leaf's first axis counts layers."""
+    return _STACKED in path
+
+
+def shapes(config: ImageBindConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """{path: shape and dtype} of every leaf of a model, without making any."""
+    params = jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def select(config: ImageBindConfig, modalities: Sequence[str], where: object) -> ImageBindConfig:
+    """The config of some of its encoders (none named: of all). Raises UserError on one it lacks."""
+    if absent := [m for m in modalities if m not in config.encoders]:
+        there = ", ".join(config.encoders)
+        raise UserError(f"{where} has no {', '.join(absent)}: only {there}")
+    chosen = {m: c for m, c in config.encoders.items() if not modalities or m in modalities}
+    return dataclasses.replace(config, encoders=chosen)
