@@ -11,7 +11,6 @@ import numpy as np
 
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.vision import MEAN, STD
 from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.porting import clip_config
 from imagebind_jax.porting.hints import Hints, blocks
@@ -52,7 +51,7 @@ def refuse(
     only: Sequence[str],
 ) -> None:
     """Raises UserError for the first of `reasons`, {pattern of a name: why}, that the file shows."""
-    names = [name for name in tensors.specs if not only or tower_of(name) in only]
+    names = [name for name in tensors.specs if not only or tower_of(name) in ("", *only)]
     for pattern, why in reasons.items():
         found = next((name for name in names if re.search(pattern, name)), None)
         if found:
@@ -128,7 +127,10 @@ class _Tower:
             )
         hidden = self.shape("trunk/blocks/mlp/fc1/kernel", 2)[0]
         if hidden % width:
-            raise self.error(f"an MLP of {hidden} for a width of {width}: no whole ratio")
+            raise self.error(
+                f"an MLP of {hidden} for a width of {width} (as in ViT-g and bigG): ratios that are "
+                "not whole are not supported"
+            )
         if said.get("heads"):
             hints = dataclasses.replace(hints, heads={self.modality: said["heads"], **hints.heads})
         positions = self.shape("position", 2)[0]
@@ -163,7 +165,9 @@ class _Tower:
             raise self.error(f"no norm before the blocks ({norm}; CLIPA has none): not supported")
         side = math.isqrt(positions - 1)
         if side == 0 or side * side != positions - 1:
-            raise self.error(f"{positions - 1} positions of patches: only square images are read")
+            raise self.error(
+                f"{positions - 1} positions of patches: only square images are supported"
+            )
         shape = (FRAMES, side * patch[0], side * patch[1], channels)
         return EncoderConfig(shape, patch=(FRAMES, *patch), pre_norm=True, **fields)
 
@@ -183,12 +187,14 @@ def _check_pixels(tensors: Tensors, hints: Hints, encoders: Mapping[str, Encoder
     said = hints.config.get("preprocess_cfg")
     if "vision" not in encoders or not isinstance(said, dict):
         return
+    from imagebind_jax.inputs.vision import MEAN, STD  # here: training needs no library of images
+
     for name, ours in (("mean", MEAN), ("std", STD)):
         theirs = said.get(name)
         if theirs is not None and not np.allclose(ours, theirs, atol=1e-4):
             _warn(
                 f"{tensors.path}: its images are normalised with {name} {theirs}, not with CLIP's "
-                f"{ours.round(4).tolist()} as `load_images` does: normalise them yourself"
+                f"{[round(float(x), 4) for x in ours]} as `load_images` does: normalise them yourself"
             )
 
 

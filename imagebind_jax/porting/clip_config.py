@@ -105,7 +105,8 @@ def _object(config: Mapping, key: str) -> dict[str, Any]:
 
 def _positive(tower: Mapping, key: str, default: Any, kind: type = int) -> Any:
     value = tower.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not 0 < value < 1e9:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole or kind is float and isinstance(value, float)) or not 0 < value < 1e9:
         raise UserError(f"{key} is {value!r}, no positive {kind.__name__}")
     return value
 

@@ -32,6 +32,13 @@ class Hints:
     only: tuple[str, ...] = ()
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def chosen(self, available: Iterable[str], where: object) -> list[str]:
+        """Which of the modalities in a file to read. Raises UserError on one it lacks."""
+        available = list(available)
+        if absent := [m for m in self.only if m not in available]:
+            raise UserError(f"{where} has no {', '.join(absent)}: only {', '.join(available)}")
+        return [m for m in available if not self.only or m in self.only]
+
     def heads_of(self, modality: str, width: int) -> int:
         """As told; as the config beside says; as published for this width; as CLIP's rule.
 

@@ -72,7 +72,7 @@ def describe(tensors: Tensors, hints: Hints) -> ImageBindConfig:
     """
     clip.refuse(tensors, _UNSUPPORTED, _tower, hints.only)
     towers = {_tower(name) for name in tensors.specs if name != "logit_scale"}
-    wanted = [m for m in clip.MODALITIES if m in towers and (not hints.only or m in hints.only)]
+    wanted = hints.chosen([m for m in clip.MODALITIES if m in towers], tensors.path)
     tables = {m: table(m) for m in wanted}
     if "vision" not in towers and "logit_scale" not in tensors.specs:
         tables = {m: [r for r in t if r.key != "logit_scale"] for m, t in tables.items()}

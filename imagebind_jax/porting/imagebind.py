@@ -105,7 +105,7 @@ def describe(tensors: Tensors, hints: Hints) -> ImageBindConfig:
     """
     shapes = {name: spec.shape for name, spec in tensors.specs.items()}
     names = {name.split(".")[1] for name in shapes if name.startswith(_TRUNK)}
-    modalities = [m for m in HUGE.encoders if m in names and (not hints.only or m in hints.only)]
+    modalities = hints.chosen([m for m in HUGE.encoders if m in names], tensors.path)
     unknown = names - HUGE.encoders.keys()
     if unknown and not hints.only:
         raise UserError(f"{tensors.path}: unknown modalities {', '.join(sorted(unknown))}")

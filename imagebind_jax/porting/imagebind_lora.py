@@ -246,7 +246,10 @@ def write_folder(
     path: pathlib.Path, config: ImageBindConfig, flat: Mapping[str, Any], postfix: str
 ) -> None:
     """Adapters with the target "attn", all heads and all logit scales, in their names and axes."""
-    said = Note(config, {}, {})
+
+    def describe(digests: Mapping[str, str]) -> Note:
+        return Note(config, {}, dict(digests))
+
     for modality, encoder in config.encoders.items():
         if encoder.lora:
             a, b = (np.asarray(flat[_PATH.format(modality, x)], np.float32) for x in "ab")
@@ -254,7 +257,7 @@ def write_folder(
             tensors = {f"w_a_{i:03d}": x.T for i, x in enumerate(a)}
             tensors |= {f"w_b_{i:03d}": x.T for i, x in enumerate(b)}
             file = path / f"imagebind-lora-{modality}{postfix}.safetensors"
-            write_safetensors(file, _specs(tensors), tensors.items(), said)
+            write_safetensors(file, _specs(tensors), tensors.items(), describe)
     table = _table(config, list(config.encoders))
     tensors = {
         leaf.keys[0][0]: leaf.theirs(np.asarray(flat[leaf.path], np.float32))
@@ -265,7 +268,7 @@ def write_folder(
         chosen = {
             name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)
         }
-        write_torch(path / f"imagebind-{part}{postfix}.pth", _specs(chosen), chosen.items(), said)
+        write_torch(path / f"imagebind-{part}{postfix}.pth", _specs(chosen), chosen.items())
 
 
 def _specs(tensors: Mapping[str, np.ndarray]) -> dict[str, TensorSpec]:

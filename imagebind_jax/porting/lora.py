@@ -29,8 +29,9 @@ from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.layers import ADAPTABLE
 from imagebind_jax.model import ImageBind, ImageBindConfig, init
-from imagebind_jax.porting import imagebind_lora, note
+from imagebind_jax.porting import imagebind_lora
 from imagebind_jax.porting.imagebind_lora import Layers, Leaves
+from imagebind_jax.porting.note import Note
 from imagebind_jax.porting.tensors import Tensors, open_tensors
 from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import select, shapes
@@ -155,7 +156,7 @@ def save(
     specs = {name: TensorSpec(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in leaves.items()}
     files.check_writable(path.absolute().parent, "choose another path")
     tensors = ((name, np.asarray(leaf)) for name, leaf in leaves.items())
-    write_safetensors(path, specs, tensors, note.Note(config, {}, {}))
+    write_safetensors(path, specs, tensors, lambda digests: Note(config, {}, dict(digests)))
 
 
 def load(

@@ -15,8 +15,8 @@ from imagebind_jax.porting.tensors import Renamed, Tensors
 from imagebind_jax.porting.torch_file import TensorSpec
 
 LICENCE = clip.LICENCE
-# How the text tower's names start; only the vision tower has a prefix of its own.
-_TEXT = ("transformer.", "token_", "positional_", "ln_final.", "text_projection", "logit_scale")
+# How the plain text tower's names start; only the vision tower has a prefix of its own.
+_TEXT = ("transformer.", "token_", "positional_", "ln_final.", "text_projection", "attn_mask")
 _NESTED = "text."  # before the text tower's names in a CustomTextCLIP
 _LINEAR = "text_projection.weight"  # of a projection that is a linear map without bias
 # What OpenAI's own state dicts have as tensors without axes, and OpenCLIP's never.
@@ -30,10 +30,10 @@ _UNSUPPORTED = {
     r"^visual\.attn_pool": "attention pooling (CoCa)",
     r"^visual\.(patch_embed|blocks|head)\.": "an image tower that is not OpenCLIP's own",
     r"^text_decoder\.": "a text decoder (CoCa)",
-    r"^cls_emb$": "a class token behind the text (CoCa)",
+    r"^text\.cls_emb$": "a class token behind the text (CoCa)",
     r"^audio": "an audio tower (CLAP)",
     r"^transformer\.(?!resblocks\.)": "a text tower of Hugging Face",
-    r"^blocks\.": "OpenCLIP's modern text tower",
+    r"^text\.blocks\.": "OpenCLIP's modern text tower",
     r"\.ls_[12]\.gamma$": "LayerScale",
     r"\.attn\.(ln_|logit_scale|head_scale)|\.ln_attn\.|\.mlp\.ln\.": "a norm or scale in attention",
     r"^text_projection\.bias$": "a text projection with a bias",
@@ -86,7 +86,8 @@ def canonical(tensors: Tensors) -> Tensors:
     names = {}
     for name in tensors.specs:
         plain = name.removeprefix(_NESTED)
-        names[name if plain in tensors.specs else plain] = name
+        known = plain.startswith(_TEXT) and plain not in tensors.specs
+        names[plain if known else name] = name
     return _Canonical(tensors, names)
 
 
@@ -123,7 +124,7 @@ def describe(tensors: Tensors, hints: Hints) -> ImageBindConfig:
     """
     clip.refuse(tensors, _UNSUPPORTED, _tower, hints.only)
     towers = {_tower(name) for name in tensors.specs if name != "logit_scale"}
-    wanted = [m for m in clip.MODALITIES if m in towers and (not hints.only or m in hints.only)]
+    wanted = hints.chosen([m for m in clip.MODALITIES if m in towers], tensors.path)
     is_openai = all(name in tensors.specs for name in _OPENAI)
     tables = {m: table(m) for m in wanted}
     return clip.describe(tensors, hints, tables, "quick_gelu" if is_openai else None, "gelu")
@@ -133,4 +134,4 @@ def _tower(name: str) -> str:
     """The modality that a tensor belongs to, or ""."""
     if name.startswith("visual."):
         return "vision"
-    return "text" if name.startswith(_TEXT) else ""
+    return "text" if name.startswith((*_TEXT, _NESTED, "logit_scale")) else ""

@@ -73,11 +73,6 @@ class Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    @property
-    def nbytes(self) -> int:
-        """Of a dense copy."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
 
 class TorchObjects:
     """The names and the persistent ids of one file, over the records of its archive."""

@@ -27,6 +27,8 @@ _STORAGE = {
     "float32": "FloatStorage",
     "float16": "HalfStorage",
     "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage",
+    "int32": "IntStorage",
 }
 _DIGEST = 64  # characters of a SHA-256
 _NOTE_ROOM = 64 << 10  # bytes for what a note says beside digests
@@ -59,7 +61,7 @@ def write_safetensors(path: pathlib.Path, specs: Specs, tensors: Named, describe
         room = len(_safe_header(specs, "")) + _NOTE_ROOM + len(json.dumps(digests, indent=1)) * 2
         file.seek(room)
         for name, x in tensors:
-            digests[name] = _write(file, x, specs[name])
+            digests[name] = _write(file.write, x, specs[name])
         header = _safe_header(specs, note.seal(describe(digests)), room)
         assert len(header) == room, "a longer note than there was room for"
         file.seek(0)
@@ -81,10 +83,12 @@ def _safe_header(specs: Specs, said: str, length: int = 0) -> bytes:
     return struct.pack("<Q", len(encoded)) + encoded
 
 
-def write_torch(path: pathlib.Path, specs: Specs, tensors: Named, describe: Describe) -> None:
+def write_torch(
+    path: pathlib.Path, specs: Specs, tensors: Named, describe: Describe | None = None
+) -> None:
     """The same as a state dict for `torch.load(weights_only=True)`: a zip of an OrderedDict.
 
-    The note is a member of the zip that PyTorch passes over.
+    The note, if there is one, is a member of the zip that PyTorch passes over.
     """
     digests = {}
     numbers = {name: i for i, name in enumerate(specs)}
@@ -95,16 +99,17 @@ def write_torch(path: pathlib.Path, specs: Specs, tensors: Named, describe: Desc
         for name, x in tensors:
             info = _info(archive, f"{top}/data/{numbers[name]}", specs[name].nbytes)
             with archive.open(info, "w") as member:
-                digests[name] = _write(member, x, specs[name])
+                digests[name] = _write(member.write, x, specs[name])
         _member(archive, f"{top}/version", b"3\n")
-        _member(archive, f"{top}/{KEY}.json", note.seal(describe(digests)).encode())
+        if describe:
+            _member(archive, f"{top}/{KEY}.json", note.seal(describe(digests)).encode())
 
 
-def _write(file: IO[bytes], x: np.ndarray, spec: TensorSpec) -> str:
+def _write(write: Callable, x: np.ndarray, spec: TensorSpec) -> str:
     assert x.shape == spec.shape and x.dtype == spec.dtype, (x.shape, x.dtype, spec)
     x = np.array(x, order="C", copy=None)
     hashed = _HASHING.submit(note.digest, x)  # both let go of Python's lock
-    file.write(note.bytes_of(x))
+    write(note.bytes_of(x))
     return hashed.result()
 
 

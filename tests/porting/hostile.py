@@ -156,6 +156,10 @@ def machine():
     for what, target in {"a tensor": tensor(), "a tuple": b")", "a dict": b"}"}.items():
         for opcode in (b"Na", b"(Ne"):
             yield f"APPEND{opcode[-1:]} on {what}", torch_file(weights(target + opcode)), "no cont"
+    sets = b"](\x8f(K\1\x90(K\2\x91" + called("builtins.set", b"]") + b"e"
+    yield "sets", torch_file(weights(sets)), LOADS
+    filled = called("collections.OrderedDict", b"]")
+    yield "an OrderedDict of something", torch_file(weights(filled)), "not empty when it is made"
     yield "ADDITEMS on a list", torch_file(weights(b"](N\x90")), "no container"
     yield "a key alone", torch_file(b"}(" + text("w") + b"u"), "a key has no value"
     yield "a key twice", torch_file(b"}" + items({"w": tensor()}) * 2), "comes twice"

@@ -14,17 +14,17 @@ SOAK = os.environ.get("IBJ_SOAK") == "1"
 UNSAFE = ("weights_only", "unsafe", "allow_pickle", "trust_remote", "--force")
 
 
-def opened(*arguments):
-    """The program's JSON lines; it must end well, with nothing on stderr."""
+def opened(*arguments, seconds=900):
+    """The program's JSON lines; it must end well, and by itself: nothing may wait for ever."""
     command = [sys.executable, PROGRAM, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    return opened("hostile", tmp_path_factory.mktemp("hostile"))
+    return opened("hostile", tmp_path_factory.mktemp("hostile"), seconds=120)
 
 
 def test_no_hostile_file_runs_anything(hostile):
@@ -59,7 +59,7 @@ def test_none_takes_long_or_much(hostile):
     refused = sum(line["refusal"] is not None for line in hostile)
     print(
         f"G22: {len(hostile)} hostile files, {refused} refused, {len(hostile) - refused} odd but "
-        f"right, 0 ran code; slowest {slowest['seconds']:.2f} s ({slowest['name']}), "
+        f"right, 0 ran code; slowest {slowest['seconds']:.2f} s of CPU ({slowest['name']}), "
         f"RSS {most >> 20} MiB"
     )
     assert slowest["seconds"] < 3, slowest
