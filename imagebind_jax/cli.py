@@ -1,4 +1,4 @@
-"""The command line: imagebind-jax <demo|train>.
+"""The command line: imagebind-jax <demo|train|convert>.
 
 Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else.
 """
@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -81,9 +82,30 @@ def _run(arguments: list[str]) -> None:
     train.add_argument("--cache", help="folder for made records (default: ~/.cache/...)")
     train.set_defaults(run=_train)
 
+    convert = commands.add_parser(
+        "convert",
+        help="weights from PyTorch or CLIP to a folder of ours, safetensors or PyTorch",
+        description="Formats are recognised by content; the target's suffix says what to write.",
+    )
+    convert.add_argument("source", metavar="SRC", help=".pth, .pt, .safetensors, or a folder")
+    convert.add_argument("target", metavar="DST", help="folder, or file.safetensors, file.pth")
+    convert.add_argument("--source", dest="kind", default="auto", metavar="KIND",
+                         help="auto, imagebind, open_clip, hugging_face or lora")  # fmt: skip
+    convert.add_argument("--format", default="", help="orbax, safetensors or pytorch")
+    convert.add_argument("--modalities", default="", help="only these, e.g. vision,audio")
+    convert.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    convert.add_argument("--heads", default="", help="where no rule gives them: vision=4,text=2")
+    convert.add_argument("--activation", help="gelu or quick_gelu, for CLIP without a config")
+    convert.add_argument("--base", metavar="CKPT", help="the model that adapters in SRC are for")
+    convert.add_argument("--merge", action="store_true", help="adapters into the base's kernels")
+    convert.add_argument("--overwrite", action="store_true", help="replace an earlier DST")
+    convert.add_argument("--verify", action="store_true",
+                         help="read back; print what went where, with checksums")  # fmt: skip
+    convert.set_defaults(run=_convert)
+
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "train":
-        raise UserError(f"unrecognized arguments: {' '.join(rest)} (see imagebind-jax demo --help)")
+        raise UserError(f"unrecognized arguments: {' '.join(rest)} (see imagebind-jax {options.command} --help)")
     if getattr(options, "cache", None):
         from imagebind_jax.inputs.sources import CACHE_VARIABLE
 
@@ -117,6 +139,33 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
     train.check(config, folder)  # before minutes of rendering
     render(cached(config))
     train.fit(config, folder)
+
+
+def _convert(options: argparse.Namespace, _: list[str]) -> None:
+    heads = {}
+    for item in filter(None, options.heads.split(",")):
+        modality, _, number = item.partition("=")
+        if not number.isdecimal():
+            raise UserError(f"--heads {item}: expected modality=number, e.g. vision=4")
+        heads[modality] = int(number)
+    from imagebind_jax.porting.converting import convert
+
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+        convert(
+            options.source,
+            options.target,
+            to=options.format,
+            overwrite=options.overwrite,
+            verify=options.verify,
+            base=options.base,
+            merge=options.merge,
+            source=options.kind,
+            modalities=tuple(filter(None, options.modalities.split(","))),
+            dtype=options.dtype,
+            heads=heads,
+            activation=options.activation,
+        )
 
 
 def load_config(path: str, overrides: Sequence[str] = ()):

@@ -1,5 +1,6 @@
 """imagebind-jax convert: weights from any file of this family to a folder, safetensors or PyTorch."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -11,9 +12,9 @@ import numpy as np
 
 from imagebind_jax import metrics
 from imagebind_jax.errors import UserError
-from imagebind_jax.porting import folder, imagebind, loading, note, rules, writing
+from imagebind_jax.porting import folder, imagebind, loading, lora, note, rules, writing
 from imagebind_jax.porting.torch_file import TensorSpec
-from imagebind_jax.porting.weights import Weights, stacked
+from imagebind_jax.porting.weights import InMemory, Weights, stacked
 
 FORMATS = ("orbax", "safetensors", "pytorch")
 SUFFIXES = {".safetensors": "safetensors", ".pth": "pytorch", ".pt": "pytorch"}
@@ -25,6 +26,8 @@ def convert(
     target: str | os.PathLike,
     *,
     to: str = "",
+    base: str | os.PathLike | None = None,
+    merge: bool = False,
     overwrite: bool = False,
     verify: bool = False,
     say: Callable[[str], None] = print,
@@ -33,16 +36,19 @@ def convert(
     """Writes the weights in `source` as `target`, holding one layer in memory at a time.
 
     to: "orbax" (a folder), "safetensors" or "pytorch" (files with the names and axes of the
-    released PyTorch model); by default what the target's suffix says. verify: read both again and
-    print what went where. how: as of `loading.load`. The target appears at once when it is whole.
-    Raises UserError where the source cannot be read, the target exists or the disk has no room.
+    released PyTorch model); by default what the target's suffix says. base: the checkpoint that
+    `source` holds adapters for; merge: into its kernels (the whole model is then in memory).
+    verify: read both again and print what went where. how: as of `loading.load`.
+
+    The target appears at once when it is whole. Raises UserError where the source cannot be read,
+    the target exists or the disk has no room.
     """
     source, target = pathlib.Path(source), pathlib.Path(target)
     to = to or SUFFIXES.get(target.suffix, "orbax")
     if to not in FORMATS:
         raise UserError(f"format {to!r}: not one of {', '.join(FORMATS)}")
     _check_target(source, target, overwrite)
-    with loading.open_weights(source, **how) as weights:
+    with _open(source, base, merge, how) as weights:
         total = sum(spec.nbytes for spec in weights.specs.values())
         _check_space(target, total)
         with metrics.Progress("convert", total >> 20) as progress:
@@ -54,10 +60,29 @@ def convert(
                 write = writing.write_safetensors if to == "safetensors" else writing.write_torch
                 write(target, specs, tensors, counted.note)
         say(f"{target}: {total / 1e6:,.1f} MB, {', '.join(weights.config.encoders)}")
-        if "licence" in weights.origin:
-            say(f"licence: {weights.origin['licence']}")
+        say(f"licence: {weights.origin['licence']}")
         if verify:
             _verify(weights, source, target, say)
+
+
+@contextlib.contextmanager
+def _open(source: pathlib.Path, base, merge: bool, how: dict) -> Iterator[Weights]:
+    if base is None:
+        if how.get("source") == "lora":
+            raise UserError("adapters need the checkpoint that they were trained on: --base CKPT")
+        if merge:
+            raise UserError("--merge is for adapters: --source lora --base CKPT")
+        with loading.open_weights(source, **how) as weights:
+            yield weights
+        return
+    if how.pop("source", "lora") not in ("lora", "auto"):
+        raise UserError("--base is for adapters: --source lora")
+    with loading.open_weights(base, **how) as weights:
+        origin = weights.origin
+    model, params = lora.load(source, *loading.load(base, **how))
+    if merge:
+        model, params = lora.merge(model, params)
+    yield InMemory(model.config, params, how.get("dtype", "float32"), origin)
 
 
 def reference_tensors(
@@ -68,6 +93,11 @@ def reference_tensors(
     Raises UserError where the model has parameters that the reference lacks.
     """
     tables = {m: imagebind.table(m) for m in weights.config.encoders}
+    if adapted := [m for m, c in weights.config.encoders.items() if c.lora]:
+        raise UserError(
+            f"the reference has no adapters, and {', '.join(adapted)} has: --merge them, or write "
+            "a folder"
+        )
     leaves = rules.leaves(weights.config, tables)
     buffers = imagebind.buffers(weights.config)
     specs = {}

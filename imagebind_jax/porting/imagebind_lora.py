@@ -18,15 +18,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.model import HUGE, ImageBindConfig
-from imagebind_jax.porting import imagebind, rules
-from imagebind_jax.porting.note import Note
+from imagebind_jax.porting import imagebind, note, rules
 from imagebind_jax.porting.tensors import Renamed, Tensors, open_tensors
 from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import select, stacked
-from imagebind_jax.porting.writing import write_safetensors, write_torch
+from imagebind_jax.porting.writing import replaced, write_torch
 
 Layers = Sequence[int] | Mapping[str, Sequence[int]] | None
 Leaves = dict[str, np.ndarray]
@@ -242,34 +242,32 @@ def _read_checkpoint(tensors: Tensors, config: ImageBindConfig) -> tuple[ImageBi
     return config, leaves
 
 
+def write_file(path: pathlib.Path, tensors: Leaves, config: ImageBindConfig) -> None:
+    """Writes .safetensors with a digest of every tensor, and the config that they belong to."""
+    tensors = {name: np.array(x, order="C") for name, x in tensors.items()}  # others come out wrong
+    said = note.Note(config, {}, {name: note.digest(x) for name, x in tensors.items()})
+    data = safetensors.numpy.save(tensors, {"format": "pt", note.KEY: note.seal(said)})
+    with replaced(path) as file:
+        file.write(data)
+
+
 def write_folder(
     path: pathlib.Path, config: ImageBindConfig, flat: Mapping[str, Any], postfix: str
 ) -> None:
     """Adapters with the target "attn", all heads and all logit scales, in their names and axes."""
-
-    def describe(digests: Mapping[str, str]) -> Note:
-        return Note(config, {}, dict(digests))
-
     for modality, encoder in config.encoders.items():
         if encoder.lora:
             a, b = (np.asarray(flat[_PATH.format(modality, x)], np.float32) for x in "ab")
             b = np.float32(encoder.lora_scale) * b
             tensors = {f"w_a_{i:03d}": x.T for i, x in enumerate(a)}
             tensors |= {f"w_b_{i:03d}": x.T for i, x in enumerate(b)}
-            file = path / f"imagebind-lora-{modality}{postfix}.safetensors"
-            write_safetensors(file, _specs(tensors), tensors.items(), describe)
-    table = _table(config, list(config.encoders))
+            write_file(path / f"imagebind-lora-{modality}{postfix}.safetensors", tensors, config)
     tensors = {
         leaf.keys[0][0]: leaf.theirs(np.asarray(flat[leaf.path], np.float32))
-        for leaf in table
+        for leaf in _table(config, list(config.encoders))
         if leaf.rule.key.startswith((_HEADS, _SCALES))
     } | imagebind.buffers(config)
     for part, prefix in (("heads", _HEADS), ("postprocessors", _SCALES)):
-        chosen = {
-            name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)
-        }
-        write_torch(path / f"imagebind-{part}{postfix}.pth", _specs(chosen), chosen.items())
-
-
-def _specs(tensors: Mapping[str, np.ndarray]) -> dict[str, TensorSpec]:
-    return {name: TensorSpec(x.shape, x.dtype) for name, x in tensors.items()}
+        chosen = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+        specs = {name: TensorSpec(x.shape, x.dtype) for name, x in chosen.items()}
+        write_torch(path / f"imagebind-{part}{postfix}.pth", specs, chosen.items())

@@ -96,6 +96,11 @@ def _recognised(tensors: Tensors, source: str) -> tuple[ModuleType, Tensors]:
                 found = Renamed(tensors, old) if prefix else tensors
                 return form, getattr(form, "canonical", lambda tensors: tensors)(found)
     names = list(tensors.specs)
+    if any(name.startswith("w_a_") or "_lora" in name for name in names):
+        raise UserError(
+            f"{tensors.path} holds adapters, no whole model: load the checkpoint they were trained "
+            "on, then `porting.lora.load` them (convert: --source lora --base CKPT)"
+        )
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     raise UserError(
         f"{tensors.path}: no checkpoint of {' or '.join(FORMATS)}: it holds {shown or 'no tensor'}"

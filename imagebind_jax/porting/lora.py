@@ -31,11 +31,8 @@ from imagebind_jax.layers import ADAPTABLE
 from imagebind_jax.model import ImageBind, ImageBindConfig, init
 from imagebind_jax.porting import imagebind_lora
 from imagebind_jax.porting.imagebind_lora import Layers, Leaves
-from imagebind_jax.porting.note import Note
 from imagebind_jax.porting.tensors import Tensors, open_tensors
-from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import select, shapes
-from imagebind_jax.porting.writing import write_safetensors
 
 
 def adapters(params: Mapping) -> dict:
@@ -153,10 +150,8 @@ def save(
         raise UserError("this model has no adapters to save: lora.add makes them")
     config = dataclasses.replace(model.config, encoders=adapted)
     _check("these parameters", model.config, leaves, list(adapted))
-    specs = {name: TensorSpec(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in leaves.items()}
     files.check_writable(path.absolute().parent, "choose another path")
-    tensors = ((name, np.asarray(leaf)) for name, leaf in leaves.items())
-    write_safetensors(path, specs, tensors, lambda digests: Note(config, {}, dict(digests)))
+    imagebind_lora.write_file(path, {name: np.asarray(x) for name, x in leaves.items()}, config)
 
 
 def load(

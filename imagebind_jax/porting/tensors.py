@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import stat
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
@@ -123,6 +124,8 @@ def open_tensors(path: str | os.PathLike) -> Iterator[Tensors]:
     """A PyTorch zip or safetensors file. Raises UserError, one line, on anything else."""
     path = pathlib.Path(path)
     tensors: Tensors = SafeTensorsFile(path) if _is_safetensors(path) else NotedTorchFile(path)
+    for line in getattr(tensors, "warnings", []):
+        warnings.warn(line, stacklevel=3)
     try:
         yield tensors
     finally:

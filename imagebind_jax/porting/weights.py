@@ -59,9 +59,15 @@ class Weights:
 class InMemory(Weights):
     """Parameters that are in memory already: numpy or JAX arrays in a nested dict."""
 
-    def __init__(self, config: ImageBindConfig, params: Mapping, dtype: str = "float32"):
+    def __init__(
+        self,
+        config: ImageBindConfig,
+        params: Mapping,
+        dtype: str = "float32",
+        origin: Mapping[str, str | int] | None = None,
+    ):
         """Raises UserError where `params` are not those of `config`."""
-        super().__init__(config, dtype, {})
+        super().__init__(config, dtype, origin or {})
         self._leaves = traverse_util.flatten_dict(params, sep="/")
         expected = {path: spec.shape for path, spec in self.specs.items()}
         found = {path: np.shape(leaf) for path, leaf in self._leaves.items()}
@@ -70,7 +76,7 @@ class InMemory(Weights):
 
     def pieces(self, path: str) -> Iterator[np.ndarray]:
         """As of `Weights`."""
-        leaf = self._leaves[path]
+        leaf = np.asarray(self._leaves[path])
         for x in leaf if stacked(path) else (leaf,):
             yield np.array(x, self.specs[path].dtype, order="C")
 

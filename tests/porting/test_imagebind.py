@@ -83,7 +83,7 @@ def test_every_block(loaded, tensors, name):
         layers.Trunk(1, c.heads, c.mlp_ratio, c.activation, c.bias_kv, causal=m == "text").apply
     )
     for i in range(c.depth):
-        slices = jax.tree.map(lambda leaf: leaf[i : i + 1], params[m]["trunk"]["blocks"])
+        slices = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], params[m]["trunk"]["blocks"])
         found = one({"params": {"blocks": slices}}, x.astype(np.float32))
         x = reference.block(tensors, m, i, x, c.heads)
         close(found, x)

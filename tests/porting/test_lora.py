@@ -165,7 +165,7 @@ def test_the_parallel_adapter_adds_to_the_whole_attention():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, WIDTH)), jnp.float32)
     block = Block(2, bias_kv=True, adapters=Adapters(("attn",), RANK, 0.5))
     y = jax.jit(block.apply)({"params": params}, x, jnp.float32(0))[0] - x
-    w = flat(params)
+    w, x = flat(params), np.asarray(x)
     mean, deviation = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
     normed = (x - mean) / np.sqrt(deviation + 1e-6) * w["norm_1/scale"] + w["norm_1/bias"]
     heads = {path.removeprefix("attn/"): leaf for path, leaf in w.items()}
@@ -421,7 +421,7 @@ def reference(config, params):
     """{name in the reference: tensor} of a model without adapters."""
     tables = {m: imagebind.table(m) for m in config.encoders}
     return {
-        key: np.ascontiguousarray(leaf.theirs(x))
+        key: np.array(leaf.theirs(x), order="C")
         for leaf in rules.leaves(config, tables)
         for (key,), x in zip(
             leaf.keys, flat(params)[leaf.path] if stacked(leaf.path) else [flat(params)[leaf.path]]

@@ -1,0 +1,324 @@
+"""Out again: every format comes back bit for bit, says what it holds, and notices every change."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+import imagebind_jax as ib
+from imagebind_jax import UserError
+from imagebind_jax.porting import converting, folder, loading, note
+from imagebind_jax.porting.tensors import open_tensors
+
+CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"
+NAMES = {"orbax": "w", "safetensors": "w.safetensors", "pytorch": "w.pth"}
+SOAK = bool(os.environ.get("IBJ_SOAK"))
+
+
+def quiet(_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The golden checkpoint in every format."""
+    out = tmp_path_factory.mktemp("made")
+    for name in NAMES.values():
+        converting.convert(CHECKPOINT, out / name, say=quiet)
+    return out
+
+
+def flat(path, **how):
+    _, params = ib.load(path, **how)
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def bits(x):
+    x = np.asarray(x)
+    return x.dtype, x.shape, x.tobytes()
+
+
+def state_dict(path):
+    with open_tensors(path) as file:
+        return {name: bits(file[name]) for name in file.specs}
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_loads_the_same(made, name):
+    expected, found = flat(CHECKPOINT), flat(made / name)
+    assert expected.keys() == found.keys()
+    for path in expected:
+        assert bits(found[path]) == bits(expected[path]), path
+    assert ib.load(made / name)[0].config == ib.load(CHECKPOINT)[0].config
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_files_hold_the_references_state_dict_bit_for_bit(made, name):
+    """Same names, shapes, types and bits, buffers included: what `strict=True` asks for."""
+    assert state_dict(made / name) == state_dict(CHECKPOINT)
+
+
+def test_back_from_a_folder_is_bit_for_bit_too(made, tmp_path):
+    converting.convert(made / "w", tmp_path / "back.pth", say=quiet)
+    assert state_dict(tmp_path / "back.pth") == state_dict(CHECKPOINT)
+
+
+def test_torch_reads_what_we_write(made):
+    torch = pytest.importorskip("torch", reason="an oracle: pip install imagebind-jax[torch]")
+    ours = torch.load(made / "w.pth", weights_only=True, mmap=True)
+    theirs = torch.load(CHECKPOINT, weights_only=True)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_safetensors_library_reads_what_we_write(made):
+    found = safetensors.numpy.load_file(made / "w.safetensors")
+    assert {name: bits(x) for name, x in found.items()} == state_dict(CHECKPOINT)
+
+
+def test_tensors_can_be_mapped_in_place(made):
+    """Each record of the zip begins at a multiple of 64 bytes, as PyTorch's do."""
+    with zipfile.ZipFile(made / "w.pth") as archive, open(made / "w.pth", "rb") as file:
+        for info in archive.infolist():
+            file.seek(info.header_offset + 26)
+            name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+            assert (info.header_offset + 30 + name + extra) % 64 == 0, info.filename
+
+
+def test_orbax_alone_reads_the_folder(made):
+    """No code of ours is needed to read it."""
+    import orbax.checkpoint as ocp
+
+    tree = ocp.StandardCheckpointer().restore(made / "w" / folder.ARRAYS)
+    found = traverse_util.flatten_dict(tree, sep="/")
+    expected = flat(CHECKPOINT)
+    assert {p: bits(x) for p, x in found.items()} == {p: bits(x) for p, x in expected.items()}
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_says_where_it_comes_from(made, name):
+    import hashlib
+
+    with loading.open_weights(made / name) as weights:
+        origin = weights.origin
+    assert origin["file"] == CHECKPOINT.name
+    assert origin["sha256"] == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
+    assert origin["bytes"] == CHECKPOINT.stat().st_size
+    assert "non-commercial" in origin["licence"]
+
+
+def test_model_json_is_small_and_plain(made):
+    said = json.loads((made / "w" / "model.json").read_text())
+    assert said["config"]["encoders"]["depth"]["heads"] == 8
+    assert len(said["digests"]) == len(flat(CHECKPOINT))
+
+
+def test_bfloat16_and_some_modalities(tmp_path):
+    how = {"dtype": "bfloat16", "modalities": ("text", "imu")}
+    for name in NAMES.values():
+        converting.convert(CHECKPOINT, tmp_path / name, say=quiet, **how)
+        found, expected = flat(tmp_path / name, dtype="bfloat16"), flat(CHECKPOINT, **how)
+        assert {p: bits(x) for p, x in found.items()} == {p: bits(x) for p, x in expected.items()}
+    assert found["text/log_logit_scale"].dtype == np.float32
+
+
+def test_verify_tells_every_array_and_its_place(tmp_path):
+    lines = []
+    converting.convert(CHECKPOINT, tmp_path / "w", verify=True, say=lines.append)
+    rows = [line for line in lines if line.startswith("ok ")]
+    assert len(rows) == len(flat(CHECKPOINT)) and "bit for bit" in lines[-1]
+    qkv = next(row for row in rows if "vision/trunk/blocks/attn/qkv/kernel" in row)
+    assert "modality_trunks.vision.blocks.{0..2}.attn.in_proj_weight" in qkv
+    assert "3x48x3x4x12" in qkv and "sha256" in qkv
+
+
+def test_verify_notices_other_weights(made, tmp_path):
+    """The comparison itself can fail: another checkpoint's folder is not this one's."""
+    _, params = ib.load(CHECKPOINT)
+    model = ib.load(CHECKPOINT)[0]
+    params = jax.tree.map(lambda x: x, params)
+    params["imu"]["cls"] = params["imu"]["cls"] + 1
+    from imagebind_jax.porting.weights import InMemory
+
+    other = InMemory(model.config, params)
+    folder.write(tmp_path / "w", other, lambda d: note.Note(model.config, {"licence": ""}, dict(d)))
+    with (
+        loading.open_weights(CHECKPOINT) as weights,
+        pytest.raises(UserError, match="differs from .* in imu/cls"),
+    ):
+        converting._verify(weights, CHECKPOINT, tmp_path / "w", quiet)
+
+
+# ---- nothing is lost, nothing half-written is taken for whole
+
+
+def test_an_existing_target_stays_unless_told(made, tmp_path):
+    target = tmp_path / "w"
+    shutil.copytree(made / "w", target)
+    with pytest.raises(UserError, match="exists: choose another target, or --overwrite"):
+        converting.convert(CHECKPOINT, target, say=quiet)
+    converting.convert(CHECKPOINT, target, modalities=("imu",), overwrite=True, say=quiet)
+    assert {path.split("/")[0] for path in flat(target)} == {"imu"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w"]
+
+
+def test_a_folder_of_other_things_is_never_overwritten(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").touch()
+    with pytest.raises(UserError, match="not one of weights"):
+        converting.convert(CHECKPOINT, tmp_path / "photos", overwrite=True, say=quiet)
+    assert (tmp_path / "photos" / "me.jpg").exists()
+
+
+def test_the_source_is_never_overwritten(tmp_path):
+    shutil.copy(CHECKPOINT, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="the source itself"):
+        converting.convert(tmp_path / "w.pth", tmp_path / "w.pth", overwrite=True, say=quiet)
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_no_room(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(UserError, match="no space left on device"):
+        converting.convert(CHECKPOINT, tmp_path / name, say=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch, name):
+    original, count = loading.FromFile.pieces, iter(range(100))
+
+    def failing(self, path):
+        if next(count) == 20:
+            raise OSError(5, "Input/output error")
+        yield from original(self, path)
+
+    monkeypatch.setattr(loading.FromFile, "pieces", failing)
+    with pytest.raises(Exception, match="Input/output error"):
+        converting.convert(CHECKPOINT, tmp_path / name, say=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from imagebind_jax.porting import converting, loading
+original, count = loading.FromFile.pieces, iter(range(1000))
+def pieces(self, path):
+    if next(count) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield from original(self, path)
+loading.FromFile.pieces = pieces
+converting.convert(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_killed_on_the_way_there_is_no_target_and_the_next_run_makes_it(tmp_path, made, name):
+    target = tmp_path / name
+    command = [sys.executable, "-c", KILLED, str(CHECKPOINT), str(target), "60"]
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == -9
+    assert not target.exists()
+    converting.convert(CHECKPOINT, target, say=quiet)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert flat(target).keys() == flat(CHECKPOINT).keys()
+
+
+# ---- G26: of any mutant of what we write, nothing is silently wrong
+
+
+def damaged(content, rng):
+    content = bytearray(content)
+    kind = rng.randrange(4)
+    at = rng.randrange(len(content))
+    if kind == 0:
+        content[at] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        del content[at : at + rng.randrange(1, 9)]
+    elif kind == 2:
+        content[at:at] = rng.randbytes(rng.randrange(1, 9))
+    else:
+        del content[at:]
+    return bytes(content)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """One small encoder in every format, so that most mutations hit more than weights."""
+    out = tmp_path_factory.mktemp("small")
+    for name in NAMES.values():
+        converting.convert(CHECKPOINT, out / name, modalities=("imu",), say=quiet)
+    return out
+
+
+def outcome(path, expected):
+    """"refused" in one line, or "whole"; anything else is a failure."""
+    try:
+        with loading.open_weights(path) as weights:
+            found = {p: bits(weights.read(p)) for p in weights.specs}
+            same = found == expected["arrays"] and weights.config == expected["config"]
+    except UserError as error:
+        assert "\n" not in str(error) and str(error)
+        return "refused"
+    assert same, "loaded, but not what was written"
+    return "whole"
+
+
+@pytest.fixture(scope="module")
+def expected(small):
+    with loading.open_weights(small / "w") as weights:
+        return {"arrays": {p: bits(weights.read(p)) for p in weights.specs}, "config": weights.config}
+
+
+@pytest.mark.filterwarnings("ignore")  # a file whose checksums are damaged away says so
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_mutants_of_files(small, expected, tmp_path, name):
+    rng, content, seen = random.Random(1), (small / name).read_bytes(), {"refused": 0, "whole": 0}
+    head = content[: 40_000]
+    for i in range(5_000 if SOAK else 300):
+        changed = damaged(content, rng) if i % 2 else damaged(head, rng) + content[len(head) :]
+        path = tmp_path / name
+        path.write_bytes(changed)
+        seen[outcome(path, expected)] += 1
+    assert seen["refused"] > seen["whole"], seen
+
+
+def test_mutants_of_folders(small, expected, tmp_path):
+    rng, seen = random.Random(2), {"refused": 0, "whole": 0}
+    names = [p.relative_to(small / "w") for p in sorted((small / "w").rglob("*")) if p.is_file()]
+    for i in range(2_000 if SOAK else 100):
+        shutil.rmtree(tmp_path / "w", ignore_errors=True)
+        shutil.copytree(small / "w", tmp_path / "w")
+        path = tmp_path / "w" / names[i % len(names)]
+        path.write_bytes(damaged(path.read_bytes() or b"\n", rng))
+        seen[outcome(tmp_path / "w", expected)] += 1
+    assert seen["refused"] > 0, seen
+
+
+def test_a_note_that_somebody_edits_is_refused(small, tmp_path):
+    shutil.copytree(small / "w", tmp_path / "w")
+    path = tmp_path / "w" / "model.json"
+    path.write_text(path.read_text().replace('"heads": 4', '"heads": 2'))
+    with pytest.raises(UserError, match="was changed since it was written"):
+        ib.load(tmp_path / "w")
+
+
+def test_a_folder_that_claims_more_than_it_holds_is_refused(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "_ALWAYS_ALLOWED", 0)
+    monkeypatch.setattr(folder, "_MAX_EXPANSION", 0.5)
+    with pytest.raises(UserError, match="bytes of weights in a folder of"):
+        ib.load(small / "w")
+
+
+def test_any_other_folder_is_refused_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"is no folder of weights: no model\.json"):
+        ib.load(tmp_path)

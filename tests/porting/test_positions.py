@@ -1,0 +1,89 @@
+"""Positions for other input sizes: PyTorch's bicubic, axis by axis, and what each modality does."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import imagebind_jax as ib
+from imagebind_jax import UserError
+from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.porting import positions
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+TORCH = np.load(GOLDEN / "torch_bicubic.npz")  # torch.nn.functional.interpolate(mode="bicubic")
+CHECKPOINT = GOLDEN / "imagebind" / "imagebind_tiny.pth"
+SMALL = {"width": 6, "depth": 1, "heads": 1}
+
+
+def between(old, new, table):
+    cls = np.full((1, table.shape[1]), 7, np.float32)
+    out = positions.interpolated(np.concatenate([cls, table]), old, new)
+    np.testing.assert_array_equal(out[:1], cls)
+    assert out.shape == (new.tokens, table.shape[1]) and out.dtype == table.dtype
+    return out[1:]
+
+
+@pytest.mark.parametrize("side", [32, 12])
+def test_square_grids_are_pytorchs_bicubic(side):
+    old = EncoderConfig((2, 224, 224, 3), patch=(2, 14, 14), **SMALL)
+    new = dataclasses.replace(old, shape=(2, 14 * side, 14 * side, 3))
+    np.testing.assert_allclose(between(old, new, TORCH["square16"]), TORCH[f"to{side}"], atol=2e-6)
+
+
+def test_longer_spectrograms_are_interpolated_along_time():
+    old = EncoderConfig((128, 204, 1), patch=(16, 16), stride=(10, 10), **SMALL)
+    new = dataclasses.replace(old, shape=(128, 404, 1))
+    np.testing.assert_allclose(between(old, new, TORCH["audio12x19"]), TORCH["to12x39"], atol=2e-6)
+
+
+def test_a_line_stays_a_line():
+    """Inside, away from the repeated edges, cubic interpolation is exact for a ramp."""
+    old = EncoderConfig((160, 6), patch=(8,), **SMALL)
+    new = dataclasses.replace(old, shape=(320, 6))
+    ramp = np.repeat(np.arange(20, dtype=np.float32)[:, None], 6, axis=1)
+    expected = (np.arange(40) + 0.5) / 2 - 0.5
+    np.testing.assert_allclose(between(old, new, ramp)[6:-6, 0], expected[6:-6], atol=1e-5)
+
+
+def test_a_time_axis_of_one_is_repeated():
+    old = EncoderConfig((2, 8, 8, 3), patch=(2, 4, 4), **SMALL)
+    new = dataclasses.replace(old, shape=(4, 8, 8, 3))
+    table = np.arange(24, dtype=np.float32).reshape(4, 6)
+    np.testing.assert_allclose(between(old, new, table), np.tile(table, (2, 1)), atol=1e-6)
+
+
+def test_shorter_text_keeps_its_first_positions_and_longer_is_refused():
+    old = EncoderConfig((8,), vocab_size=10, **SMALL)
+    table = np.arange(48, dtype=np.float32).reshape(8, 6)
+    short = positions.interpolated(table, old, dataclasses.replace(old, shape=(5,)))
+    np.testing.assert_array_equal(short, table[:5])
+    with pytest.raises(UserError, match="for 8 tokens of text, not 9"):
+        positions.interpolated(table, old, dataclasses.replace(old, shape=(9,)))
+
+
+def test_the_same_size_changes_nothing():
+    model, params = ib.load(CHECKPOINT, modalities=["depth"])
+    again, same = ib.load(CHECKPOINT, modalities=["depth"], shapes={"depth": (224, 224, 1)})
+    assert again.config == model.config
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+
+
+def test_a_model_for_larger_pictures_and_longer_sounds_runs():
+    shapes = {"depth": (448, 448, 1), "audio": (128, 404, 1)}
+    model, params = ib.load(CHECKPOINT, modalities=list(shapes), shapes=shapes)
+    inputs = {m: np.zeros((1, *shape), np.float32) for m, shape in shapes.items()}
+    z = ib.embed(model, params, inputs)
+    assert {m: x.shape for m, x in z.items()} == {"depth": (1, 20), "audio": (1, 20)}
+    assert params["audio"]["position"].shape == (1 + 12 * 39, 40)
+
+
+@pytest.mark.parametrize(
+    ("shape", "line"),
+    [((448, 448), "in place of"), ((448, 448, 3), "in place of"), ((8, 8, 1), "smaller than a patch")],
+)
+def test_shapes_that_do_not_fit_are_refused(shape, line):
+    with pytest.raises(UserError, match=line):
+        ib.load(CHECKPOINT, modalities=["depth"], shapes={"depth": shape})
