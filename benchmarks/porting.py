@@ -96,7 +96,9 @@ def main() -> None:
         weights = Random(HUGE, "float32", {})
         specs, tensors = converting.reference_tensors(weights)
         print(f"writing {source}", flush=True)
-        writing.write_torch(source, specs, tensors, lambda digests: note.Note(HUGE, {}, dict(digests)))
+        writing.write_torch(
+            source, specs, tensors, lambda digests: note.Note(HUGE, {}, dict(digests))
+        )
     size = source.stat().st_size
 
     results: dict[str, list[dict]] = {}

@@ -105,7 +105,9 @@ def _run(arguments: list[str]) -> None:
 
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "train":
-        raise UserError(f"unrecognized arguments: {' '.join(rest)} (see imagebind-jax {options.command} --help)")
+        raise UserError(
+            f"unrecognized arguments: {' '.join(rest)} (see imagebind-jax {options.command} --help)"
+        )
     if getattr(options, "cache", None):
         from imagebind_jax.inputs.sources import CACHE_VARIABLE
 

@@ -41,7 +41,7 @@ class EncoderConfig:
     patch: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()  # empty: the patch, no overlap
     vocab_size: int = 0
-    mlp_ratio: int = 4
+    mlp_ratio: float = 4.0  # of CLIP ViT-g and bigG it is not whole
     activation: str = "gelu"
     bias_kv: bool = False
     stem_norm: bool = False

@@ -98,7 +98,7 @@ class Attention(nn.Module):
 class MlpBlock(nn.Module):
     """Linear, activation, linear: width -> ratio * width -> width."""
 
-    ratio: int = 4
+    ratio: float = 4.0
     activation: str = "gelu"
     dtype: str = "float32"
     adapters: Adapters = Adapters()
@@ -106,7 +106,7 @@ class MlpBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=xavier)
-        hidden = self.adapters("fc1", x, dense(self.ratio * x.shape[-1], name="fc1")(x))
+        hidden = self.adapters("fc1", x, dense(round(self.ratio * x.shape[-1]), name="fc1")(x))
         hidden = ACTIVATIONS[self.activation](hidden)
         return self.adapters("fc2", hidden, dense(x.shape[-1], name="fc2")(hidden))
 
@@ -115,7 +115,7 @@ class Block(nn.Module):
     """Pre-norm residual block; each branch is dropped per sample with the block's own rate."""
 
     heads: int
-    mlp_ratio: int = 4
+    mlp_ratio: float = 4.0
     activation: str = "gelu"
     bias_kv: bool = False
     causal: bool = False
@@ -149,7 +149,7 @@ class Trunk(nn.Module):
 
     depth: int
     heads: int
-    mlp_ratio: int = 4
+    mlp_ratio: float = 4.0
     activation: str = "gelu"
     bias_kv: bool = False
     causal: bool = False

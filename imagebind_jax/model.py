@@ -147,7 +147,7 @@ BASE = ImageBindConfig(
     embed_dim=512,
 )
 
-_SMALL: Fields = {"width": 96, "depth": 2, "heads": 3, "mlp_ratio": 2, "logit_scale": 10.0}
+_SMALL: Fields = {"width": 96, "depth": 2, "heads": 3, "mlp_ratio": 2.0, "logit_scale": 10.0}
 _IMAGE: Fields = {"patch": (32, 32), "bias_kv": True, **_SMALL}
 # The demo's: 64 pixels, 32 tokens of text (the world's captions have 22 words at most).
 # Large patches, few tokens: on two cores, many cheap steps teach more than a few fine-grained
@@ -160,7 +160,7 @@ TINY = ImageBindConfig(
             width=128,
             depth=3,
             heads=4,
-            mlp_ratio=2,
+            mlp_ratio=2.0,
             stem_norm=True,
         ),
         "text": EncoderConfig((32,), vocab_size=49408, position_std=0.01, **_SMALL),

@@ -14,6 +14,7 @@ from jaxtyping import install_import_hook
 install_import_hook("imagebind_jax", "beartype.beartype")
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -23,3 +24,24 @@ def cache(tmp_path, monkeypatch):
     """Made records go to the test's own folder."""
     monkeypatch.setenv("IMAGEBIND_JAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def quick_compilation(tmp_path_factory):
+    """Each program is compiled once, and not for speed; runs in other processes share it."""
+    options = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    defaults = dict(zip(options, (False, None, 1.0, 0)))
+    compilation_cache.reset_cache()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in options.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
+    for name, value in defaults.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

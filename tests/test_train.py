@@ -13,7 +13,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from imagebind_jax import checkpoint, metrics, sharding, train
 from imagebind_jax.config import TrainConfig, facts
@@ -25,6 +24,7 @@ from imagebind_jax.optimizer import OptimizerConfig
 
 STEPS, HALF = 60, 30
 BATCH = 16
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 PAUSE = "IMAGEBIND_JAX_TEST_PAUSE"  # seconds that reading a record takes
 
 
@@ -93,27 +93,6 @@ def make_config(**changes):
 
 def quiet(line):
     pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation(tmp_path_factory):
-    """Each program is compiled once, and not for speed; runs in other processes share it."""
-    options = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    defaults = dict(zip(options, (False, None, 1.0, 0)))
-    compilation_cache.reset_cache()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in options.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        yield
-    for name, value in defaults.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

@@ -126,11 +126,6 @@ class _Tower:
                 "to another checkpoint; move it away"
             )
         hidden = self.shape("trunk/blocks/mlp/fc1/kernel", 2)[0]
-        if hidden % width:
-            raise self.error(
-                f"an MLP of {hidden} for a width of {width} (as in ViT-g and bigG): ratios that are "
-                "not whole are not supported"
-            )
         if said.get("heads"):
             hints = dataclasses.replace(hints, heads={self.modality: said["heads"], **hints.heads})
         positions = self.shape("position", 2)[0]
@@ -139,7 +134,7 @@ class _Tower:
             "width": width,
             "depth": blocks(self.tensors.specs, prefix),
             "heads": hints.heads_of(self.modality, width),
-            "mlp_ratio": hidden // width,
+            "mlp_ratio": hidden / width,
             "activation": said["activation"],
             "norm_eps": said.get("norm_eps", 1e-5),  # torch's default, which CLIP has everywhere
         }

@@ -107,9 +107,7 @@ def write(
         registry = type_handlers.create_type_handler_registry(
             (jax.Array, type_handlers.ArrayHandler()), (_Unmade, _Stream())
         )
-        handler = ocp.PyTreeCheckpointHandler(
-            type_handler_registry=registry, use_compression=False
-        )
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
         with ocp.Checkpointer(handler) as checkpointer:
             tree = traverse_util.unflatten_dict(leaves, sep="/")
             checkpointer.save((partial / ARRAYS).absolute(), args=ocp.args.PyTreeSave(tree))
@@ -174,7 +172,9 @@ class OrbaxReader:
         for path, shape in shapes.items():
             found = tuple(saved[path].shape) if path in saved else "missing"
             if found != shape:
-                raise UserError(f"{self.folder}: {path} is {found}, and not {shape} as it should be")
+                raise UserError(
+                    f"{self.folder}: {path} is {found}, and not {shape} as it should be"
+                )
         claimed = sum(math.prod(shape) * 4 for shape in shapes.values())
         size = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
         if claimed > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * size):

@@ -35,7 +35,10 @@ def _norm(key: str, path: str) -> list[Rule]:
 
 
 def _linear(key: str, path: str) -> list[Rule]:
-    return [Rule(f"{key}.weight", f"{path}/kernel", "o i -> i o"), Rule(f"{key}.bias", f"{path}/bias")]
+    return [
+        Rule(f"{key}.weight", f"{path}/kernel", "o i -> i o"),
+        Rule(f"{key}.bias", f"{path}/bias"),
+    ]
 
 
 def _block(prefix: str) -> list[Rule]:
@@ -118,7 +121,7 @@ def describe(tensors: Tensors, hints: Hints) -> ImageBindConfig:
 
 
 def _encoder(m: str, tensors: Tensors, shapes: Mapping[str, Any], hints: Hints) -> EncoderConfig:
-    pre, block = f"{_IN}{m}", f"{_TRUNK}{m}.blocks.0"
+    block = f"{_TRUNK}{m}.blocks.0"
     rules = {rule.path: rule.key for rule in table(m)}
 
     def shape(path: str, rank: int) -> tuple[int, ...]:
@@ -130,13 +133,11 @@ def _encoder(m: str, tensors: Tensors, shapes: Mapping[str, Any], hints: Hints) 
     width = shape("trunk/blocks/norm_1/scale", 1)[0]
     tokens = shape("position", 3)[1]
     hidden = shape("trunk/blocks/mlp/fc1/kernel", 2)[0]
-    if hidden % width:
-        raise UserError(f"{tensors.path}: {m} has an MLP of {hidden} for a width of {width}")
     fields = {
         "width": width,
         "depth": blocks(shapes, f"{_TRUNK}{m}.blocks."),
         "heads": hints.heads_of(m, width),
-        "mlp_ratio": hidden // width,
+        "mlp_ratio": hidden / width,
         "bias_kv": f"{block}.attn.bias_k" in shapes,
         "stem_norm": rules["stem/norm/scale"] in shapes,
         "pre_norm": rules["trunk/pre_norm/scale"] in shapes,

@@ -63,10 +63,11 @@ def read_file(
         warnings.warn(
             f"{path.name}: the heads beside it are not read: load the folder for them", stacklevel=4
         )
-    depth = config.encoders[modality].depth
+    if isinstance(layers, Mapping):
+        layers = layers.get(modality)
     matrices = {
         layer: (tensors[f"w_a_{i:03d}"].T, tensors[f"w_b_{i:03d}"].T)
-        for i, layer in enumerate(_layers(path, count, depth, _of(layers, modality)))
+        for i, layer in enumerate(_layers(path, count, config.encoders[modality].depth, layers))
     }
     return _adapted(path, config, modality, matrices)
 
@@ -111,10 +112,11 @@ def _adapted(
     if encoder.vocab_size:
         changes["causal"] = False
     leaves = {_PATH.format(modality, "a"): a, _PATH.format(modality, "b"): b}
-    return _with(config, modality, **changes), leaves
+    return with_encoder(config, modality, **changes), leaves
 
 
-def _with(config: ImageBindConfig, modality: str, **changes: Any) -> ImageBindConfig:
+def with_encoder(config: ImageBindConfig, modality: str, **changes: Any) -> ImageBindConfig:
+    """The config with fields of one encoder changed."""
     encoder = dataclasses.replace(config.encoders[modality], **changes)
     return dataclasses.replace(config, encoders={**config.encoders, modality: encoder})
 
@@ -133,10 +135,6 @@ def read_folder(
         raise UserError(
             f"{path}: no imagebind-lora-*{postfix or ''}.safetensors of {', '.join(config.encoders)}"
         )
-    if isinstance(layers, Mapping) and (unused := layers.keys() - {match[1] for match in found}):
-        raise UserError(
-            f"layers= names {', '.join(sorted(unused))}, of which {path} has no adapter"
-        )
     leaves: Leaves = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*the heads beside it")
@@ -153,10 +151,6 @@ def read_folder(
             config, read = read_part(tensors, config)
         leaves |= read
     return config, leaves
-
-
-def _of(layers: Layers, modality: str) -> Sequence[int] | None:
-    return layers.get(modality) if isinstance(layers, Mapping) else layers
 
 
 def _read_heads(tensors: Tensors, config: ImageBindConfig) -> tuple[ImageBindConfig, Leaves]:
@@ -184,17 +178,17 @@ def _read_scales(tensors: Tensors, config: ImageBindConfig) -> tuple[ImageBindCo
         if encoder.learn_scale:
             leaves[f"{modality}/log_logit_scale"] = np.asarray(log)
         elif not math.isclose(scale := math.exp(log), encoder.logit_scale or 1.0, rel_tol=1e-6):
-            config = _with(config, modality, logit_scale=scale)
+            config = with_encoder(config, modality, logit_scale=scale)
     return config, leaves
 
 
 def _table(config: ImageBindConfig, modalities: Sequence[str]) -> list[rules.Leaf]:
     """Where the reference keeps every leaf of these encoders, adapters apart."""
-    for modality in modalities:
-        config = _with(config, modality, lora=())
     if not modalities:
         return []
     some = select(config, modalities, "this model")
+    for modality in modalities:
+        some = with_encoder(some, modality, lora=())
     return rules.leaves(some, {m: imagebind.table(m) for m in modalities})
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 
@@ -121,7 +122,7 @@ def load(
 
     modalities: load only these encoders, reading only their bytes (empty: all there are).
     dtype: of the parameters and the computation; "bfloat16" takes half the memory.
-    source: "imagebind" or "open_clip" (OpenCLIP, OpenAI's CLIP, Hugging Face's CLIPModel); "auto"
+    source: "imagebind", "open_clip" (OpenAI's CLIP, too) or "hugging_face" (CLIPModel); "auto"
         looks at the names of the tensors.
     heads, activation: {modality: number of heads} and "gelu" or "quick_gelu", for a checkpoint of
         unusual widths or of OpenAI's without a config beside it: no tensor tells.
@@ -146,6 +147,14 @@ def load(
         config = dataclasses.replace(weights.config, encoders=encoders, dtype=dtype)
         flat = {path: jax.device_put(_fitted(weights, path, config)) for path in weights.specs}
     return ImageBind(config), traverse_util.unflatten_dict(flat, sep="/")
+
+
+def read_config(path: str | os.PathLike, **how) -> ImageBindConfig:
+    """The config of a checkpoint's model, without reading its weights. Arguments as of `load`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # heard again when the weights are loaded
+        with open_weights(path, **how) as weights:
+            return weights.config
 
 
 def fill(params: Mapping, config: ImageBindConfig, path: str | os.PathLike) -> dict:

@@ -30,7 +30,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.layers import ADAPTABLE
 from imagebind_jax.model import ImageBind, ImageBindConfig, init
 from imagebind_jax.porting import imagebind_lora
-from imagebind_jax.porting.imagebind_lora import Layers, Leaves
+from imagebind_jax.porting.imagebind_lora import Layers, Leaves, with_encoder
 from imagebind_jax.porting.tensors import Tensors, open_tensors
 from imagebind_jax.porting.weights import select, shapes
 
@@ -66,21 +66,16 @@ def add(
     """
     if not targets:
         raise UserError(f"targets: none of {', '.join(ADAPTABLE)} is named")
-    encoders = {}
-    for modality, encoder in select(model.config, modalities, "this model").encoders.items():
+    config = model.config
+    for modality, encoder in select(config, modalities, "this model").encoders.items():
         if encoder.lora:
             raise UserError(f"{modality} has adapters already: merge them first")
-        encoders[modality] = dataclasses.replace(
-            encoder, lora=tuple(targets), lora_rank=rank, lora_scale=scale
+        config = with_encoder(
+            config, modality, lora=tuple(targets), lora_rank=rank, lora_scale=scale
         )
-    some = dataclasses.replace(model.config, encoders=encoders)
+    some = select(config, modalities, "this model")
     fresh = jax.jit(lambda key: adapters(init(some, key)))(key)  # nothing else is computed
-    return ImageBind(_with(model.config, encoders)), optimizer.merge(params, fresh)
-
-
-def _with(config: ImageBindConfig, encoders: Mapping[str, EncoderConfig]) -> ImageBindConfig:
-    """The config with these encoders in the place of its own."""
-    return dataclasses.replace(config, encoders={**config.encoders, **encoders})
+    return ImageBind(config), optimizer.merge(params, fresh)
 
 
 def merge(model: ImageBind, params: Mapping) -> tuple[ImageBind, dict]:
@@ -89,9 +84,9 @@ def merge(model: ImageBind, params: Mapping) -> tuple[ImageBind, dict]:
     Outputs are the same to the rounding of W's type; in bfloat16 that may swallow a small change.
     Raises UserError on the target "attn", which no kernel can hold.
     """
-    flat = traverse_util.flatten_dict(params, sep="/")
-    encoders = dict(model.config.encoders)
-    for modality, encoder in encoders.items():
+    config, flat = model.config, traverse_util.flatten_dict(params, sep="/")
+    rank, scale = EncoderConfig.lora_rank, EncoderConfig.lora_scale  # as if there had been none
+    for modality, encoder in config.encoders.items():
         if "attn" in encoder.lora:
             raise UserError(
                 f"{modality}: an adapter beside the whole attention cannot be merged, as the "
@@ -102,8 +97,8 @@ def merge(model: ImageBind, params: Mapping) -> tuple[ImageBind, dict]:
             path = f"{modality}/trunk/blocks/{part}/{target}"
             a, b = (flat.pop(f"{path}_lora/{name}") for name in "ab")
             flat[f"{path}/kernel"] = _merged(flat[f"{path}/kernel"], a, b, encoder.lora_scale)
-        encoders[modality] = _bare(encoder)
-    return ImageBind(_with(model.config, encoders)), traverse_util.unflatten_dict(flat, sep="/")
+        config = with_encoder(config, modality, lora=(), lora_rank=rank, lora_scale=scale)
+    return ImageBind(config), traverse_util.unflatten_dict(flat, sep="/")
 
 
 @jax.jit
@@ -119,12 +114,6 @@ def _merged(
     return (kernel.astype(jnp.float32) + change).astype(kernel.dtype)
 
 
-def _bare(encoder: EncoderConfig) -> EncoderConfig:
-    """The encoder without adapters, equal to the one that never had any."""
-    rank, scale = EncoderConfig.lora_rank, EncoderConfig.lora_scale
-    return dataclasses.replace(encoder, lora=(), lora_rank=rank, lora_scale=scale)
-
-
 def save(
     path: str | os.PathLike, model: ImageBind, params: Mapping, *, also: Sequence[str] = ()
 ) -> None:
@@ -132,7 +121,7 @@ def save(
 
     also: regular expressions of other paths that were trained, matched from their start:
     `also=("text/(head|norm)/",)`. The file says which encoders it adapts and how, and has a
-    SHA-256 of every array and of what it says.
+    SHA-256 of every array and of what it says. This process must hold the arrays whole.
 
     Raises UserError where there is no adapter, or an expression matches nothing.
     """
@@ -202,16 +191,17 @@ def _read(
     if layers is not None:
         raise UserError(f"{tensors.path} says itself which layers are adapted: leave out layers=")
     adapted = tensors.note.config.encoders
-    encoders = dict(select(config, list(adapted), "the model to adapt").encoders)
+    select(config, list(adapted), "the model to adapt")
     for name, theirs in adapted.items():
-        encoders[name] = dataclasses.replace(
-            encoders[name],
+        config = with_encoder(
+            config,
+            name,
             lora=theirs.lora,
             lora_rank=theirs.lora_rank,
             lora_scale=theirs.lora_scale,
             causal=theirs.causal,
         )
-    return _with(config, encoders), {name: tensors[name] for name in tensors.specs}
+    return config, {name: tensors[name] for name in tensors.specs}
 
 
 def _check(where: str, config: ImageBindConfig, leaves: Mapping, adapted: Sequence[str]) -> None:

@@ -36,10 +36,14 @@ def unseal(text: str | bytes, where: object) -> Note:
         said = json.loads(text)
         whole = said.pop("seal") == _sha256(said)
         if said["format"] != FORMAT:
-            raise UserError(f"{where} has format {said['format']!r}, not {FORMAT}: update this package")
+            raise UserError(
+                f"{where} has format {said['format']!r}, not {FORMAT}: update this package"
+            )
         note = msgspec.convert(said, Note)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"{where} is damaged ({_line(error)}): convert the weights again") from error
+        raise UserError(
+            f"{where} is damaged ({_line(error)}): convert the weights again"
+        ) from error
     if not whole:
         raise UserError(f"{where} was changed since it was written: convert the weights again")
     return note

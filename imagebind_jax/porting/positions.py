@@ -21,7 +21,9 @@ def interpolated(table: np.ndarray, old: EncoderConfig, new: EncoderConfig) -> n
     """
     if old.vocab_size:
         if new.tokens > old.tokens:
-            raise UserError(f"there are positions for {old.tokens} tokens of text, not {new.tokens}")
+            raise UserError(
+                f"there are positions for {old.tokens} tokens of text, not {new.tokens}"
+            )
         return table[: new.tokens]
     patches, sizes = table[1:].astype(np.float64).reshape(*grid(old), -1), zip(grid(old), grid(new))
     for axis, (before, after) in enumerate(sizes):

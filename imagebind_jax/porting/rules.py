@@ -1,6 +1,7 @@
 """A checkpoint format is a table of rules; what reads parameters by one, and writes them back."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import einops
@@ -12,6 +13,7 @@ from imagebind_jax.porting.tensors import Tensors
 from imagebind_jax.porting.weights import shapes, stacked
 
 _COLUMNS = 16  # of float32: a cache line
+_SHOWN = 400  # groups of names in one error: more than the released model has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Leaf:
             return x
         if not self.rule.inflate:
             return einops.rearrange(x, self.rule.axes, **self._sizes())
+        # In float32, as the smallest float16 numbers cannot be halved.
+        x = x.astype(np.float32) if x.dtype.itemsize < 4 else x
         inflated = einops.repeat(x, self.rule.axes, **self._sizes())
         return inflated / x.dtype.type(self.sizes[self.rule.inflate])
 
@@ -104,7 +108,7 @@ def leaves(config: ImageBindConfig, tables: Mapping[str, Sequence[Rule]]) -> lis
         sizes = {"n": 3, "h": encoder.heads, "c": encoder.shape[-1], "t": (*encoder.patch, 1)[0]}
         found.append(Leaf(path, leaf.shape, rule, keys, sizes))
     if missing:
-        raise UserError(f"this format has no place for {', '.join(missing)}")
+        raise UserError(f"this format has no place for {_listed(missing)}")
     return found
 
 
@@ -118,14 +122,28 @@ def check(
     used = {key for leaf in found for keys in leaf.keys for key in keys}
     problems = []
     if absent := [key for key in used if key not in tensors.specs]:
-        problems.append(f"missing {', '.join(sorted(absent))}")
+        problems.append(f"missing {_listed(sorted(absent))}")
     if unused := [key for key in tensors.specs if key not in used and not ignored(key)]:
-        problems.append(f"unknown {', '.join(unused)}")
+        problems.append(f"unknown {_listed(unused)}")
     for leaf in found:
         if not absent and (wrong := _wrong_shape(leaf, tensors)):
             problems.append(wrong)
     if problems:
         raise UserError(f"{source}: {'; '.join(problems)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """All names, those that differ only in a layer's number together: `blocks.{0,1,2}.mlp`."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        before, number, after = (*re.split(r"(?<=\.)(\d+)(?=\.)", name, maxsplit=1), "", "")[:3]
+        groups.setdefault((before, after), []).append(number)
+    shown = [
+        before + (numbers[0] if len(numbers) == 1 else "{" + ",".join(numbers) + "}") + after
+        for (before, after), numbers in groups.items()
+    ]
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return ", ".join(shown[:_SHOWN]) + more
 
 
 def _wrong_shape(leaf: Leaf, tensors: Tensors) -> str:

@@ -59,7 +59,8 @@ class SafeTensorsFile:
         self.path = pathlib.Path(path)
         self._read = 0
         self._file = self._open()
-        self.specs = {name: self._spec(name) for name in self._file.keys()}
+        names = self._file.keys()  # of a file, no dict
+        self.specs = {name: self._spec(name) for name in names}
         said = (self._file.metadata() or {}).get(KEY)
         self.note = unseal(said, self.path) if said else None
 

@@ -59,6 +59,7 @@ def write_safetensors(path: pathlib.Path, specs: Specs, tensors: Named, describe
     digests = dict.fromkeys(specs, "0" * _DIGEST)
     with replaced(path) as file:
         room = len(_safe_header(specs, "")) + _NOTE_ROOM + len(json.dumps(digests, indent=1)) * 2
+        room += -room % 8
         file.seek(room)
         for name, x in tensors:
             digests[name] = _write(file.write, x, specs[name])

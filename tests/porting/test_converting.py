@@ -261,7 +261,7 @@ def small(tmp_path_factory):
 
 
 def outcome(path, expected):
-    """"refused" in one line, or "whole"; anything else is a failure."""
+    """ "refused" in one line, or "whole"; anything else is a failure."""
     try:
         with loading.open_weights(path) as weights:
             found = {p: bits(weights.read(p)) for p in weights.specs}
@@ -276,14 +276,17 @@ def outcome(path, expected):
 @pytest.fixture(scope="module")
 def expected(small):
     with loading.open_weights(small / "w") as weights:
-        return {"arrays": {p: bits(weights.read(p)) for p in weights.specs}, "config": weights.config}
+        return {
+            "arrays": {p: bits(weights.read(p)) for p in weights.specs},
+            "config": weights.config,
+        }
 
 
 @pytest.mark.filterwarnings("ignore")  # a file whose checksums are damaged away says so
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_mutants_of_files(small, expected, tmp_path, name):
     rng, content, seen = random.Random(1), (small / name).read_bytes(), {"refused": 0, "whole": 0}
-    head = content[: 40_000]
+    head = content[:40_000]
     for i in range(5_000 if SOAK else 300):
         changed = damaged(content, rng) if i % 2 else damaged(head, rng) + content[len(head) :]
         path = tmp_path / name
@@ -295,7 +298,7 @@ def test_mutants_of_files(small, expected, tmp_path, name):
 def test_mutants_of_folders(small, expected, tmp_path):
     rng, seen = random.Random(2), {"refused": 0, "whole": 0}
     names = [p.relative_to(small / "w") for p in sorted((small / "w").rglob("*")) if p.is_file()]
-    for i in range(2_000 if SOAK else 100):
+    for i in range(2_000 if SOAK else 50):
         shutil.rmtree(tmp_path / "w", ignore_errors=True)
         shutil.copytree(small / "w", tmp_path / "w")
         path = tmp_path / "w" / names[i % len(names)]
@@ -314,7 +317,7 @@ def test_a_note_that_somebody_edits_is_refused(small, tmp_path):
 
 def test_a_folder_that_claims_more_than_it_holds_is_refused(small, tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "_ALWAYS_ALLOWED", 0)
-    monkeypatch.setattr(folder, "_MAX_EXPANSION", 0.5)
+    monkeypatch.setattr(folder, "_MAX_EXPANSION", 0.1)
     with pytest.raises(UserError, match="bytes of weights in a folder of"):
         ib.load(small / "w")
 
