@@ -2,9 +2,11 @@
 
 import dataclasses
 import mmap
+import re
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from imagebind_jax.errors import UserError
 
@@ -20,8 +22,10 @@ CENTRAL = struct.Struct("<4s6H3L5H2L")
 LOCAL = struct.Struct("<4s5H3L2H")
 ONES = 0xFFFFFFFF  # of a 32-bit field: the value stands in the zip64 block
 WITH_DESCRIPTOR, UTF8, ENCRYPTED = 1 << 3, 1 << 11, 1 << 0
+STORED, DEFLATED = 0, 8
 AGAIN = "download or copy it again"
-SCRIPT = "is a TorchScript archive, which holds code: save its state_dict() with torch.save instead"
+# What torch.jit.save adds: source code, which it deflates, the numbers in it, and files of users.
+_PROGRAM = re.compile(r"[^/]+/((code|constants|extra)/.*|constants\.pkl)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,8 +38,23 @@ class Record:
     crc: int
 
 
+class _Member(NamedTuple):
+    """An entry of the zip directory; `packed` bytes of the file are `size` bytes of data."""
+
+    offset: int
+    flags: int
+    method: int
+    name: bytes
+    crc: int
+    packed: int
+    size: int
+
+
 class Archive:
     """The records of a mapped torch.save file by name, and their checksums.
+
+    `names` are those of all members. `records` lacks what belongs to a TorchScript program, the one
+    thing that may be compressed: it cannot be read. `has_code` says whether there is one.
 
     What can be read in two ways is refused: the members tile the file from its first byte to the
     directory, the directory reaches to the end, every local header says what the directory says.
@@ -44,19 +63,25 @@ class Archive:
 
     def __init__(self, pages: mmap.mmap | bytes):
         self.pages = pages
-        found = list(_tiled(pages))
+        members = list(_tiled(pages))
+        found = [record for record, _ in members]
         # torch.serialization.set_crc32_options(False) writes 0 for every member, data or not.
         self.has_checksums = any(record.crc for record in found)
         tops = {record.name.partition("/")[0] for record in found}
         if len(tops) != 1 or any("/" not in record.name for record in found):
             raise UserError("is a zip archive, but not one of torch.save: it is not one folder")
         below = len(tops.pop()) + 1
-        self.records: dict[str, Record] = {}
-        for record in found:
-            name = record.name[below:]
-            self.records[name] = dataclasses.replace(record, name=name)
-        if len({name.casefold() for name in self.records}) < len(found):
+        self.names = [record.name[below:] for record in found]
+        if len({name.casefold() for name in self.names}) < len(found):
             raise UserError("two members of the zip archive have the same name")
+        self.has_code = any(name.startswith("code/") for name in self.names)
+        self.records: dict[str, Record] = {}
+        for (record, method), name in zip(members, self.names):
+            is_program = _PROGRAM.fullmatch(record.name) is not None
+            if method != STORED and not (is_program and self.has_code):
+                raise _compressed(record.name)
+            if not is_program:
+                self.records[name] = dataclasses.replace(record, name=name)
 
     def read(self, name: str, limit: int) -> bytes:
         """The verified bytes of a small record. Raises UserError beyond `limit` bytes."""
@@ -79,8 +104,8 @@ class Archive:
             raise UserError(f"its record {record.name[:60]!a} is damaged (CRC-32); {AGAIN}")
 
 
-def _tiled(pages) -> Iterator[Record]:
-    """The members in the file's order, each of which begins where the one before it ends."""
+def _tiled(pages) -> Iterator[tuple[Record, int]]:
+    """The members and their methods, in the file's order, each beginning where the last ends."""
     at, end, count = _directory(pages)
     directory, end = pages[at:end], at
     members, at = [], 0
@@ -90,20 +115,20 @@ def _tiled(pages) -> Iterator[Record]:
     if at != len(directory):
         raise UserError(f"its zip directory is damaged; {AGAIN}")
     members.sort()
-    starts = [offset for offset, *_ in members]
+    starts = [member.offset for member in members]
     at = 0
-    for (offset, flags, name, crc, size), following in zip(members, [*starts[1:], end]):
-        if offset != at:
-            raise UserError(f"bytes {min(at, offset):,} to {max(at, offset):,} are in no member")
-        start = _data_start(pages, offset, end, (flags, name, crc, size))
-        if start + size > following:
-            raise UserError(f"its member {_text(name)!a} reaches into the next; {AGAIN}")
-        if flags & WITH_DESCRIPTOR and 0 < following - start - size <= 24:
-            _check_descriptor(pages[start + size : following], crc, size)
+    for member, following in zip(members, [*starts[1:], end]):
+        if member.offset != at:
+            low, high = sorted((at, member.offset))
+            raise UserError(f"bytes {low:,} to {high:,} are in no member")
+        start = _data_start(pages, member, end)
+        at = start + member.packed
+        if at > following:
+            raise UserError(f"its member {_text(member.name)!a} reaches into the next; {AGAIN}")
+        if member.flags & WITH_DESCRIPTOR and 0 < following - at <= 24:
+            _check_descriptor(pages[at:following], member)
             at = following
-        else:
-            at = start + size
-        yield Record(_text(name), start, size, crc)
+        yield Record(_text(member.name), start, member.packed, member.crc), member.method
     if at != end:
         raise UserError(f"bytes {at:,} to {end:,} are in no member")
 
@@ -135,8 +160,8 @@ def _directory(pages) -> tuple[int, int, int]:
     return start, at, count
 
 
-def _member(directory: bytes, at: int) -> tuple[tuple[int, int, bytes, int, int], int]:
-    """(offset, flags, name, CRC-32, size) of the entry at `at`, and where the next one is."""
+def _member(directory: bytes, at: int) -> tuple[_Member, int]:
+    """The entry at `at`, and where the next one is."""
     if at + CENTRAL.size > len(directory):
         raise UserError(f"its zip directory is damaged; {AGAIN}")
     mark, _, _, flags, method, _, _, crc, packed, size, *rest = CENTRAL.unpack_from(directory, at)
@@ -150,14 +175,17 @@ def _member(directory: bytes, at: int) -> tuple[tuple[int, int, bytes, int, int]
     size, packed, offset = _widened(extra, size, packed, offset)
     if flags & ENCRYPTED:
         raise UserError(f"its member {_text(name)!a} is encrypted")
-    if method != 0 or packed != size or flags & ~(WITH_DESCRIPTOR | UTF8):
-        if b"/code/" in name:
-            raise UserError(SCRIPT)
-        raise UserError(
-            f"its member {_text(name)!a} is compressed, which torch.save never does; "
-            "it was packed by another program: save it again with torch.save"
-        )
-    return (offset, flags, name, crc, size), at
+    is_known = method == DEFLATED or (method == STORED and packed == size)
+    if not is_known or flags & ~(WITH_DESCRIPTOR | UTF8):
+        raise _compressed(_text(name))
+    return _Member(offset, flags, method, name, crc, packed, size), at
+
+
+def _compressed(name: str) -> UserError:
+    return UserError(
+        f"its member {name!a} is compressed, which torch.save never does; "
+        "it was packed by another program: save it again with torch.save"
+    )
 
 
 def _widened(extra: bytes, *fields: int) -> tuple[int, ...]:
@@ -176,12 +204,12 @@ def _widened(extra: bytes, *fields: int) -> tuple[int, ...]:
     return tuple(next(wide) if field == ONES else field for field in fields)
 
 
-def _data_start(pages, offset: int, end: int, expected: tuple[int, bytes, int, int]) -> int:
+def _data_start(pages, member: _Member, end: int) -> int:
     """Where a member's data begins; its local header must say what the directory says."""
-    flags, name, crc, size = expected
+    offset, flags, method, name, *known = member
     if offset + LOCAL.size > end:
         raise UserError(f"its member {_text(name)!a} lies outside of the file; {AGAIN}")
-    mark, _, *method, _, _, crc_here, packed, whole, name_length, extra_length = LOCAL.unpack_from(
+    mark, _, *way, _, _, crc, packed, whole, name_length, extra_length = LOCAL.unpack_from(
         pages, offset
     )
     at = offset + LOCAL.size + name_length + extra_length
@@ -189,17 +217,19 @@ def _data_start(pages, offset: int, end: int, expected: tuple[int, bytes, int, i
     # The block is read only where it is needed: torch pads with it, and beyond 4 GiB it writes
     # one that holds half of the sizes.
     extra = pages[at - extra_length : at] if ONES in (packed, whole) else b""
-    sizes = _widened(extra, whole, packed)
-    sums = {(crc, size, size)} | ({(0, 0, 0)} if flags & WITH_DESCRIPTOR else set())
-    if (mark, method, name_here) != (b"PK\3\4", [flags, 0], name) or (crc_here, *sizes) not in sums:
+    whole, packed = _widened(extra, whole, packed)
+    sums = [known, [0, 0, 0]] if flags & WITH_DESCRIPTOR else [known]
+    same = (mark, way, name_here) == (b"PK\3\4", [flags, method], name)
+    if not same or [crc, packed, whole] not in sums:
         raise UserError(f"its member {_text(name)!a} contradicts the zip directory; {AGAIN}")
     return at
 
 
-def _check_descriptor(descriptor: bytes, crc: int, size: int) -> None:
+def _check_descriptor(descriptor: bytes, member: _Member) -> None:
     """What follows the data where the local header was written before its size was known."""
-    bodies = [struct.pack("<L2L", crc, size, size)] if size < ONES else []
-    bodies.append(struct.pack("<L2Q", crc, size, size))
+    sums = (member.crc, member.packed, member.size)
+    bodies = [struct.pack("<3L", *sums)] if max(sums[1:]) < ONES else []
+    bodies.append(struct.pack("<L2Q", *sums))
     if descriptor.removeprefix(b"PK\7\x08") not in bodies:
         raise UserError(f"the bytes behind a member are no descriptor of it; {AGAIN}")
 

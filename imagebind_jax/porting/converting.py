@@ -22,7 +22,7 @@ _SLICE = 16 << 20
 
 
 def convert(
-    source: str | os.PathLike,
+    checkpoint: str | os.PathLike,
     target: str | os.PathLike,
     *,
     to: str = "",
@@ -33,17 +33,17 @@ def convert(
     say: Callable[[str], None] = print,
     **how,
 ) -> None:
-    """Writes the weights in `source` as `target`, holding one layer in memory at a time.
+    """Writes the weights in `checkpoint` as `target`, holding one layer in memory at a time.
 
     to: "orbax" (a folder), "safetensors" or "pytorch" (files with the names and axes of the
-    released PyTorch model); by default what the target's suffix says. base: the checkpoint that
-    `source` holds adapters for; merge: into its kernels (the whole model is then in memory).
+    released PyTorch model); by default what the target's suffix says. base: the model that
+    `checkpoint` holds adapters for; merge: into its kernels (the whole model is then in memory).
     verify: read both again and print what went where. how: as of `loading.load`.
 
-    The target appears at once when it is whole. Raises UserError where the source cannot be read,
+    The target appears at once when it is whole. Raises UserError where the checkpoint cannot be read,
     the target exists or the disk has no room.
     """
-    source, target = pathlib.Path(source), pathlib.Path(target)
+    source, target = pathlib.Path(checkpoint), pathlib.Path(target)
     to = to or SUFFIXES.get(target.suffix, "orbax")
     if to not in FORMATS:
         raise UserError(f"format {to!r}: not one of {', '.join(FORMATS)}")
@@ -100,7 +100,7 @@ def reference_tensors(
         )
     leaves = rules.leaves(weights.config, tables)
     buffers = imagebind.buffers(weights.config)
-    specs = {}
+    specs: dict[str, TensorSpec] = {}
     for leaf in leaves:
         spec = weights.specs[leaf.path]
         layer = spec.shape[1:] if stacked(leaf.path) else spec.shape

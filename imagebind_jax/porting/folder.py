@@ -64,7 +64,8 @@ class _Stream(type_handlers.NumpyHandler):
                     await pending  # so that two are on their way at most
                 pending = place.write(rows, can_reference_source_data_indefinitely=True)
                 await hashed
-        await pending
+        if pending is not None:
+            await pending
 
 
 def _rows(store, piece: np.ndarray):

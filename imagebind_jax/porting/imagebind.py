@@ -133,7 +133,7 @@ def _encoder(m: str, tensors: Tensors, shapes: Mapping[str, Any], hints: Hints) 
     width = shape("trunk/blocks/norm_1/scale", 1)[0]
     tokens = shape("position", 3)[1]
     hidden = shape("trunk/blocks/mlp/fc1/kernel", 2)[0]
-    fields = {
+    fields: dict[str, Any] = {
         "width": width,
         "depth": blocks(shapes, f"{_TRUNK}{m}.blocks."),
         "heads": hints.heads_of(m, width),
@@ -146,31 +146,28 @@ def _encoder(m: str, tensors: Tensors, shapes: Mapping[str, Any], hints: Hints) 
     if m == "text":
         fields |= {"shape": (tokens,), "vocab_size": shape("embed/embedding", 2)[0]}
     elif m == "imu":
-        patch = shape("stem/kernel", 2)[1] // 6
-        fields |= {"shape": ((tokens - 1) * patch, 6), "patch": (patch,)}
-    elif m == "audio":
-        _, channels, *patch = shape("stem/kernel", 4)
-        fields |= {"shape": (*_audio_grid(tensors, tokens - 1, patch), channels)}
-        fields |= {"patch": tuple(patch)}
+        samples, rest = divmod(shape("stem/kernel", 2)[1], 6)
+        if rest:
+            raise UserError(f"{tensors.path}: the imu stem is not of 6 channels")
+        fields |= {"shape": ((tokens - 1) * samples, 6), "patch": (samples,)}
     else:
-        rank = 5 if m == "vision" else 4
-        _, channels, *patch = shape("stem/kernel", rank)
-        side = math.isqrt(tokens - 1)
-        if side * side != tokens - 1:
-            raise UserError(f"{tensors.path}: {m} has {tokens - 1} positions: no square grid")
-        frames = patch[:-2]
-        fields |= {"shape": (*frames, side * patch[-2], side * patch[-1], channels)}
-        fields |= {"patch": tuple(patch)}
+        _, channels, *patch = shape("stem/kernel", 5 if m == "vision" else 4)
+        rows, columns = _grid(m, tensors, tokens - 1, patch)
+        fields |= {"shape": (*patch[:-2], rows, columns, channels), "patch": tuple(patch)}
     return dataclasses.replace(HUGE.encoders[m], **fields)
 
 
-def _audio_grid(tensors: Tensors, positions: int, patch: Sequence[int]) -> tuple[int, int]:
-    """(mel bins, frames) of the spectrograms: 128 bins at the released stride of 10."""
+def _grid(m: str, tensors: Tensors, positions: int, patch: Sequence[int]) -> tuple[int, int]:
+    """(height, width) of pictures, which are square; of spectrograms of 128 bins, stride 10."""
+    if m != "audio":
+        side = math.isqrt(positions)
+        if side * side != positions:
+            raise UserError(f"{tensors.path}: {m} has {positions} positions: no square grid")
+        return side * patch[-2], side * patch[-1]
     rows = (128 - patch[0]) // 10 + 1
     if rows < 1 or positions % rows:
         raise UserError(f"{tensors.path}: {positions} audio positions are no grid of {rows} rows")
-    columns = positions // rows
-    released = 204
+    columns, released = positions // rows, 204
     if (released - patch[1]) // 10 + 1 == columns:
         return 128, released
     return 128, (columns - 1) * 10 + patch[1]

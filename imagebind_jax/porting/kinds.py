@@ -3,7 +3,7 @@
 import mmap
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.porting.archive import SCRIPT, Archive
+from imagebind_jax.porting.archive import AGAIN, Archive
 
 SAVE = "save the state dict with torch.save"
 OTHERS: tuple[tuple[int, bytes, str], ...] = (  # where, what stands there, and what that means
@@ -37,10 +37,10 @@ def check_kind(pages: mmap.mmap | bytes) -> None:
 
 
 def check_records(archive: Archive) -> None:
-    """Raises UserError unless the archive holds what torch.save puts there."""
-    names = archive.records.keys()
-    if "constants.pkl" in names or any(name.startswith("code/") for name in names):
-        raise UserError(SCRIPT)
+    """Raises UserError unless the archive holds what torch.save or torch.jit.save puts there."""
+    names = archive.names
+    if "constants.pkl" in names and not archive.has_code:
+        raise UserError(f"is a TorchScript archive that lost its code; {AGAIN}")
     pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
     if pickles != ["data.pkl"] or "version" not in names:
         raise UserError(f"is a zip archive, but not one of torch.save: {SAVE}")

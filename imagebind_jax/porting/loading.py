@@ -186,8 +186,10 @@ def fill(params: Mapping, config: ImageBindConfig, path: str | os.PathLike) -> d
 
 
 # What an encoder's parameters do not depend on, or `fill` can adapt.
-_ADAPTED = ("shape", "drop_path", "head_dropout", "position_std", "logit_scale", "learn_scale")
-_ADAPTED += ("lora", "lora_rank", "lora_scale")
+_ADAPTED = (
+    "shape", "drop_path", "head_dropout", "position_std", "logit_scale", "learn_scale",
+    "lora", "lora_rank", "lora_scale",
+)  # fmt: skip
 
 
 def _check_same(path, modality: str, theirs: ImageBindConfig, ours: ImageBindConfig) -> None:

@@ -9,6 +9,7 @@ MAX_OPCODES = 1_000_000  # a tensor takes about 30: 33,000 tensors
 MAX_NODES = 200_000  # containers and objects; a tensor takes about 6
 MAX_DEPTH = 100  # of containers in containers
 MAX_TEXT = 1 << 20  # bytes
+MAX_NAME = 1000  # characters, of a class
 MAX_KEY = 1 << 60  # of integer keys: greater ones can be made to collide in a dict, by the million
 DAMAGED = "its data.pkl is damaged or was made by hand"
 REMEDY = (
@@ -19,6 +20,14 @@ REMEDY = (
 
 class Ordered(dict):
     """An OrderedDict: the one container that may be given attributes, which are dropped."""
+
+
+class Bag(dict):
+    """An object of TorchScript: its attributes by name, which are set on nothing else."""
+
+
+class BagClass:
+    """A class of TorchScript, whatever its name and its code: its objects are bags."""
 
 
 class Opaque:
@@ -35,14 +44,15 @@ class Global:
 
 
 OPAQUE = Opaque()
+BAG_CLASS = BagClass()
 Names = Mapping[str, Callable[[tuple], Any] | None]
 
 
 class Machine:
     """One run over one description: `steps` are what its opcodes do."""
 
-    def __init__(self, data, names, load):
-        self.data, self.names, self.load = data, names, load
+    def __init__(self, data, names, load, bags=False):
+        self.data, self.names, self.load, self.bags = data, names, load, bags
         self.at = 0
         self.nodes = 0
         self.stack: list[Any] = []
@@ -118,10 +128,13 @@ class Machine:
         self.below.append(self.stack)
         self.stack = []
 
-    def new(self, node):
-        self.nodes += 1
+    def count(self, nodes):
+        self.nodes += nodes
         if self.nodes > MAX_NODES:
             raise UserError(f"its data.pkl has more than {MAX_NODES:,} objects; {REMEDY}")
+
+    def new(self, node):
+        self.count(1)
         self.stack.append(node)
 
     def put(self, index):
@@ -167,10 +180,26 @@ class Machine:
 
     def set_state(self):
         state = self.pop()
-        self.target(Ordered)
+        target = self.target(Ordered, Bag)
+        if type(target) is Bag:
+            self.fill(target, state)
         # state_dict() hangs the modules' versions there.
-        if type(state) is not dict or state.keys() != {"_metadata"}:
+        elif type(state) is not dict or state.keys() != {"_metadata"}:
             raise UserError(f"{DAMAGED}: it sets attributes of an object")
+
+    def fill(self, bag, state):
+        if type(state) is not dict or bag:
+            raise UserError(f"{DAMAGED}: an object's attributes are no dict, or come twice")
+        self.count(len(state))  # they are copied, and may be those of many objects
+        if not all(type(key) is str for key in state):
+            raise UserError(f"{DAMAGED}: an object's attribute has no name")
+        bag.update(state)
+
+    def new_bag(self):
+        arguments, kind = self.pop(), self.pop()
+        if kind is not BAG_CLASS or type(arguments) is not tuple or arguments:
+            raise UserError(f"{DAMAGED}: it makes an object of what is no class of TorchScript")
+        self.new(Bag())
 
     def set_add(self):
         self.pop_mark()
@@ -186,13 +215,17 @@ class Machine:
         if type(module) is not str or type(name) is not str:
             raise UserError(f"{DAMAGED}: a name is no text")
         full = f"{module}.{name}"
+        if self.bags and full.startswith("__torch__."):
+            if len(full) > MAX_NAME:
+                raise UserError(f"{DAMAGED}: a class has a name of {len(full):,} characters")
+            return self.new(BAG_CLASS)
         if full not in self.names:
             shown = full if full.isprintable() else ascii(full)
             raise UserError(
                 f"refuses to import {shown[:100]}: only tensors and plain containers are read; "
                 + REMEDY
             )
-        self.new(Global(full, self.names[full]))
+        return self.new(Global(full, self.names[full]))
 
     def find_on_stack(self):
         name, module = self.pop(), self.pop()

@@ -1,4 +1,4 @@
-"""The opcodes that torch.save writes, and what each does; nothing here imports or runs anything.
+"""The opcodes that torch writes, and what each of them does; nothing here imports or runs anything.
 
 Python's own unpickler runs what a file names. This one knows about forty opcodes of protocols 2
 to 5, only ever fills containers that it made itself, and calls only the functions it is handed.
@@ -12,15 +12,16 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.porting.machine import MAX_DEPTH, OPAQUE, Machine, Names
 
 
-def build(data: bytes, names: Names, load: Callable[[Any], Any]) -> Any:
+def build(data: bytes, names: Names, load: Callable[[Any], Any], bags: bool = False) -> Any:
     """The object that `data` describes: dicts with str or int keys, lists, tuples, plain scalars.
 
     `names` says which globals exist ("module.name") and what a call with a tuple of arguments
     makes of each, None where it may not be called. `load` turns a persistent id into an object;
-    both raise UserError on what they do not like. Objects may contain themselves. Raises UserError,
-    without the file's name, on everything that is not on a list.
+    both raise UserError on what they do not like. `bags`: objects of TorchScript are read too, as a
+    `Bag` each. Objects may contain themselves. Raises UserError, without the file's name, on
+    everything that is not on a list.
     """
-    top = Machine(data, names, load).run(STEPS)
+    top = Machine(data, names, load, bags).run(STEPS | BAG_STEPS if bags else STEPS)
     _check_depth(top)
     return top
 
@@ -51,8 +52,8 @@ _U1, _U2, _U4, _U8, _I4 = (_number(form) for form in ("<B", "<H", "<L", "<Q", "<
 _FLOAT = _number(">d")
 
 # Not here, and so refused: everything of protocols 0 and 1 that is text (INT, LONG, FLOAT, STRING,
-# UNICODE, PERSID, INST, GET, PUT), OBJ, NEWOBJ, NEWOBJ_EX, EXT1 to EXT4, LONG4, POP, POP_MARK, DUP,
-# NEXT_BUFFER, READONLY_BUFFER.
+# UNICODE, PERSID, INST, GET, PUT), OBJ, NEWOBJ_EX, EXT1 to EXT4, LONG4, POP, POP_MARK, DUP,
+# NEXT_BUFFER, READONLY_BUFFER; and NEWOBJ but for TorchScript.
 STEPS: dict[bytes, Callable[[Machine], None]] = {
     b"N": lambda m: m.push(None),
     b"\x88": lambda m: m.push(True),
@@ -96,3 +97,4 @@ STEPS: dict[bytes, Callable[[Machine], None]] = {
     b"Q": lambda m: m.push(m.load(m.pop())),
     b"\x95": lambda m: m.frame(_U8(m)),
 }
+BAG_STEPS: dict[bytes, Callable[[Machine], None]] = {b"\x81": Machine.new_bag}

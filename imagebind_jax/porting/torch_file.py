@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.porting import opcodes
+from imagebind_jax.porting import opcodes, torch_script
 from imagebind_jax.porting.archive import AGAIN, SLICE, Archive
 from imagebind_jax.porting.kinds import check_kind, check_records
 from imagebind_jax.porting.machine import REMEDY
@@ -44,8 +44,10 @@ class TorchFile(Mapping[str, np.ndarray]):
 
     `specs` has the shape and dtype of each, in the file's order; `extra` what the file says beside
     them in plain scalars ("epoch", "name"); `warnings` has lines that a user should see. The state
-    dict is the object itself or what stands under one of `WRAPPERS`; `PREFIXES` that all names have
-    are dropped. Nothing in the file is run: what it may name is a short list.
+    dict is the object itself or what stands under one of `WRAPPERS`; of a TorchScript archive, the
+    tensors in its module's attributes (`torch_script.state_dict`). `PREFIXES` that all names have
+    are dropped. Nothing in the file is run: what it may name is a short list, and the code in a
+    TorchScript archive is not even decompressed.
 
     The file must not be cut or overwritten while it is open, as for every mapped file.
     """
@@ -73,11 +75,14 @@ class TorchFile(Mapping[str, np.ndarray]):
         _advise(self._pages, "MADV_RANDOM")  # 1,500 local headers, far apart: no read-ahead
         self._archive = Archive(self._pages)
         check_records(self._archive)
-        objects = TorchObjects(self._archive.records)
+        objects, scripted = TorchObjects(self._archive.records), self._archive.has_code
+        names = objects.names | (torch_script.TypedLists().names if scripted else {})
         data = self._archive.read("data.pkl", MAX_PICKLE)
-        top = opcodes.build(data, objects.names, objects.storage)
+        top = opcodes.build(data, names, objects.storage, scripted)
         _advise(self._pages, "MADV_NORMAL")
-        self._tensors, self.extra, left_out = _state_dict(top)
+        choose = torch_script.state_dict if scripted else _state_dict
+        tensors, self.extra, left_out = choose(top)
+        self._tensors = _without_prefixes(tensors)
         self.specs = {k: TensorSpec(t.shape, t.dtype) for k, t in self._tensors.items()}
         total = sum(spec.nbytes for spec in self.specs.values())
         if total > max(MAX_REPEAT * len(self._pages), ALWAYS_ALLOWED):
@@ -200,10 +205,7 @@ def _mapped(path: pathlib.Path) -> mmap.mmap:
         os.close(file)
 
 
-Choice = tuple[dict[str, Tensor], dict[str, Any], list[str]]
-
-
-def _state_dict(top: Any) -> Choice:
+def _state_dict(top: Any) -> torch_script.Choice:
     """The named tensors, the plain scalars beside them, and the names of what is neither."""
     if not isinstance(top, dict):
         kind = "a single tensor" if isinstance(top, Tensor) else f"a {type(top).__name__}"
@@ -222,7 +224,7 @@ def _state_dict(top: Any) -> Choice:
         if isinstance(key, str) and (value is None or isinstance(value, (str, int, float)))
     }
     left_out = [key for key in chosen if key not in tensors and key not in extra]
-    return _without_prefixes(tensors), extra, left_out
+    return tensors, extra, left_out
 
 
 def _has_tensors(value: Any) -> bool:

@@ -100,6 +100,60 @@ def contents():
     yield "lightning.pt", lightning, {}, state, scalars
 
 
+class Inner(nn.Module):
+    """Attributes of every kind that a TorchScript object has."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("mean", torch.arange(2.0))
+        self.register_buffer("temporary", torch.ones(2), persistent=False)
+        self.count, self.word, self.pair, self.device = 7, "abc", (1, 2.5), torch.device("cpu")
+        self.sizes, self.rates, self.flags, self.words = [1, 2], [0.5, 1.0], [True, False], ["a"]
+        self.table = {"a": 1, "b": 2}
+        self.list = [torch.ones(2), torch.zeros(2)]
+
+    def forward(self, x):
+        """Uses what it has, or some of it would not be saved."""
+        plain = self.count + self.sizes[0] + self.rates[0] + self.pair[1] + self.table["a"]
+        known = self.flags[0] and self.words[0] != self.word and self.device != x.device
+        y = self.linear(x) * self.mean + self.temporary + self.list[0]
+        return y if known else y + plain
+
+
+class Outer(nn.Module):
+    """Modules in modules, one parameter in two of them, and no axis, and no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Inner(), Inner()
+        self.second.linear.weight = self.first.linear.weight
+        self.layers = nn.ModuleList([nn.Linear(2, 2), nn.BatchNorm1d(2)])
+        self.logit_scale = nn.Parameter(torch.tensor(2.6593))
+        self.register_buffer("nothing", None)
+        self.input_resolution, self.note = 224, "made by hand"
+
+    def forward(self, x):
+        """As above."""
+        y = self.first(x) + self.second(x)
+        for layer in self.layers:
+            y = layer(y)
+        return y * self.logit_scale.exp() + self.input_resolution + len(self.note)
+
+
+def programs():
+    """(file, TorchScript module, files that torch.jit.save adds, the scalars beside the tensors).
+
+    Only of today's torch: it writes format version 3 or newer, and can write no older one.
+    """
+    torch.manual_seed(0)
+    scalars = {"input_resolution": 224, "note": "made by hand"}
+    yield "script.pt", torch.jit.script(Outer().half().eval()), {}, scalars
+    x = torch.ones(2, 3, dtype=torch.bfloat16)
+    traced = torch.jit.trace(Inner().bfloat16().eval(), x)  # numbers become constants/0 ...
+    yield "traced.pt", traced, {"note.txt": b"hello"}, {}
+
+
 def described(tensor: torch.Tensor) -> dict:
     dense = tensor.detach().contiguous()
     data = dense.reshape(-1).view(torch.uint8) if dense.numel() else dense
@@ -132,6 +186,10 @@ def main() -> None:
             "tensors": {key: described(value) for key, value in tensors.items()},
             "extra": scalars,
         }
+    for name, program, more, scalars in programs():
+        torch.jit.save(program, FOLDER / name, _extra_files=more)
+        tensors = {key: described(value) for key, value in program.state_dict().items()}
+        files[name] = {"tensors": tensors, "extra": scalars}
     torch.serialization.set_crc32_options(False)
     state = modules().state_dict()
     torch.save(state, FOLDER / "no_checksums.pt")
