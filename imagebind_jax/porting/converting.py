@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from imagebind_jax import metrics
+from imagebind_jax import files, metrics
 from imagebind_jax.errors import UserError
 from imagebind_jax.porting import folder, imagebind, loading, lora, note, rules, writing
 from imagebind_jax.porting.torch_file import TensorSpec
@@ -48,7 +48,7 @@ def convert(
     if to not in FORMATS:
         raise UserError(f"format {to!r}: not one of {', '.join(FORMATS)}")
     _check_target(source, target, overwrite)
-    with _open(source, base, merge, how) as weights:
+    with _locked(target), _open(source, base, merge, how) as weights:
         total = sum(spec.nbytes for spec in weights.specs.values())
         _check_space(target, total)
         with metrics.Progress("convert", total >> 20) as progress:
@@ -63,6 +63,16 @@ def convert(
         say(f"licence: {weights.origin['licence']}")
         if verify:
             _verify(weights, source, target, say)
+
+
+@contextlib.contextmanager
+def _locked(target: pathlib.Path) -> Iterator[None]:
+    lock = target.with_name(f".{target.name}.lock")
+    with files.locked(lock, busy=f"another process is writing {target}: wait for it"):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

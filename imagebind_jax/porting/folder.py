@@ -100,7 +100,7 @@ def write(
 
     The folder appears at once, when it is whole.
     """
-    partial, aside = (folder.with_name(f"{folder.name}.{end}") for end in ("partial", "old"))
+    partial, aside = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "replaced"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -167,11 +167,10 @@ class OrbaxReader:
     def check(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Raises UserError unless the leaves are there in these shapes, and no bomb."""
         tree = self._try(lambda: self._handler.metadata(self.folder).tree)
-        for name in self._below:
-            tree = tree.get(name, {})
-        saved = traverse_util.flatten_dict(tree, sep="/")
+        saved = self._try(lambda: traverse_util.flatten_dict(tree))
         for path, shape in shapes.items():
-            found = tuple(saved[path].shape) if path in saved else "missing"
+            leaf = saved.get((*self._below, *path.split("/")))
+            found = tuple(leaf.shape) if hasattr(leaf, "shape") else "missing"
             if found != shape:
                 raise UserError(
                     f"{self.folder}: {path} is {found}, and not {shape} as it should be"

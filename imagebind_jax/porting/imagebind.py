@@ -16,6 +16,7 @@ from imagebind_jax.porting.tensors import Tensors
 
 LICENCE = "ImageBind's weights are CC BY-NC-SA 4.0 (non-commercial); so is what is made of them"
 _IN, _TRUNK, _OUT = "modality_preprocessors.", "modality_trunks.", "modality_heads."
+_MASK = "modality_preprocessors.{}.mask"
 _SCALE = "modality_postprocessors.{}.1.log_logit_scale"
 # What differs between the modalities: the stem's tensor and its axes, the positions, the head.
 _IMAGE = ("rgbt_stem.proj.weight", "o c y x -> y x c o")
@@ -81,8 +82,8 @@ def buffers(config: ImageBindConfig) -> dict[str, np.ndarray]:
     found = {}
     for modality, c in config.encoders.items():
         if c.vocab_size:
-            mask = np.triu(np.full((c.tokens, c.tokens), -np.inf, np.float32), 1)
-            found[f"{_IN}{modality}.mask"] = mask
+            mask = np.full((c.tokens, c.tokens), -np.inf if c.causal else 0, np.float32)
+            found[_MASK.format(modality)] = np.triu(mask, 1)
         if c.logit_scale is not None and not c.learn_scale:
             found[_SCALE.format(modality)] = np.array(math.log(c.logit_scale), np.float32)
     return found
@@ -96,8 +97,10 @@ def matches(names: Mapping[str, Any]) -> bool:
 def ignored(name: str, modalities: Sequence[str]) -> bool:
     """Other modalities; the causal mask, which is made, not read; scales that the config holds."""
     _, modality, *rest = [*name.split("."), ""]
+    if modality not in modalities:
+        return True
     fixed = rest == ["1", "log_logit_scale", ""] and not HUGE.encoders[modality].learn_scale
-    return modality not in modalities or rest == ["mask", ""] or fixed
+    return fixed or rest == ["mask", ""]
 
 
 def describe(tensors: Tensors, hints: Hints) -> ImageBindConfig:
@@ -145,6 +148,8 @@ def _encoder(m: str, tensors: Tensors, shapes: Mapping[str, Any], hints: Hints) 
     }
     if m == "text":
         fields |= {"shape": (tokens,), "vocab_size": shape("embed/embedding", 2)[0]}
+        mask = _MASK.format(m)
+        fields |= {"causal": mask not in tensors.specs or bool(np.any(tensors[mask]))}
     elif m == "imu":
         samples, rest = divmod(shape("stem/kernel", 2)[1], 6)
         if rest:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from imagebind_jax import metrics
 from imagebind_jax.errors import UserError
 from imagebind_jax.model import ImageBind, ImageBindConfig
 from imagebind_jax.porting import folder, hugging_face, imagebind, open_clip, positions, rules, runs
@@ -27,6 +28,9 @@ FORMATS: Mapping[str, ModuleType] = {
 }
 # What wrappers put before every name: DDP, torch.compile, PyTorch Lightning.
 _PREFIXES = ("", "module.", "_orig_mod.", "model.", "clip.")
+
+
+_SLOW = 1 << 30  # bytes, from which on loading shows its progress
 
 
 class FromFile(Weights):
@@ -145,7 +149,7 @@ def load(
                 raise UserError(f"no {modality!r} encoder here: only {', '.join(encoders)}")
             encoders[modality] = positions.with_shape(encoders[modality], shape)
         config = dataclasses.replace(weights.config, encoders=encoders, dtype=dtype)
-        flat = {path: jax.device_put(_fitted(weights, path, config)) for path in weights.specs}
+        flat = {path: jax.device_put(x) for path, x in _all(weights, config)}
     return ImageBind(config), traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -188,7 +192,7 @@ def fill(params: Mapping, config: ImageBindConfig, path: str | os.PathLike) -> d
 # What an encoder's parameters do not depend on, or `fill` can adapt.
 _ADAPTED = (
     "shape", "drop_path", "head_dropout", "position_std", "logit_scale", "learn_scale",
-    "lora", "lora_rank", "lora_scale",
+    "lora", "lora_rank", "lora_scale", "causal",
 )  # fmt: skip
 
 
@@ -202,6 +206,18 @@ def _check_same(path, modality: str, theirs: ImageBindConfig, ours: ImageBindCon
     ]
     if differ:
         raise UserError(f"{path} does not fit the config: its {modality} has {'; '.join(differ)}")
+
+
+def _all(weights: Weights, config: ImageBindConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """Every leaf, fitted, with progress where it takes more than a moment."""
+    total, done = sum(spec.nbytes for spec in weights.specs.values()), 0
+    slow = metrics.Progress("load", total >> 20) if total > _SLOW else None
+    with slow or contextlib.nullcontext():
+        for path, spec in weights.specs.items():
+            yield path, _fitted(weights, path, config)
+            done += spec.nbytes
+            if slow:
+                slow.update(done >> 20, "MiB")
 
 
 def _fitted(weights: Weights, path: str, config: ImageBindConfig) -> np.ndarray:
