@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from imagebind_jax.model import HUGE
-from imagebind_jax.porting import converting, note, writing
+from imagebind_jax.porting import converting, writing
 from imagebind_jax.porting.weights import Weights, stacked
 
 COPY = """
@@ -71,8 +71,9 @@ def run(code: str, *arguments: object) -> dict:
     """Seconds, peak memory and output of a Python process with a cold cache."""
     cold = drop_cache()
     watched = (
-        "import resource, sys; exec(sys.argv.pop(1));"
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import sys; exec(sys.argv.pop(1));"
+        "lines = open('/proc/self/status').read().splitlines();"
+        "print('peak', next(line.split()[1] for line in lines if line.startswith('VmHWM')))"
     )
     begun = time.monotonic()
     command = [sys.executable, "-c", watched, code, *map(str, arguments)]
@@ -96,9 +97,7 @@ def main() -> None:
         weights = Random(HUGE, "float32", {})
         specs, tensors = converting.reference_tensors(weights)
         print(f"writing {source}", flush=True)
-        writing.write_torch(
-            source, specs, tensors, lambda digests: note.Note(HUGE, {}, dict(digests))
-        )
+        writing.write_torch(source, specs, tensors)
     size = source.stat().st_size
 
     results: dict[str, list[dict]] = {}

@@ -58,9 +58,10 @@ def convert(
             else:
                 specs, tensors = reference_tensors(counted)
                 write = writing.write_safetensors if to == "safetensors" else writing.write_torch
-                write(target, specs, tensors, counted.note)
+                with writing.ahead(tensors) as tensors:
+                    write(target, specs, tensors, counted.note)
         say(f"{target}: {total / 1e6:,.1f} MB, {', '.join(weights.config.encoders)}")
-        say(f"licence: {weights.origin['licence']}")
+        say(f"licence: {weights.origin.get('licence', 'not said')}")
         if verify:
             _verify(weights, source, target, say)
 
@@ -121,7 +122,8 @@ def reference_tensors(
     def tensors():
         for leaf in leaves:
             for (key,), piece in zip(leaf.keys, weights.pieces(leaf.path), strict=True):
-                yield key, leaf.theirs(piece)
+                x = leaf.theirs(piece)
+                yield key, x if x.flags.c_contiguous else rules.copied(x, piece.dtype)
         yield from buffers.items()
 
     return specs, tensors()

@@ -1,6 +1,7 @@
 """Our own folder of weights: an orbax checkpoint of the parameters, and a model.json beside it."""
 
 import asyncio
+import collections
 import math
 import pathlib
 import shutil
@@ -20,6 +21,7 @@ from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import Weights, select, stacked
 
 ARRAYS, NOTE = "params", "model.json"
+_PENDING = 3  # writes on their way at once
 _CHUNK = 32 << 20  # bytes, of an array that is not stacked by layers
 # What an untrusted folder may claim to hold: arrays that are all zero take no room on disk.
 _MAX_EXPANSION, _ALWAYS_ALLOWED = 16, 1 << 30
@@ -55,17 +57,17 @@ class _Stream(type_handlers.NumpyHandler):
             arg=arg,
         )
         store = await tensorstore.open(spec, create=True, open=True, context=info.ts_context)
-        loop, pending = asyncio.get_running_loop(), None
+        loop, pending = asyncio.get_running_loop(), collections.deque()
         for i, piece in enumerate(value.weights.pieces(value.path)):
             whole = store[i] if stacked(value.path) else store
             for place, rows in _rows(whole, piece):
                 hashed = loop.run_in_executor(None, value.digest.update, note.bytes_of(rows))
-                if pending is not None:
-                    await pending  # so that two are on their way at most
-                pending = place.write(rows, can_reference_source_data_indefinitely=True)
+                pending.append(place.write(rows, can_reference_source_data_indefinitely=True))
                 await hashed
-        if pending is not None:
-            await pending
+                if len(pending) == _PENDING:
+                    await pending.popleft()
+        for write in pending:
+            await write
 
 
 def _rows(store, piece: np.ndarray):
@@ -75,7 +77,8 @@ def _rows(store, piece: np.ndarray):
         return
     count = _rows_of(piece.shape, piece.dtype)
     for i in range(0, len(piece), count):
-        yield store[i : i + count], piece[i : i + count]
+        rows = piece[i : i + count]
+        yield store[i : i + len(rows)], rows
 
 
 def _rows_of(shape: tuple[int, ...], dtype: np.dtype) -> int:

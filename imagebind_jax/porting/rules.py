@@ -13,6 +13,7 @@ from imagebind_jax.porting.tensors import Tensors
 from imagebind_jax.porting.weights import shapes, stacked
 
 _COLUMNS = 16  # of float32: a cache line
+_PART = 32 << 20  # bytes
 _SHOWN = 400  # groups of names in one error: more than the released model has
 
 
@@ -49,12 +50,14 @@ class Leaf:
         """The array, one layer after the other where it is stacked, C-contiguous."""
         for keys in self.keys:
             parts = [tensors[key] for key in keys]
+
+            def release(keys=keys):  # what has been checked or copied leaves the memory
+                for key in keys:
+                    tensors.release(key)
+
+            release()
             x = self._ours(np.stack(parts) if self.rule.parts else parts[0])
-            piece = _copied(x, dtype)  # never a view: it would hold the pages of the file
-            del parts, x
-            for key in keys:
-                tensors.release(key)
-            yield piece
+            yield copied(x, dtype, release)  # never a view: it would hold the file's pages
 
     def _ours(self, x: np.ndarray) -> np.ndarray:
         if not self.rule.axes:
@@ -79,14 +82,22 @@ class Leaf:
         return {name: size for name, size in self.sizes.items() if name in names}
 
 
-def _copied(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A new array in C order."""
+def copied(
+    x: np.ndarray, dtype: np.dtype, release: Callable[[], None] = lambda: None
+) -> np.ndarray:
+    """A new array in C order; `release` is called each time that a part has been copied."""
     out = np.empty(x.shape, dtype)
-    if x.ndim != 2 or x.flags.c_contiguous:
+    if x.ndim == 2 and not x.flags.c_contiguous:
+        for i in range(0, x.shape[1], _COLUMNS):  # numpy's own transposition misses the cache
+            out[:, i : i + _COLUMNS] = x[:, i : i + _COLUMNS]
+    elif x.ndim:
+        rows = max(1, _PART * len(x) // max(1, x.nbytes))
+        for i in range(0, len(x), rows):
+            out[i : i + rows] = x[i : i + rows]
+            release()
+    else:
         out[...] = x
-        return out
-    for i in range(0, x.shape[1], _COLUMNS):  # numpy's own transposition misses the cache
-        out[:, i : i + _COLUMNS] = x[:, i : i + _COLUMNS]
+    release()
     return out
 
 

@@ -72,7 +72,7 @@ def _attributes(top: Bag) -> Iterator[tuple[str, Any]]:
             count += 1  # an object may be in many others, and they in many
             name = prefix + key
             if count > MAX_NODES or len(name) > MAX_NAME:
-                limit = f"{MAX_NODES:,} attributes, or one with a name of {MAX_NAME} characters"
+                limit = f"{MAX_NODES:,} attributes, or a name of more than {MAX_NAME} characters"
                 raise UserError(f"its objects have more than {limit}")
             if type(value) is Bag:
                 if len(path) == MAX_DEPTH:

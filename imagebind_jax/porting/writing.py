@@ -6,7 +6,9 @@ import io
 import json
 import os
 import pathlib
+import queue
 import struct
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
@@ -47,6 +49,39 @@ def replaced(path: pathlib.Path) -> Iterator[IO[bytes]]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def ahead(tensors: Named) -> Iterator[Named]:
+    """The same tensors, the next one made by another thread while one is being written."""
+    made: queue.Queue = queue.Queue(maxsize=1)
+    stopped = threading.Event()
+
+    def make() -> None:
+        try:
+            for named in tensors:
+                made.put(named)
+                if stopped.is_set():
+                    return
+            made.put(None)
+        except BaseException as error:  # raised where the tensors are wanted
+            made.put(error)
+
+    def taken() -> Iterator[tuple[str, np.ndarray]]:
+        while (item := made.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        yield taken()
+    finally:
+        stopped.set()
+        while thread.is_alive():  # it may be waiting for room
+            with contextlib.suppress(queue.Empty):
+                made.get(timeout=0.05)
 
 
 def write_safetensors(path: pathlib.Path, specs: Specs, tensors: Named, describe: Describe) -> None:

@@ -3,12 +3,22 @@
 import pathlib
 import struct
 
-from torch_bytes import ORDERED, items, mapping, number, tensor, text, torch_file, zipped
+from torch_bytes import (
+    ORDERED,
+    bag,
+    items,
+    mapping,
+    number,
+    script_file,
+    tensor,
+    text,
+    torch_file,
+    zipped,
+)
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "torch"
-SMALL = (
-    b"()}]NQRbacehqtu.\x85\x86\x87\x88\x89\x8a\x90\x93\x94KMJXGj\x8c"  # opcodes that are allowed
-)
+# Opcodes that are allowed.
+SMALL = b"()}]NQRbacehqtu\x81.\x85\x86\x87\x88\x89\x8a\x90\x93\x94KMJXGj\x8c"
 
 
 def originals() -> list[bytes]:
@@ -17,6 +27,7 @@ def originals() -> list[bytes]:
         torch_file(mapping(a=tensor(), b=tensor((2, 2), (1, 2)), c=tensor((), (), 3))),
         torch_file(ORDERED + items({"w": tensor()}), zip64=True, descriptors=True),
         torch_file(mapping(epoch=number(3), name=text("x"), state_dict=mapping(w=tensor()))),
+        script_file(bag(n=number(3), a=bag(w=tensor()), b=bag(w=tensor())), descriptors=True),
     ]
     unchecked = {"no_checksums.pt", "legacy.pt", "namespace.pt", "conjugate.pt"}
     return made + [p.read_bytes() for p in sorted(GOLDEN.glob("*.pt")) if p.name not in unchecked]
@@ -55,7 +66,7 @@ def raw(rng, content: bytes, others: list[bytes]) -> bytes:
 
 def made(rng, content: bytes, others: list[bytes]) -> bytes:
     """A description or a container changed by someone who knows the format: checksums are right."""
-    members = unpacked(content)
+    members, deflated = unpacked(content), headers(content)
     if rng.random() < 0.3:  # the container lies, in both headers alike or in one
         which, _ = rng.choice(members)
         field = rng.choice(("flags", "method", "crc", "packed", "size", "offset", "extra", "disk"))
@@ -71,7 +82,8 @@ def made(rng, content: bytes, others: list[bytes]) -> bytes:
         if not all(isinstance(v, int) and v < 2**16 for v in end.values()):
             end = {}
         choices = {"descriptors": rng.random() < 0.3, "zip64": rng.random() < 0.3}
-        return zipped(members, each={which: lie}, **choices, **end)
+        each = deflated | {which: deflated.get(which, {}) | lie}
+        return zipped(members, each=each, **choices, **end)
     names = dict(members)
     top = next(name for name in names if name.endswith("data.pkl"))
     data = bytearray(names[top])
@@ -98,18 +110,27 @@ def made(rng, content: bytes, others: list[bytes]) -> bytes:
     if rng.random() < 0.1:
         which = rng.choice(list(names))
         names[which] = names[which][: rng.randrange(len(names[which]) + 1)]
-    return zipped(list(names.items()))
+    return zipped(list(names.items()), each=deflated)
 
 
 def unpacked(content: bytes) -> list[tuple[str, bytes]]:
-    """The members of a good archive, from its directory."""
+    """The members of a good archive, from its directory; deflated ones as they are."""
+    return [(name, data) for name, data, _ in _members(content)]
+
+
+def headers(content: bytes) -> dict[str, dict[str, int]]:
+    """What `zipped` must be told of the deflated members: the code of TorchScript."""
+    return {name: fields for name, _, fields in _members(content) if fields["method"]}
+
+
+def _members(content: bytes):
     count, _, at = struct.unpack_from("<H2L", content, len(content) - 12)
-    members = []
     for _ in range(count):
-        size, name_length, extra = struct.unpack_from("<L2H", content, at + 24)
+        (method,) = struct.unpack_from("<H", content, at + 10)
+        crc, packed, size, name_length, extra = struct.unpack_from("<3L2H", content, at + 16)
         (offset,) = struct.unpack_from("<L", content, at + 42)
         name = content[at + 46 : at + 46 + name_length].decode()
         start = offset + 30 + sum(struct.unpack_from("<2H", content, offset + 26))
-        members.append((name, content[start : start + size]))
+        data = content[start : start + packed]
+        yield name, data, {"method": method, "crc": crc, "size": size}
         at += 46 + name_length + extra
-    return members

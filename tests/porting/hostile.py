@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 import zlib
 
+import hostile_script
 import numpy as np
 from torch_bytes import (
     FALSE,
@@ -18,6 +19,7 @@ from torch_bytes import (
     ORDERED,
     TRUE,
     V2,
+    called,
     description,
     items,
     mapping,
@@ -40,10 +42,6 @@ UNTYPED = name("torch.storage.UntypedStorage")
 def weights(value: bytes = b"", **more: bytes) -> bytes:
     """A good state dict, and something beside the weights."""
     return mapping(w=tensor(), **({"x": value} if value else {}), **more)
-
-
-def called(function: str, *arguments: bytes) -> bytes:
-    return name(function) + b"(" + b"".join(arguments) + b"tR"
 
 
 def code(canary: str):
@@ -399,10 +397,6 @@ def archives():
         yield f"{what} version", torch_file(top, records={"version": version}), "version"
     yield "big-endian", torch_file(top, records={"byteorder": b"big"}), "big-endian"
     yield "no byte order", torch_file(top, records={"byteorder": None}), LOADS
-    script = {"constants.pkl": raw, "code/__torch__.py": b"import os"}
-    yield "TorchScript", torch_file(top, records=script), "is a TorchScript archive"
-    code = {"top/code/__torch__.py": {"method": 8, "packed": 4}}
-    yield "TorchScript, packed", torch_file(top, records=script, each=code), "is a TorchScript arch"
     yield "one more member", torch_file(top, records={".note": b"hello"}), LOADS
 
     yield "local name", lying("data/0", local_name=b"top/data/1"), "contradicts"
@@ -528,4 +522,5 @@ def corpus(canary: str):
     yield from tensors()
     yield from choices()
     yield from archives()
+    yield from hostile_script.corpus(canary)
     yield from others()

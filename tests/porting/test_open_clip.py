@@ -97,6 +97,25 @@ def test_embeddings_are_those_of_the_library(name, tmp_path):
     np.testing.assert_allclose(np.exp(params["text"]["log_logit_scale"]), 23.4, rtol=1e-6)
 
 
+def test_openais_own_archive_is_torchscript_and_says_its_activation(tmp_path):
+    """Half precision, but for norms and embeddings; the outputs are of these weights in float32."""
+    path = shutil.copy(GOLDEN / "openai_jit.pt", tmp_path)  # away from the other's config
+    with TorchFile(path) as file:
+        sizes = {name: int(file[name]) for name in ("input_resolution", "context_length")}
+        assert sizes == {"input_resolution": 32, "context_length": 12}
+        for name in file.keys() - {*sizes, "vocab_size"}:
+            np.testing.assert_allclose(file[name], state()[name], rtol=2**-11, atol=2**-25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is assumed
+        warnings.filterwarnings("ignore", ".*a vocabulary of 40")
+        model, params = load(path, heads=HEADS)
+    assert {c.activation for c in model.config.encoders.values()} == {"quick_gelu"}
+    z = embed(model, params, INPUTS)
+    theirs = np.load(GOLDEN / "openai_jit.npz")
+    for modality, name in (("vision", "image"), ("text", "text")):
+        np.testing.assert_allclose(z[modality], theirs[name], atol=TOLERANCE, err_msg=WHY)
+
+
 def test_a_video_that_stands_still_is_an_image():
     model, params = load(GOLDEN / "open_clip.pt", modalities=["vision"])
     z = embed(model, params, {"vision": np.repeat(INPUTS["vision"], 2, axis=1)})["vision"]

@@ -12,12 +12,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from torch_bytes import (
+    FALSE,
     FOUR,
+    NONE,
     ORDERED,
+    bag,
+    called,
     description,
     items,
     mapping,
     number,
+    script_file,
     tensor,
     text,
     torch_file,
@@ -247,6 +252,58 @@ def test_scalars_beside_the_tensors_are_kept(saved):
     file = saved(torch_file(mapping(epoch=number(3), state_dict=inner, note=text("x"))))
     assert file.extra == {"version": 2, "epoch": 3, "note": "x"}
     assert file.warnings == [f"{file.path}: left out, as no tensors: 'nested'"]
+
+
+# ---- TorchScript
+
+
+def test_tensors_of_torchscript_have_the_names_that_lead_to_them(saved):
+    block = bag(weight=tensor(), ln=bag(bias=tensor((2,)), n=number(5), s=text("y"), w=NONE))
+    top = bag(training=FALSE, size=number(3), note=text("x"), nothing=NONE, scale=tensor((), ()))
+    top = top[:-2] + text("block") + block + text("late") + tensor((1,)) + b"ub"
+    file = saved(script_file(top))
+    assert {name: spec.shape for name, spec in file.specs.items()} == {
+        "scale": (), "block.weight": (4,), "block.ln.bias": (2,), "late": (1,)
+    }  # fmt: skip
+    assert file.extra == {"size": 3, "note": "x"} and file.warnings == []
+    np.testing.assert_array_equal(file["block.ln.bias"], [1, 2])
+
+
+def test_a_module_in_two_places_has_two_names_and_one_record(saved):
+    file = saved(script_file(bag(a=bag(w=tensor()) + b"q\1", b=bag(c=b"h\1"))))
+    assert list(file) == ["a.w", "b.c.w"]
+    assert np.shares_memory(file["a.w"], file["b.c.w"])
+    with TorchFile(GOLDEN / "script.pt") as golden:
+        tied = golden["first.linear.weight"], golden["second.linear.weight"]
+        assert np.shares_memory(*tied)
+
+
+def test_a_program_is_never_read(saved):
+    """Its members may be anything, and none can be had."""
+    code = {"code/__torch__.py": b"no deflated bytes", "extra/note.txt": b"hello"}
+    file = saved(script_file(bag(w=tensor()), records=code))
+    assert list(file) == ["w"]
+    for member in ("code/__torch__.py", "extra/note.txt", "constants.pkl", "constants/0"):
+        assert file.member(member, 1 << 20) is None
+    assert file.member("version", 9) == b"3\n"
+
+
+def test_numbers_and_lists_in_objects_are_passed_over(saved):
+    def typed(function, *arguments):
+        return called(f"torch.jit._pickle.{function}", *arguments)
+
+    file = saved(script_file(bag(
+        w=tensor(),
+        ints=typed("build_intlist", b"](K\1K\2e"),
+        floats=typed("build_doublelist", b"](G" + bytes(8) + b"e"),
+        flags=typed("build_boollist", b"](" + FALSE + b"e"),
+        tensors=typed("build_tensorlist", b"](" + tensor() + b"e"),
+        texts=typed("restore_type_tag", b"](" + text("a") + b"e", text("List[str]")),
+        table=typed("restore_type_tag", mapping(a=number(1)), text("Dict[str, int]")),
+        device=called("torch.device", text("cuda:0")),
+        pair=b"K\1K\2\x86",
+    )))  # fmt: skip
+    assert list(file) == ["w"] and file.extra == {} and file.warnings == []
 
 
 # ---- size

@@ -70,12 +70,21 @@ def tensor(
     ])  # fmt: skip
 
 
+def called(function: str, *arguments: bytes) -> bytes:
+    return name(function) + b"(" + b"".join(arguments) + b"tR"
+
+
 def items(entries: dict[str, bytes]) -> bytes:
     return b"(" + b"".join(text(key) + value for key, value in entries.items()) + b"u"
 
 
 def mapping(**entries: bytes) -> bytes:
     return b"}" + items(entries)
+
+
+def bag(attributes: dict[str, bytes] | None = None, kind="__torch__.Net", **more: bytes) -> bytes:
+    """An object of TorchScript."""
+    return name(kind) + b")\x81}" + items((attributes or {}) | more) + b"b"
 
 
 def description(top: bytes) -> bytes:
@@ -95,6 +104,18 @@ def torch_file(top: bytes, *, raw: bytes | None = None, data=None, records=None,
     } | (records or {})
     kept = {f"top/{key}": value for key, value in members.items() if value is not None}
     return zipped(list(kept.items()), **lies)
+
+
+def script_file(top: bytes, *, code: bytes = b"import os\n" * 99, each=None, records=None, **lies):
+    """As `torch_file`, of torch.jit.save: with code, which it deflates, and constants."""
+    program = {
+        "code/__torch__.py": zlib.compress(code, 9, -15),
+        "constants/0": FOUR,
+        "constants.pkl": b"\x80\x02).",
+    }
+    known = {"method": 8, "size": len(code), "crc": zlib.crc32(code)}
+    each = {"top/code/__torch__.py": known} | (each or {})
+    return torch_file(top, records=program | (records or {}), each=each, **lies)
 
 
 def zipped(members, *, each=None, descriptors=False, zip64=False, gap=b"", comment=b"", **end):

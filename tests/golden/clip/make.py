@@ -5,12 +5,13 @@ Needs torch 2.13, open_clip_torch 3.3 and transformers 5.23, none of which the t
 the largest token, 39, is the end of a text, as in CLIP's vocabulary of 49,408.
 """
 
+import copy
 import json
 import pathlib
 
 import numpy as np
 import torch
-from open_clip.model import CLIP
+from open_clip.model import CLIP, convert_weights_to_lp
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
@@ -88,6 +89,38 @@ def layers_of(model, image, text):
 
 
 @torch.no_grad()
+def archive_of_openai():
+    """A TorchScript archive as OpenAI's, of weights beside it, and what they compute in float32.
+
+    Two traced methods; half precision, but for norms and embeddings; the three sizes are tensors,
+    the causal mask is a constant. One layer of text less: the code in it takes a third of the file.
+    """
+    config = copy.deepcopy(OPEN_CLIP) | {"quick_gelu": True}
+    config["text_cfg"]["layers"] = 1
+    model = CLIP(**config).eval()
+    state = torch.load(HERE / "open_clip.pt", weights_only=True)
+    model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()})
+    convert_weights_to_lp(model, torch.float16)
+    for name, size in {"input_resolution": 32, "context_length": 12, "vocab_size": 40}.items():
+        vars(model).pop(name, None)
+        model.register_buffer(name, torch.tensor(size))
+    mask = model.attn_mask
+    del model.attn_mask
+    model.attn_mask = mask
+
+    io = np.load(HERE / "io.npz")
+    image, text = torch.tensor(io["in_image"]), torch.tensor(io["in_text"])
+    methods = {"encode_image": image.half(), "encode_text": text}
+    torch.jit.save(torch.jit.trace_module(model, methods), HERE / "openai_jit.pt")
+    wide = model.float()
+    found = {
+        "image": wide.encode_image(image, normalize=True),
+        "text": wide.encode_text(text, normalize=True),
+    }
+    np.savez(HERE / "openai_jit.npz", **{k: v.numpy() for k, v in found.items()})
+
+
+@torch.no_grad()
 def main():
     rng = np.random.default_rng(0)
     image = torch.tensor(rng.standard_normal((2, 3, 32, 32)), dtype=torch.float32)
@@ -123,6 +156,7 @@ def main():
     (folder / "model.safetensors").chmod(0o644)
 
     np.savez_compressed(HERE / "io.npz", **{k: v.numpy() for k, v in io.items()})
+    archive_of_openai()
 
 
 if __name__ == "__main__":
