@@ -21,7 +21,7 @@ from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import Weights, select, stacked
 
 ARRAYS, NOTE = "params", "model.json"
-_PENDING = 3  # writes on their way at once
+_PENDING = 2  # writes on their way at once
 _CHUNK = 32 << 20  # bytes, of an array that is not stacked by layers
 # What an untrusted folder may claim to hold: arrays that are all zero take no room on disk.
 _MAX_EXPANSION, _ALWAYS_ALLOWED = 16, 1 << 30
