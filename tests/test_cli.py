@@ -1,5 +1,6 @@
 """The command line: a user's mistake is exit code 2 and one line that says what to do, no traceback."""
 
+import pathlib
 import textwrap
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from imagebind_jax import __version__, cli
 from imagebind_jax.errors import UserError
 
+WEIGHTS = pathlib.Path(__file__).parent / "golden" / "imagebind" / "imagebind_tiny.pth"
 CONFIG = """
 import dataclasses
 import numpy as np
@@ -82,10 +84,25 @@ def mistake(capsys):
         (["demo", "--seed"], "--seed: expected one argument"),
         (["train"], "train needs a config"),
         (["train", "nowhere.py"], "no config file nowhere.py"),
+        (["convert", "nowhere.pth"], "the following arguments are required: DST"),
+        (["convert", "nowhere.pth", "w"], "nowhere.pth: no such file or folder"),
+        (["convert", WEIGHTS, "w", "--format", "onnx"], "format 'onnx': not one of orbax, safet"),
+        (["convert", WEIGHTS, "w", "--source", "onnx"], "source 'onnx': not one of auto, imageb"),
+        (["convert", WEIGHTS, "w", "--dtype", "int4"], "dtype 'int4': not one of float32, bfl"),
+        (["convert", WEIGHTS, "w", "--modalities", "smell"], "has no smell: only vision, text"),
+        (["convert", WEIGHTS, "w", "--heads", "vision"], "--heads vision: expected modality=num"),
+        (["convert", WEIGHTS, "w", "--heads", "vision=5"], "5 does not fit width 48"),
+        (["convert", WEIGHTS, "w", "--merge"], "--merge is for adapters"),
+        (["convert", WEIGHTS, "w", "--source", "lora"], "--base CKPT"),
+        (["convert", WEIGHTS, "w", "--base", WEIGHTS], "no adapter"),
+        (["convert", WEIGHTS, "/proc/nowhere/w"], "cannot write to /proc/nowhere"),
+        (["convert", __file__, "w"], "test_cli.py"),
     ],
 )
-def test_a_command_that_cannot_be_understood(arguments, words, mistake):
+def test_a_command_that_cannot_be_understood(arguments, words, mistake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert words in mistake(*arguments)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_version(capsys):
@@ -99,7 +116,7 @@ def test_help_names_the_commands(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["--help"])
     assert stop.value.code == 0
-    assert {"demo", "train"} <= set(capsys.readouterr().out.split())
+    assert {"demo", "train", "convert"} <= set(capsys.readouterr().out.split())
 
 
 def test_debug_shows_the_traceback():

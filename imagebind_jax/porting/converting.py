@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import mmap
 import os
 import pathlib
 import shutil
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -52,14 +54,14 @@ def convert(
         total = sum(spec.nbytes for spec in weights.specs.values())
         _check_space(target, total)
         with metrics.Progress("convert", total >> 20) as progress:
-            counted = _Counted(weights, source, progress)
+            origin = _Origin(weights, source)
             if to == "orbax":
-                folder.write(target, counted, counted.note)
+                folder.write(target, _Counted(weights, progress), origin.note)
             else:
-                specs, tensors = reference_tensors(counted)
+                specs, tensors = reference_tensors(weights)
                 write = writing.write_safetensors if to == "safetensors" else writing.write_torch
-                with writing.ahead(tensors) as tensors:
-                    write(target, specs, tensors, counted.note)
+                with writing.ahead(_counted(tensors, progress)) as made:
+                    write(target, specs, made, origin.note)
         say(f"{target}: {total / 1e6:,.1f} MB, {', '.join(weights.config.encoders)}")
         say(f"licence: {weights.origin.get('licence', 'not said')}")
         if verify:
@@ -109,6 +111,14 @@ def reference_tensors(
             f"the reference has no adapters, and {', '.join(adapted)} has: --merge them, or write "
             "a folder"
         )
+    for modality, c in weights.config.encoders.items():
+        if (c.activation, c.norm_eps, c.causal) != ("gelu", 1e-6, True):
+            warnings.warn(
+                f"{modality} has activation {c.activation}, norm_eps {c.norm_eps:g}, causal "
+                f"{c.causal}: the reference computes with gelu, 1e-06, True, and will differ a "
+                "little or much; this package reads the right ones back",
+                stacklevel=2,
+            )
     leaves = rules.leaves(weights.config, tables)
     buffers = imagebind.buffers(weights.config)
     specs: dict[str, TensorSpec] = {}
@@ -121,24 +131,32 @@ def reference_tensors(
 
     def tensors():
         for leaf in leaves:
-            for (key,), piece in zip(leaf.keys, weights.pieces(leaf.path), strict=True):
-                x = leaf.theirs(piece)
-                yield key, x if x.flags.c_contiguous else rules.copied(x, piece.dtype)
+            for (key,), x in zip(leaf.keys, _stored(weights, leaf), strict=True):
+                yield key, x
         yield from buffers.items()
 
     return specs, tensors()
 
 
-class _Counted(Weights):
-    """Other weights, with progress told as they are read, and their file hashed meanwhile."""
+def _stored(weights: Weights, leaf: rules.Leaf) -> Iterator[np.ndarray]:
+    """A leaf's tensors by layer, as the reference stores them."""
+    spec = weights.specs[leaf.path]
+    if isinstance(weights, loading.FromFile) and weights.leaves[leaf.path].rule == leaf.rule:
+        for (key,) in leaf.keys:  # they lie so in the source: straight from its pages
+            yield weights.tensors[key].astype(spec.dtype, copy=False)
+            weights.tensors.release(key)
+        return
+    for piece in weights.pieces(leaf.path):
+        x = leaf.theirs(piece)
+        yield x if x.flags.c_contiguous else rules.copied(x, spec.dtype)
 
-    def __init__(self, weights: Weights, source: pathlib.Path, progress: metrics.Progress):
-        self.config, self.specs, self.dtype = weights.config, weights.specs, weights.dtype
+
+class _Counted(Weights):
+    """Other weights, with progress told as they are read."""
+
+    def __init__(self, weights: Weights, progress: metrics.Progress):
+        super().__init__(weights.config, weights.dtype, weights.origin)
         self._weights, self._progress, self._done = weights, progress, 0
-        self._origin = dict(weights.origin)
-        self._hashing = threading.Thread(target=self._hash, args=(source,), daemon=True)
-        if source.is_file():
-            self._hashing.start()
 
     def pieces(self, path: str) -> Iterator[np.ndarray]:
         for piece in self._weights.pieces(path):
@@ -146,19 +164,44 @@ class _Counted(Weights):
             self._done += piece.nbytes
             self._progress.update(self._done >> 20, f"MiB  {path}")
 
+
+def _counted(
+    tensors: Iterator[tuple[str, np.ndarray]], progress: metrics.Progress
+) -> Iterator[tuple[str, np.ndarray]]:
+    done = 0
+    for name, x in tensors:
+        yield name, x
+        done += x.nbytes
+        progress.update(done >> 20, f"MiB  {name}")
+
+
+class _Origin:
+    """Where weights come from, with the file's size and SHA-256, made while it is converted."""
+
+    def __init__(self, weights: Weights, source: pathlib.Path):
+        self._config, self._said = weights.config, dict(weights.origin)
+        self._hashing = threading.Thread(target=self._hash, args=(source,), daemon=True)
+        if source.is_file():
+            self._hashing.start()
+
     def note(self, digests: Mapping[str, str]) -> note.Note:
-        """With the source's size and SHA-256, by which a download can be recognised."""
+        """The note of what is written, when its digests are known."""
         if self._hashing.ident is not None:
-            self._progress.say("waiting for the SHA-256 of the source")
             self._hashing.join()
-        return note.Note(self.config, self._origin, dict(digests))
+        return note.Note(self._config, self._said, dict(digests))
 
     def _hash(self, source: pathlib.Path) -> None:
         hashed = hashlib.sha256()
-        with source.open("rb") as file:
-            while data := file.read(_SLICE):
-                hashed.update(data)
-            self._origin |= {"bytes": file.tell(), "sha256": hashed.hexdigest()}
+        with (
+            source.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            for start in range(0, len(data), _SLICE):
+                with memoryview(data)[start : start + _SLICE] as part:
+                    hashed.update(part)
+                if hasattr(mmap, "MADV_DONTNEED"):  # or the file would count as our memory
+                    data.madvise(mmap.MADV_DONTNEED, start, min(_SLICE, len(data) - start))
+            self._said |= {"bytes": len(data), "sha256": hashed.hexdigest()}
 
 
 def _check_target(source: pathlib.Path, target: pathlib.Path, overwrite: bool) -> None:
@@ -170,7 +213,7 @@ def _check_target(source: pathlib.Path, target: pathlib.Path, overwrite: bool) -
         raise UserError(f"{target} exists: choose another target, or --overwrite it")
     if target.is_dir() and not (target / folder.NOTE).is_file():
         raise UserError(f"{target} is a folder, but not one of weights: not overwritten")
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    files.check_writable(target.absolute().parent, "choose another target")
 
 
 def _check_space(target: pathlib.Path, size: int) -> None:

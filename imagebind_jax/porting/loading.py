@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
@@ -30,6 +31,15 @@ FORMATS: Mapping[str, ModuleType] = {
 _PREFIXES = ("", "module.", "_orig_mod.", "model.", "clip.")
 
 
+_ADAPTER = re.compile(r"w_a_\d+$|.*(\.lora_model\.|_lora/)")  # ImageBind-LoRA's, and ours
+# What a folder from a hub holds beside its JSON files.
+_DOWNLOADED = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
 _SLOW = 1 << 30  # bytes, from which on loading shows its progress
 
 
@@ -73,6 +83,9 @@ def open_weights(
 ) -> Iterator[Weights]:
     """Opens a checkpoint; reads names, shapes and sizes, no weights. Arguments as of `load`."""
     path = pathlib.Path(path)
+    downloaded = [path / name for name in _DOWNLOADED if (path / name).is_file()]
+    if downloaded and not (path / folder.NOTE).exists():
+        path = downloaded[0]
     if path.is_dir():
         kind = runs.FromRun if runs.is_run(path) else folder.FromFolder
         yield kind(path, modalities, dtype)
@@ -94,6 +107,11 @@ def open_weights(
 def _recognised(tensors: Tensors, source: str) -> tuple[ModuleType, Tensors]:
     if source not in ("auto", *FORMATS):
         raise UserError(f"source {source!r}: not one of auto, {', '.join(FORMATS)}")
+    if any(_ADAPTER.match(name) for name in tensors.specs):
+        raise UserError(
+            f"{tensors.path} holds adapters: load the checkpoint that they were trained on, then "
+            "`porting.lora.load` them (convert: --source lora --base CKPT)"
+        )
     for prefix in _PREFIXES:
         old = {n.removeprefix(prefix): n for n in tensors.specs if n.startswith(prefix)}
         for name, form in FORMATS.items():
@@ -101,11 +119,6 @@ def _recognised(tensors: Tensors, source: str) -> tuple[ModuleType, Tensors]:
                 found = Renamed(tensors, old) if prefix else tensors
                 return form, getattr(form, "canonical", lambda tensors: tensors)(found)
     names = list(tensors.specs)
-    if any(name.startswith("w_a_") or "_lora" in name for name in names):
-        raise UserError(
-            f"{tensors.path} holds adapters, no whole model: load the checkpoint they were trained "
-            "on, then `porting.lora.load` them (convert: --source lora --base CKPT)"
-        )
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     raise UserError(
         f"{tensors.path}: no checkpoint of {' or '.join(FORMATS)}: it holds {shown or 'no tensor'}"

@@ -18,7 +18,7 @@ from flax import traverse_util
 import imagebind_jax as ib
 from imagebind_jax import UserError
 from imagebind_jax.porting import converting, folder, loading, note
-from imagebind_jax.porting.tensors import open_tensors
+from imagebind_jax.porting.tensors import NotedTorchFile, open_tensors
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"
 NAMES = {"orbax": "w", "safetensors": "w.safetensors", "pytorch": "w.pth"}
@@ -196,14 +196,14 @@ def test_no_room(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("name", NAMES.values())
 def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch, name):
-    original, count = loading.FromFile.pieces, iter(range(100))
+    original, count = NotedTorchFile.__getitem__, iter(range(1000))
 
-    def failing(self, path):
-        if next(count) == 20:
+    def failing(self, name):
+        if next(count) == 60:
             raise OSError(5, "Input/output error")
-        yield from original(self, path)
+        return original(self, name)
 
-    monkeypatch.setattr(loading.FromFile, "pieces", failing)
+    monkeypatch.setattr(NotedTorchFile, "__getitem__", failing)
     with pytest.raises(Exception, match="Input/output error"):
         converting.convert(CHECKPOINT, tmp_path / name, say=quiet)
     assert not list(tmp_path.iterdir())
@@ -211,13 +211,14 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch, name):
 
 KILLED = """
 import os, signal, sys
-from imagebind_jax.porting import converting, loading
-original, count = loading.FromFile.pieces, iter(range(1000))
-def pieces(self, path):
+from imagebind_jax.porting import converting
+from imagebind_jax.porting.tensors import NotedTorchFile
+original, count = NotedTorchFile.__getitem__, iter(range(1000))
+def killing(self, name):
     if next(count) == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
-    yield from original(self, path)
-loading.FromFile.pieces = pieces
+    return original(self, name)
+NotedTorchFile.__getitem__ = killing
 converting.convert(sys.argv[1], sys.argv[2])
 """
 

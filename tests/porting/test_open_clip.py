@@ -448,3 +448,11 @@ def test_a_repository_of_the_hub_with_both_libraries_files(tmp_path):
     assert model == load(GOLDEN / "open_clip.pt")[0]
     leaves = traverse_util.flatten_dict(params, sep="/")
     assert leaves["vision/stem/kernel"].shape == (2, 8, 8, 3, 24)
+
+
+def test_a_folder_from_a_hub_is_opened_by_its_weights():
+    with (
+        pytest.warns(UserWarning, match="vocabulary"),
+        open_weights(GOLDEN / "hugging_face") as weights,
+    ):
+        assert weights.origin["file"] == "model.safetensors"
