@@ -1,6 +1,7 @@
 """imagebind-jax convert: weights from any file of this family to a folder, safetensors or PyTorch."""
 
 import contextlib
+import functools
 import hashlib
 import mmap
 import os
@@ -142,9 +143,9 @@ def _stored(weights: Weights, leaf: rules.Leaf) -> Iterator[np.ndarray]:
     """A leaf's tensors by layer, as the reference stores them."""
     spec = weights.specs[leaf.path]
     if isinstance(weights, loading.FromFile) and weights.leaves[leaf.path].rule == leaf.rule:
-        for (key,) in leaf.keys:  # they lie so in the source: straight from its pages
-            yield weights.tensors[key].astype(spec.dtype, copy=False)
-            weights.tensors.release(key)
+        for (key,) in leaf.keys:  # they lie so in the source: nothing to turn
+            release = functools.partial(weights.tensors.release, key)
+            yield rules.copied(weights.tensors[key], spec.dtype, release)
         return
     for piece in weights.pieces(leaf.path):
         x = leaf.theirs(piece)

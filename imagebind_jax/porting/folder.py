@@ -64,7 +64,7 @@ class _Stream(type_handlers.NumpyHandler):
         context = tensorstore.Context({"file_io_sync": False}, parent=info.ts_context)
         store = await tensorstore.open(spec, create=True, open=True, context=context)
         loop = asyncio.get_running_loop()
-        pending: collections.deque[tensorstore.Future] = collections.deque()
+        pending: collections.deque[tensorstore.WriteFutures] = collections.deque()
         for start, chunk in _chunks(value):
             hashed = loop.run_in_executor(None, value.digest.update, note.bytes_of(chunk))
             place = store[start : start + len(chunk)] if value.shape else store
