@@ -23,19 +23,6 @@ LICENCE = "as its model card says: OpenAI's and LAION's weights are MIT, others 
 _VOCABULARY = 49408  # of CLIP's tokenizer, the one that `tokenize` has
 
 
-def norm(key: str, path: str) -> list[Rule]:
-    """The rules of a LayerNorm."""
-    return [Rule(f"{key}.weight", f"{path}/scale"), Rule(f"{key}.bias", f"{path}/bias")]
-
-
-def linear(key: str, path: str) -> list[Rule]:
-    """The rules of a linear map with a bias."""
-    return [
-        Rule(f"{key}.weight", f"{path}/kernel", "o i -> i o"),
-        Rule(f"{key}.bias", f"{path}/bias"),
-    ]
-
-
 def stem(key: str) -> Rule:
     """The rule of a convolution over patches of an image, halved for each of two frames.
 

@@ -6,9 +6,8 @@ from typing import Any
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.porting import clip
-from imagebind_jax.porting.clip import linear, norm
 from imagebind_jax.porting.hints import Hints
-from imagebind_jax.porting.rules import Rule
+from imagebind_jax.porting.rules import Rule, linear, norm
 from imagebind_jax.porting.tensors import Tensors
 
 LICENCE = clip.LICENCE

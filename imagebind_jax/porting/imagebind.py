@@ -11,7 +11,7 @@ from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.model import HUGE, ImageBindConfig
 from imagebind_jax.porting.hints import Hints, blocks
-from imagebind_jax.porting.rules import Rule
+from imagebind_jax.porting.rules import Rule, linear, norm
 from imagebind_jax.porting.tensors import Tensors
 
 LICENCE = "ImageBind's weights are CC BY-NC-SA 4.0 (non-commercial); so is what is made of them"
@@ -31,30 +31,19 @@ _HEAD_NORM = {"text": "proj.0"}  # others: 0
 _HEAD = {"text": "proj.1", "imu": "3"}  # others: 2; imu has a dropout before
 
 
-def _norm(key: str, path: str) -> list[Rule]:
-    return [Rule(f"{key}.weight", f"{path}/scale"), Rule(f"{key}.bias", f"{path}/bias")]
-
-
-def _linear(key: str, path: str) -> list[Rule]:
-    return [
-        Rule(f"{key}.weight", f"{path}/kernel", "o i -> i o"),
-        Rule(f"{key}.bias", f"{path}/bias"),
-    ]
-
-
 def _block(prefix: str) -> list[Rule]:
     ours = "trunk/blocks"
     return [
-        *_norm(f"{prefix}.norm_1", f"{ours}/norm_1"),
+        *norm(f"{prefix}.norm_1", f"{ours}/norm_1"),
         Rule(f"{prefix}.attn.in_proj_weight", f"{ours}/attn/qkv/kernel", "(n h k) d -> d n h k"),
         Rule(f"{prefix}.attn.in_proj_bias", f"{ours}/attn/qkv/bias", "(n h k) -> n h k"),
         Rule(f"{prefix}.attn.bias_k", f"{ours}/attn/bias_k", "1 1 (h k) -> h k"),
         Rule(f"{prefix}.attn.bias_v", f"{ours}/attn/bias_v", "1 1 (h k) -> h k"),
         Rule(f"{prefix}.attn.out_proj.weight", f"{ours}/attn/out/kernel", "d (h k) -> h k d"),
         Rule(f"{prefix}.attn.out_proj.bias", f"{ours}/attn/out/bias"),
-        *_norm(f"{prefix}.norm_2", f"{ours}/norm_2"),
-        *_linear(f"{prefix}.mlp.fc1", f"{ours}/mlp/fc1"),
-        *_linear(f"{prefix}.mlp.fc2", f"{ours}/mlp/fc2"),
+        *norm(f"{prefix}.norm_2", f"{ours}/norm_2"),
+        *linear(f"{prefix}.mlp.fc1", f"{ours}/mlp/fc1"),
+        *linear(f"{prefix}.mlp.fc2", f"{ours}/mlp/fc2"),
     ]
 
 
@@ -66,12 +55,12 @@ def table(modality: str, _: EncoderConfig | None = None) -> list[Rule]:
     return [
         Rule(f"{pre}.token_embedding.weight", "embed/embedding"),
         Rule(f"{pre}.{stem}", "stem/kernel", axes),
-        *_norm(f"{pre}.{stem.split('.')[0]}.norm_layer", "stem/norm"),
+        *norm(f"{pre}.{stem.split('.')[0]}.norm_layer", "stem/norm"),
         Rule(f"{pre}.cls_token", "cls", "1 1 d -> d"),
         Rule(f"{pre}.{position}", "position", "1 l d -> l d"),
-        *_norm(f"{_TRUNK}{modality}.pre_transformer_layer.0", "trunk/pre_norm"),
+        *norm(f"{_TRUNK}{modality}.pre_transformer_layer.0", "trunk/pre_norm"),
         *_block(f"{_TRUNK}{modality}.blocks.{{layer}}"),
-        *_norm(f"{out}.{_HEAD_NORM.get(modality, '0')}", "norm"),
+        *norm(f"{out}.{_HEAD_NORM.get(modality, '0')}", "norm"),
         Rule(f"{out}.{_HEAD.get(modality, '2')}.weight", "head/kernel", "o i -> i o"),
         Rule(_SCALE.format(modality), "log_logit_scale"),
     ]

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.model import HUGE, ImageBindConfig
@@ -26,7 +25,7 @@ from imagebind_jax.porting import imagebind, note, rules
 from imagebind_jax.porting.tensors import Renamed, Tensors, open_tensors
 from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import select, stacked
-from imagebind_jax.porting.writing import replaced, write_torch
+from imagebind_jax.porting.writing import write_safetensors, write_torch
 
 Layers = Sequence[int] | Mapping[str, Sequence[int]] | None
 Leaves = dict[str, np.ndarray]
@@ -238,11 +237,8 @@ def _read_checkpoint(tensors: Tensors, config: ImageBindConfig) -> tuple[ImageBi
 
 def write_file(path: pathlib.Path, tensors: Leaves, config: ImageBindConfig) -> None:
     """Writes .safetensors with a digest of every tensor, and the config that they belong to."""
-    tensors = {name: np.array(x, order="C") for name, x in tensors.items()}  # others come out wrong
-    said = note.Note(config, {}, {name: note.digest(x) for name, x in tensors.items()})
-    data = safetensors.numpy.save(tensors, {"format": "pt", note.KEY: note.seal(said)})
-    with replaced(path) as file:
-        file.write(data)
+    specs = {name: TensorSpec(x.shape, x.dtype) for name, x in tensors.items()}
+    write_safetensors(path, specs, tensors.items(), lambda d: note.Note(config, {}, dict(d)))
 
 
 def write_folder(

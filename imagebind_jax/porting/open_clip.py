@@ -8,9 +8,8 @@ import numpy as np
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.porting import clip
-from imagebind_jax.porting.clip import linear, norm
 from imagebind_jax.porting.hints import Hints
-from imagebind_jax.porting.rules import Rule
+from imagebind_jax.porting.rules import Rule, linear, norm
 from imagebind_jax.porting.tensors import Renamed, Tensors
 from imagebind_jax.porting.torch_file import TensorSpec
 

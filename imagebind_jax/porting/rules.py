@@ -36,6 +36,19 @@ class Rule:
     inflate: str = ""
 
 
+def norm(key: str, path: str) -> list[Rule]:
+    """The rules of a LayerNorm."""
+    return [Rule(f"{key}.weight", f"{path}/scale"), Rule(f"{key}.bias", f"{path}/bias")]
+
+
+def linear(key: str, path: str) -> list[Rule]:
+    """The rules of a linear map with a bias."""
+    return [
+        Rule(f"{key}.weight", f"{path}/kernel", "o i -> i o"),
+        Rule(f"{key}.bias", f"{path}/bias"),
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Leaf:
     """One of our arrays, and the tensors it is made of."""
