@@ -22,7 +22,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from imagebind_jax.model import HUGE
-from imagebind_jax.porting import converting, writing
+from imagebind_jax.porting import writing
+from imagebind_jax.porting.reference import reference_tensors
 from imagebind_jax.porting.weights import Weights, stacked
 
 COPY = """
@@ -95,7 +96,7 @@ def main() -> None:
     source = options.out / "huge.pth"
     if not source.exists():
         weights = Random(HUGE, "float32", {})
-        specs, tensors = converting.reference_tensors(weights)
+        specs, tensors = reference_tensors(weights)
         print(f"writing {source}", flush=True)
         writing.write_torch(source, specs, tensors)
     size = source.stat().st_size

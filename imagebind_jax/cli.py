@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"no space left on device ({str(error).splitlines()[0][:300]})")
     except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on from the last committed step", code=1)
+        goes_on = "; the same command goes on from the last committed step"
+        return _fail(f"stopped{goes_on if arguments[:1] != ['convert'] else ''}", code=1)
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -98,6 +99,7 @@ def _run(arguments: list[str]) -> None:
     convert.add_argument("--activation", help="gelu or quick_gelu, for CLIP without a config")
     convert.add_argument("--base", metavar="CKPT", help="the model that adapters in SRC are for")
     convert.add_argument("--merge", action="store_true", help="adapters into the base's kernels")
+    convert.add_argument("--layers", default="", help="that adapters of fewer layers are for: 0,5")
     convert.add_argument("--overwrite", action="store_true", help="replace an earlier DST")
     convert.add_argument("--verify", action="store_true",
                          help="read back; print what went where, with checksums")  # fmt: skip
@@ -162,12 +164,20 @@ def _convert(options: argparse.Namespace, _: list[str]) -> None:
             verify=options.verify,
             base=options.base,
             merge=options.merge,
+            layers=_numbers("--layers", options.layers),
             source=options.kind,
             modalities=tuple(filter(None, options.modalities.split(","))),
             dtype=options.dtype,
             heads=heads,
             activation=options.activation,
         )
+
+
+def _numbers(option: str, text: str) -> list[int] | None:
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not all(item.isdecimal() for item in items):
+        raise UserError(f"{option} {text}: expected numbers, e.g. 0,5")
+    return [int(item) for item in items] or None
 
 
 def load_config(path: str, overrides: Sequence[str] = ()):

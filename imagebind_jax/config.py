@@ -41,6 +41,8 @@ class TrainConfig:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must be in [0, 2**32), got {self.seed}")
+        if isinstance(self.initial, str):
+            raise UserError(f"initial must be a tuple of paths: ({self.initial!r},)")
         if not self.pairs:
             raise UserError("a run needs at least one pair of modalities")
         if self.parallel not in sharding.PARALLEL:

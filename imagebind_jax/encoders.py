@@ -20,6 +20,9 @@ _PATCHES = {
 }
 
 
+_LARGEST = 10_000_000  # of any size: what is larger is a mistake, or a file that means harm
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
     """Everything in which two encoders differ.
@@ -58,6 +61,21 @@ class EncoderConfig:
     lora_scale: float = 1.0
 
     def __post_init__(self):
+        for name in ("width", "depth", "heads"):
+            if not 1 <= getattr(self, name) <= _LARGEST:
+                raise UserError(f"{name} must be from 1 to {_LARGEST:,}, got {getattr(self, name)}")
+        for name in ("shape", "patch", "stride"):
+            sizes = getattr(self, name)
+            if not all(1 <= size <= _LARGEST for size in sizes) or len(sizes) > 4:
+                raise UserError(f"{name} {str(sizes)[:100]}: up to 4 sizes from 1 to {_LARGEST:,}")
+        if not 0 <= self.vocab_size <= _LARGEST or self.vocab_size and len(self.shape) != 1:
+            raise UserError(f"vocab_size {self.vocab_size} for inputs of shape {self.shape}")
+        if not 1 <= self.mlp_ratio * self.width <= _LARGEST:  # which a NaN is not either
+            raise UserError(f"mlp_ratio {self.mlp_ratio} of a width of {self.width}")
+        for name in ("norm_eps", "logit_scale"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UserError(f"{name} must be a number > 0, got {value}")
         if self.width % self.heads:
             raise UserError(f"width {self.width} is not divisible by {self.heads} heads")
         if bool(self.patch) == bool(self.vocab_size):

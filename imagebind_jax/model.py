@@ -32,6 +32,8 @@ class ImageBindConfig:
     unroll: int = 1
 
     def __post_init__(self):
+        if not self.encoders or self.embed_dim < 1:
+            raise UserError(f"{len(self.encoders)} encoders into {self.embed_dim} dimensions")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype {self.dtype!r}: not one of float32, bfloat16")
         if self.remat not in ("none", *REMAT_POLICIES):

@@ -17,7 +17,7 @@ from imagebind_jax.config import TrainConfig, facts
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import pipeline
 from imagebind_jax.model import ImageBind, init
-from imagebind_jax.porting import loading
+from imagebind_jax.porting import initial, loading
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -90,6 +90,10 @@ def check(
         except ValueError as error:
             raise UserError(f"{begun} is damaged ({error}): checkpoints do without it") from error
         _check_same_run(folder, before, facts(config))
+    elif not (folder / "checkpoints").exists():
+        for path in config.initial:
+            theirs = loading.read_config(path, assumed=config.model.encoders)
+            initial.check_fits(config.model, theirs, path)
     return folder, place
 
 
@@ -167,7 +171,7 @@ def _begin(config, checkpoints, place, say):
         state = place.create(functools.partial(create_state, config))
         for path in config.initial:
             say(f"starting from the encoders in {path}")
-            params = loading.fill(place.gather(state).params, config.model, path)
+            params = initial.fill(place.gather(state).params, config.model, path)
             state = place.place(place.gather(state).replace(params=params))
         return state, 0
     _check_same_run(checkpoints.folder.parent, _facts_before(checkpoints), facts(config))

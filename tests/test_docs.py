@@ -45,9 +45,14 @@ def test_porting(downloads, capsys):
             assert command == "imagebind-jax"
             assert cli.main(arguments) == 0, capsys.readouterr().err
     assert run == len(re.findall(r"```(?:bash|python)", page.read_text())) >= 8
-    assert {"imagebind", "back.pth", "back.safetensors", "clip", "adapters.safetensors", "merged"} <= {
-        path.name for path in downloads.iterdir()
-    }
+    assert {
+        "imagebind",
+        "back.pth",
+        "back.safetensors",
+        "clip",
+        "adapters.safetensors",
+        "merged",
+    } <= {path.name for path in downloads.iterdir()}
 
 
 def test_readme_and_docs_name_each_other():

@@ -15,7 +15,8 @@ from imagebind_jax.config import TrainConfig
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.inputs.pipeline import Pair
 from imagebind_jax.optimizer import OptimizerConfig
-from imagebind_jax.porting.loading import fill, read_config
+from imagebind_jax.porting.initial import fill
+from imagebind_jax.porting.loading import read_config
 
 CLIP = pathlib.Path(__file__).parent / "golden" / "clip" / "open_clip.pt"
 pytestmark = [
@@ -164,3 +165,30 @@ def test_what_differs_in_an_encoder_is_named():
     new = dataclasses.replace(config().model, encoders=encoders)
     with pytest.raises(UserError, match="its vision has width 24, not 48; .*norm_eps 1e-05"):
         fill({}, new, CLIP)
+
+
+def test_what_a_checkpoints_json_says_is_not_overruled_by_the_config():
+    """Heads change no shape: 24 channels in 3 heads, as CLIP's JSON says, or in 4."""
+    encoders = dict(config().model.encoders)
+    encoders["vision"] = dataclasses.replace(encoders["vision"], heads=4)
+    with pytest.raises(UserError, match="its vision has heads 3, not 4"):
+        fill({}, dataclasses.replace(config().model, encoders=encoders), CLIP)
+
+
+def test_a_missing_or_wrong_start_is_told_before_anything_slow(tmp_path):
+    with pytest.raises(UserError, match=r"nosuch\.pth.* cannot be read"):
+        train.check(dataclasses.replace(config(), initial=("nosuch.pth",)), tmp_path)
+    with pytest.raises(UserError, match="embed_dim 12, not 13"):
+        train.check(config(model={"embed_dim": 13}), tmp_path)
+
+
+def test_a_runs_licence_names_what_it_started_from(run):
+    from imagebind_jax.porting.loading import open_weights
+
+    with open_weights(run[0]) as weights:
+        assert weights.origin["licence"].endswith("what it started from: open_clip.pt")
+
+
+def test_a_step_under_any_name_is_a_checkpoint(run, tmp_path):
+    shutil.copytree(run[0] / "checkpoints" / "2", tmp_path / "best")
+    same(ib.load(tmp_path / "best")[1], run[1])

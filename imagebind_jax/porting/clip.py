@@ -63,7 +63,9 @@ def describe(
     for modality, table in tables.items():
         tower = _Tower(modality, tensors, {rule.path: rule for rule in table})
         said = tower.said(hints)
+        known = (hints.assumed or {}).get(modality)
         found = hints.activation or said.get("activation") or activation
+        found = found or (known.activation if known else None)
         assumed = assumed or not found
         encoders[modality] = tower.encoder(hints, said | {"activation": found or usual})
         sizes[modality] = tower.embed_dim()

@@ -1,26 +1,26 @@
 """imagebind-jax convert: weights from any file of this family to a folder, safetensors or PyTorch."""
 
 import contextlib
-import functools
 import hashlib
 import mmap
 import os
 import pathlib
 import shutil
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from imagebind_jax import files, metrics
 from imagebind_jax.errors import UserError
-from imagebind_jax.porting import folder, imagebind, loading, lora, note, rules, writing
-from imagebind_jax.porting.torch_file import TensorSpec
-from imagebind_jax.porting.weights import InMemory, Weights, stacked
+from imagebind_jax.porting import folder, loading, lora, note, writing
+from imagebind_jax.porting.reference import reference_tensors
+from imagebind_jax.porting.weights import InMemory, Weights
 
 FORMATS = ("orbax", "safetensors", "pytorch")
-SUFFIXES = {".safetensors": "safetensors", ".pth": "pytorch", ".pt": "pytorch"}
+SUFFIXES = {".safetensors": "safetensors"} | dict.fromkeys(
+    (".pth", ".pt", ".bin", ".ckpt"), "pytorch"
+)
 _SLICE = 16 << 20
 
 
@@ -31,6 +31,7 @@ def convert(
     to: str = "",
     base: str | os.PathLike | None = None,
     merge: bool = False,
+    layers: Sequence[int] | None = None,
     overwrite: bool = False,
     verify: bool = False,
     say: Callable[[str], None] = print,
@@ -40,22 +41,27 @@ def convert(
 
     to: "orbax" (a folder), "safetensors" or "pytorch" (files with the names and axes of the
     released PyTorch model); by default what the target's suffix says. base: the model that
-    `checkpoint` holds adapters for; merge: into its kernels (the whole model is then in memory).
+    `checkpoint` holds adapters for; merge: into its kernels (the whole model is then in memory);
+    layers: as of `lora.load`.
     verify: read both again and print what went where. how: as of `loading.load`.
 
     The target appears at once when it is whole. Raises UserError where the checkpoint cannot be read,
     the target exists or the disk has no room.
     """
     source, target = pathlib.Path(checkpoint), pathlib.Path(target)
-    to = to or SUFFIXES.get(target.suffix, "orbax")
+    target = target.resolve() if target.is_symlink() else target
+    by_name = SUFFIXES.get(target.suffix.lower(), "orbax")
+    to = to or by_name
     if to not in FORMATS:
         raise UserError(f"format {to!r}: not one of {', '.join(FORMATS)}")
-    _check_target(source, target, overwrite)
-    with _locked(target), _open(source, base, merge, how) as weights:
+    if by_name not in (to, "orbax") or (to == "safetensors" and by_name == "orbax"):
+        raise UserError(f"{target}: its name does not say {to}, as PyTorch and others expect it to")
+    _check_target([source, *([pathlib.Path(base)] if base else [])], target, to, overwrite)
+    with _locked(target), _open(source, base, merge, layers, how) as weights:
         total = sum(spec.nbytes for spec in weights.specs.values())
         _check_space(target, total)
         with metrics.Progress("convert", total >> 20) as progress:
-            origin = _Origin(weights, source)
+            origin = _Origin(weights, pathlib.Path(base or source))
             if to == "orbax":
                 folder.write(target, _Counted(weights, progress), origin.note)
             else:
@@ -64,7 +70,10 @@ def convert(
                 with writing.ahead(_counted(tensors, progress)) as made:
                     write(target, specs, made, origin.note)
         say(f"{target}: {total / 1e6:,.1f} MB, {', '.join(weights.config.encoders)}")
-        say(f"licence: {weights.origin.get('licence', 'not said')}")
+        licence = str(weights.origin.get("licence", "not said"))
+        say(f"licence: {licence if licence.isprintable() else ascii(licence)}")
+        if others := _other_dtypes(weights):
+            say(f"note: {', '.join(others)} in the source became {weights.dtype}")
         if verify:
             _verify(weights, source, target, say)
 
@@ -80,7 +89,9 @@ def _locked(target: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _open(source: pathlib.Path, base, merge: bool, how: dict) -> Iterator[Weights]:
+def _open(
+    source: pathlib.Path, base, merge: bool, layers: Sequence[int] | None, how: dict
+) -> Iterator[Weights]:
     if base is None:
         if how.get("source") == "lora":
             raise UserError("adapters need the checkpoint that they were trained on: --base CKPT")
@@ -91,65 +102,13 @@ def _open(source: pathlib.Path, base, merge: bool, how: dict) -> Iterator[Weight
         return
     if how.pop("source", "lora") not in ("lora", "auto"):
         raise UserError("--base is for adapters: --source lora")
+    dtype = how.pop("dtype", "float32")
     with loading.open_weights(base, **how) as weights:
-        origin = weights.origin
-    model, params = lora.load(source, *loading.load(base, **how))
+        origin = {**weights.origin, "adapters": source.name}
+    model, params = lora.load(source, *loading.load(base, **how), layers=layers)
     if merge:
         model, params = lora.merge(model, params)
-    yield InMemory(model.config, params, how.get("dtype", "float32"), origin)
-
-
-def reference_tensors(
-    weights: Weights,
-) -> tuple[dict[str, TensorSpec], Iterator[tuple[str, np.ndarray]]]:
-    """({name: spec}, tensors in that order) of the released model's state dict, all it needs.
-
-    Raises UserError where the model has parameters that the reference lacks.
-    """
-    tables = {m: imagebind.table(m) for m in weights.config.encoders}
-    if adapted := [m for m, c in weights.config.encoders.items() if c.lora]:
-        raise UserError(
-            f"the reference has no adapters, and {', '.join(adapted)} has: --merge them, or write "
-            "a folder"
-        )
-    for modality, c in weights.config.encoders.items():
-        if (c.activation, c.norm_eps, c.causal) != ("gelu", 1e-6, True):
-            warnings.warn(
-                f"{modality} has activation {c.activation}, norm_eps {c.norm_eps:g}, causal "
-                f"{c.causal}: the reference computes with gelu, 1e-06, True, and will differ a "
-                "little or much; this package reads the right ones back",
-                stacklevel=2,
-            )
-    leaves = rules.leaves(weights.config, tables)
-    buffers = imagebind.buffers(weights.config)
-    specs: dict[str, TensorSpec] = {}
-    for leaf in leaves:
-        spec = weights.specs[leaf.path]
-        layer = spec.shape[1:] if stacked(leaf.path) else spec.shape
-        shape = leaf.theirs(np.broadcast_to(np.float32(0), layer)).shape
-        specs |= {key: TensorSpec(shape, spec.dtype) for (key,) in leaf.keys}
-    specs |= {name: TensorSpec(x.shape, x.dtype) for name, x in buffers.items()}
-
-    def tensors():
-        for leaf in leaves:
-            for (key,), x in zip(leaf.keys, _stored(weights, leaf), strict=True):
-                yield key, x
-        yield from buffers.items()
-
-    return specs, tensors()
-
-
-def _stored(weights: Weights, leaf: rules.Leaf) -> Iterator[np.ndarray]:
-    """A leaf's tensors by layer, as the reference stores them."""
-    spec = weights.specs[leaf.path]
-    if isinstance(weights, loading.FromFile) and weights.leaves[leaf.path].rule == leaf.rule:
-        for (key,) in leaf.keys:  # they lie so in the source: nothing to turn
-            release = functools.partial(weights.tensors.release, key)
-            yield rules.copied(weights.tensors[key], spec.dtype, release)
-        return
-    for piece in weights.pieces(leaf.path):
-        x = leaf.theirs(piece)
-        yield x if x.flags.c_contiguous else rules.copied(x, spec.dtype)
+    yield InMemory(model.config, params, dtype, origin)
 
 
 class _Counted(Weights):
@@ -181,8 +140,9 @@ class _Origin:
 
     def __init__(self, weights: Weights, source: pathlib.Path):
         self._config, self._said = weights.config, dict(weights.origin)
+        source = getattr(weights, "path", source)  # a file in a folder from a hub
         self._hashing = threading.Thread(target=self._hash, args=(source,), daemon=True)
-        if source.is_file():
+        if source.is_file() and "sha256" not in self._said:  # of one of ours: what it came from
             self._hashing.start()
 
     def note(self, digests: Mapping[str, str]) -> note.Note:
@@ -205,16 +165,43 @@ class _Origin:
             self._said |= {"bytes": len(data), "sha256": hashed.hexdigest()}
 
 
-def _check_target(source: pathlib.Path, target: pathlib.Path, overwrite: bool) -> None:
-    if not source.exists():
-        raise UserError(f"{source}: no such file or folder")
-    if target.exists() and target.samefile(source):
-        raise UserError(f"{target} is the source itself: choose another target")
-    if target.exists() and not overwrite:
-        raise UserError(f"{target} exists: choose another target, or --overwrite it")
-    if target.is_dir() and not (target / folder.NOTE).is_file():
-        raise UserError(f"{target} is a folder, but not one of weights: not overwritten")
+def _other_dtypes(weights: Weights) -> list[str]:
+    """The types in the source that are not the one that is written."""
+    if not isinstance(weights, loading.FromFile):
+        return []
+    found = {
+        weights.tensors.specs[key].dtype.name
+        for leaf in weights.leaves.values()
+        if leaf.shape  # a logit scale stays float32
+        for keys in leaf.keys
+        for key in keys
+    }
+    return sorted(found - {weights.dtype})
+
+
+def _check_target(
+    sources: Sequence[pathlib.Path], target: pathlib.Path, to: str, overwrite: bool
+) -> None:
+    """Nothing but an earlier result of the same kind is ever replaced."""
+    for source in sources:
+        if not source.exists():
+            raise UserError(f"{source}: no such file or folder")
+        if target.absolute() in (source.absolute(), *source.resolve().parents) or (
+            target.exists() and target.samefile(source)
+        ):
+            raise UserError(f"{target} is the source itself, or holds it: choose another target")
     files.check_writable(target.absolute().parent, "choose another target")
+    if not target.exists():
+        return
+    if not overwrite:
+        raise UserError(f"{target} exists: choose another target, or --overwrite it")
+    if target.is_dir() != (to == "orbax"):
+        kind = "a folder" if target.is_dir() else "a file"
+        raise UserError(f"{target} is {kind}, and {to} is not: choose another target")
+    if target.is_dir():
+        folder.read_note(target)  # raises where it is not one of ours
+        if others := {path.name for path in target.iterdir()} - {folder.NOTE, folder.ARRAYS}:
+            raise UserError(f"{target} also holds {', '.join(sorted(others))}: not overwritten")
 
 
 def _check_space(target: pathlib.Path, size: int) -> None:

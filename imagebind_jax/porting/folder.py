@@ -232,4 +232,5 @@ class OrbaxReader:
             return action()
         except Exception as error:  # orbax raises a different type for each kind of damage
             line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise UserError(f"{self.folder} cannot be read ({line})") from error
+            gone = "" if self.folder.exists() else "; it was removed meanwhile: try again"
+            raise UserError(f"{self.folder} cannot be read ({line}){gone}") from error

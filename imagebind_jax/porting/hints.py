@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import operator
 import pathlib
 import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
-from imagebind_jax.model import HUGE
+from imagebind_jax.layers import ACTIVATIONS
+from imagebind_jax.model import HUGE, ImageBindConfig
 
 # Published numbers of heads by (modality, width): ImageBind's, and OpenCLIP's model_configs.
 _HEADS = {
@@ -25,12 +28,41 @@ _HEADS = {
 @dataclasses.dataclass(frozen=True)
 class Hints:
     """`heads` by modality; `activation` of the blocks; `only`: the modalities to read (empty:
-    all); `config`: what a JSON file beside the checkpoint says (`config_beside`)."""
+    all); `config`: what a JSON file beside the checkpoint says (`config_beside`); `assumed`:
+    encoders that are believed where nothing else says it, or None."""
 
     heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
     activation: str | None = None
     only: tuple[str, ...] = ()
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    assumed: Mapping[str, EncoderConfig] | None = None
+
+    def __post_init__(self):
+        for modality, heads in self.heads.items():
+            if isinstance(heads, bool) or not hasattr(heads, "__index__") or heads < 1:
+                raise UserError(f"heads of {modality} must be a number from 1, got {heads!r}")
+        if self.activation is not None and self.activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise UserError(f"activation {self.activation!r}: not one of {known}")
+
+    def other(self, modality: str) -> bool:
+        """Whether this is a modality that a file may have, but that is not to be read."""
+        return modality in HUGE.encoders and bool(self.only) and modality not in self.only
+
+    def check(self, config: ImageBindConfig, where: object) -> None:
+        """Raises UserError where something told is of no encoder, or not so in the config."""
+        for modality, heads in self.heads.items():
+            found = config.encoders.get(modality)
+            if found is None and self.other(modality):
+                continue
+            if found is None or found.heads != heads:
+                has = f"{found.heads}" if found else f"none, only {', '.join(config.encoders)}"
+                raise UserError(f"{where}: told {heads} heads of {modality}, which has {has}")
+        for modality, encoder in config.encoders.items():
+            if self.activation not in (None, encoder.activation):
+                raise UserError(
+                    f"{where}: told {self.activation}, but {modality} has {encoder.activation}"
+                )
 
     def chosen(self, available: Iterable[str], where: object) -> list[str]:
         """Which of the modalities in a file to read. Raises UserError on one it lacks."""
@@ -45,8 +77,14 @@ class Hints:
         The last, one head for each 64 channels, comes with a warning: a wrong number gives wrong
         embeddings and no error. Raises UserError where no rule fits.
         """
-        told = self.heads.get(modality) or self.config.get(f"{modality}_num_heads")
-        heads = told or _HEADS.get((modality, width))
+        beside = self.config.get(f"{modality}_num_heads")
+        if beside is not None and (isinstance(beside, bool) or not isinstance(beside, int)):
+            raise UserError(f"the JSON file beside: {modality}_num_heads is {str(beside)[:50]!r}")
+        heads = self.heads.get(modality, beside)
+        heads = _HEADS.get((modality, width)) if heads is None else operator.index(heads)
+        assumed = (self.assumed or {}).get(modality)
+        if heads is None and assumed and assumed.width == width:
+            heads = assumed.heads
         if heads is None and width % 64 == 0:
             heads = width // 64
             warnings.warn(
@@ -54,7 +92,7 @@ class Hints:
                 f"width {width}; if that is wrong, pass heads={{'{modality}': n}}",
                 stacklevel=2,
             )
-        if not isinstance(heads, int) or heads < 1 or width % heads:
+        if heads is None or heads < 1 or width % heads:
             raise UserError(
                 f"{modality}: a checkpoint does not say its number of heads, and {heads} does not "
                 f"fit width {width}: pass heads={{'{modality}': n}} (--heads {modality}=n)"
@@ -76,6 +114,9 @@ def config_beside(path: pathlib.Path) -> dict[str, Any]:
             if not isinstance(config, dict):
                 raise ValueError("no JSON object")
         except (ValueError, RecursionError) as error:
+            if beside.stem != f"{path.stem}_config":  # it may be anybody's
+                warnings.warn(f"{beside} is passed over ({error})", stacklevel=2)
+                continue
             raise UserError(f"{beside}: {error}; repair it or move it away") from error
         return config
     return {}

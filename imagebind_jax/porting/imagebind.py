@@ -86,8 +86,10 @@ def matches(names: Mapping[str, Any]) -> bool:
 def ignored(name: str, modalities: Sequence[str]) -> bool:
     """Other modalities; the causal mask, which is made, not read; scales that the config holds."""
     _, modality, *rest = [*name.split("."), ""]
+    if not name.startswith((_IN, _TRUNK, _OUT, _SCALE.partition("{")[0])):
+        return False
     if modality not in modalities:
-        return True
+        return modality in HUGE.encoders
     fixed = rest == ["1", "log_logit_scale", ""] and not HUGE.encoders[modality].learn_scale
     return fixed or rest == ["mask", ""]
 
@@ -130,6 +132,7 @@ def _encoder(m: str, tensors: Tensors, shapes: Mapping[str, Any], hints: Hints) 
         "depth": blocks(shapes, f"{_TRUNK}{m}.blocks."),
         "heads": hints.heads_of(m, width),
         "mlp_ratio": hidden / width,
+        "activation": hints.activation or "gelu",  # the reference knows no other
         "bias_kv": f"{block}.attn.bias_k" in shapes,
         "stem_norm": rules["stem/norm/scale"] in shapes,
         "pre_norm": rules["trunk/pre_norm/scale"] in shapes,
@@ -172,7 +175,12 @@ def _scale(modality: str, tensors: Tensors) -> float | None:
     name = _SCALE.format(modality)
     if name not in tensors.specs:
         return None
+    spec = tensors.specs[name]
+    if math.prod(spec.shape) != 1:
+        raise UserError(f"{tensors.path}: {name} has shape {spec.shape}: no logit scale")
     stored = np.float32(np.asarray(tensors[name], np.float32).reshape(()))
+    if not abs(stored) < 50:  # e ** 50 is finite
+        raise UserError(f"{tensors.path}: {name} is {stored}, the logarithm of no logit scale")
     exact = float(np.exp(np.float64(stored)))
     short = round(exact, 3)
     return short if short > 0 and np.float32(math.log(short)) == stored else exact

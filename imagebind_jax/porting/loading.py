@@ -14,8 +14,9 @@ import numpy as np
 from flax import traverse_util
 
 from imagebind_jax import metrics
+from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
-from imagebind_jax.model import ImageBind, ImageBindConfig
+from imagebind_jax.model import HUGE, ImageBind, ImageBindConfig
 from imagebind_jax.porting import folder, hugging_face, imagebind, open_clip, positions, rules, runs
 from imagebind_jax.porting.hints import Hints, config_beside
 from imagebind_jax.porting.tensors import Renamed, Tensors, open_tensors
@@ -57,6 +58,7 @@ class FromFile(Weights):
         said = tensors.note
         origin = said.origin if said else {"file": tensors.path.name, "licence": licence}
         super().__init__(config, dtype, origin)
+        self.path = tensors.path
         self.leaves = {leaf.path: leaf for leaf in leaves}
         self.tensors = tensors
 
@@ -80,33 +82,57 @@ def open_weights(
     source: str = "auto",
     heads: Mapping[str, int] | None = None,
     activation: str | None = None,
+    assumed: Mapping[str, EncoderConfig] | None = None,
 ) -> Iterator[Weights]:
-    """Opens a checkpoint; reads names, shapes and sizes, no weights. Arguments as of `load`."""
+    """Opens a checkpoint; reads names, shapes and sizes, no weights. Arguments as of `load`.
+
+    assumed: encoders whose heads and activation are believed where nothing else says them.
+    """
+    modalities = (modalities,) if isinstance(modalities, str) else tuple(modalities)
+    hints = Hints(heads or {}, activation, modalities, assumed=assumed)
+    if source not in ("auto", *FORMATS):
+        raise UserError(f"source {source!r}: not one of auto, {', '.join(FORMATS)}")
     path = pathlib.Path(path)
-    downloaded = [path / name for name in _DOWNLOADED if (path / name).is_file()]
-    if downloaded and not (path / folder.NOTE).exists():
-        path = downloaded[0]
+    with contextlib.ExitStack() as stack:
+        try:
+            weights = _opened(stack, path, dtype, source, hints)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        yield weights
+
+
+def _opened(
+    stack: contextlib.ExitStack, path: pathlib.Path, dtype: str, source: str, hints: Hints
+) -> Weights:
+    if path.is_dir() and not (path / folder.NOTE).is_file() and not runs.is_run(path):
+        downloaded = [path / name for name in _DOWNLOADED if (path / name).is_file()]
+        path = downloaded[0] if downloaded else path
     if path.is_dir():
         kind = runs.FromRun if runs.is_run(path) else folder.FromFolder
-        yield kind(path, modalities, dtype)
-        return
-    with open_tensors(path) as tensors:
-        form, tensors = _recognised(tensors, source)
-        if tensors.note:
-            config = tensors.note.config
-        else:
-            hints = Hints(heads or {}, activation, tuple(modalities), config_beside(path))
-            config = form.describe(tensors, hints)
-        config = select(config, modalities, path)
-        tables = {m: form.table(m, encoder) for m, encoder in config.encoders.items()}
-        leaves = rules.leaves(config, tables)
-        rules.check(str(path), leaves, tensors, lambda key: form.ignored(key, list(tables)))
-        yield FromFile(config, leaves, tensors, dtype, form.LICENCE)
+        weights = kind(path, hints.only, dtype)
+        hints.check(weights.config, path)
+        return weights
+    tensors = stack.enter_context(open_tensors(path))
+    form, tensors = _recognised(tensors, source)
+    if tensors.note:
+        config = tensors.note.config
+        if any(c.depth > len(tensors.specs) for c in config.encoders.values()):
+            raise UserError(f"{path}: its note tells of more layers than it has tensors")
+        config = select(config, hints.only, path)
+        hints.check(config, path)
+    else:
+        hints = dataclasses.replace(hints, config=config_beside(path))
+        config = form.describe(tensors, hints)
+        if unknown := [m for m in hints.heads if m not in config.encoders and not hints.other(m)]:
+            raise UserError(f"{path}: told heads of {', '.join(unknown)}, which it has not")
+    tables = {m: form.table(m, encoder) for m, encoder in config.encoders.items()}
+    leaves = rules.leaves(config, tables)
+    loaded = list(tables) if hints.only else [*tables, *HUGE.encoders]
+    rules.check(str(path), leaves, tensors, lambda key: form.ignored(key, loaded))
+    return FromFile(config, leaves, tensors, dtype, form.LICENCE)
 
 
 def _recognised(tensors: Tensors, source: str) -> tuple[ModuleType, Tensors]:
-    if source not in ("auto", *FORMATS):
-        raise UserError(f"source {source!r}: not one of auto, {', '.join(FORMATS)}")
     if any(_ADAPTER.match(name) for name in tensors.specs):
         raise UserError(
             f"{tensors.path} holds adapters: load the checkpoint that they were trained on, then "
@@ -117,6 +143,12 @@ def _recognised(tensors: Tensors, source: str) -> tuple[ModuleType, Tensors]:
         for name, form in FORMATS.items():
             if source in ("auto", name) and form.matches(old):
                 found = Renamed(tensors, old) if prefix else tensors
+                if rest := [n for n in tensors.specs if not n.startswith(prefix)]:
+                    warnings.warn(
+                        f"{tensors.path}: {len(rest)} tensors without {prefix} before their names "
+                        f"are passed over: {', '.join(rest)[:200]}",
+                        stacklevel=4,
+                    )
                 return form, getattr(form, "canonical", lambda tensors: tensors)(found)
     names = list(tensors.specs)
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -174,66 +206,19 @@ def read_config(path: str | os.PathLike, **how) -> ImageBindConfig:
             return weights.config
 
 
-def fill(params: Mapping, config: ImageBindConfig, path: str | os.PathLike) -> dict:
-    """`params` of a model with every encoder that a checkpoint has too replaced by it.
-
-    Arrays keep dtype and placement; positions are interpolated for other input shapes; adapters
-    and a learned scale that the checkpoint lacks stay as they are. Raises UserError where an
-    encoder of the checkpoint is not that of `config`, or none is shared.
-    """
-    heads = {m: c.heads for m, c in config.encoders.items()}
-    activations = {c.activation for c in config.encoders.values()}
-    activation = activations.pop() if len(activations) == 1 else None
-    flat = dict(traverse_util.flatten_dict(params, sep="/"))
-    with open_weights(path, heads=heads, activation=activation) as weights:
-        shared = [m for m in weights.config.encoders if m in config.encoders]
-        if not shared:
-            raise UserError(f"{path} has none of the encoders {', '.join(config.encoders)}")
-        if weights.config.embed_dim != config.embed_dim:
-            dims = f"embed_dim {weights.config.embed_dim}, not {config.embed_dim}"
-            raise UserError(f"{path} does not fit: it has {dims}")
-        for modality in shared:
-            _check_same(path, modality, weights.config, config)
-        for name in weights.specs:
-            if name.split("/")[0] in shared and name in flat:
-                old = flat[name]
-                new = _fitted(weights, name, config).astype(old.dtype)
-                flat[name] = jax.device_put(new, old.sharding)
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
-# What an encoder's parameters do not depend on, or `fill` can adapt.
-_ADAPTED = (
-    "shape", "drop_path", "head_dropout", "position_std", "logit_scale", "learn_scale",
-    "lora", "lora_rank", "lora_scale", "causal",
-)  # fmt: skip
-
-
-def _check_same(path, modality: str, theirs: ImageBindConfig, ours: ImageBindConfig) -> None:
-    old, new = (dataclasses.asdict(config.encoders[modality]) for config in (theirs, ours))
-    old["stride"], new["stride"] = (c["stride"] or c["patch"] for c in (old, new))
-    differ = [
-        f"{name} {old[name]}, not {new[name]}"
-        for name in old
-        if name not in _ADAPTED and old[name] != new[name]
-    ]
-    if differ:
-        raise UserError(f"{path} does not fit the config: its {modality} has {'; '.join(differ)}")
-
-
 def _all(weights: Weights, config: ImageBindConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Every leaf, fitted, with progress where it takes more than a moment."""
     total, done = sum(spec.nbytes for spec in weights.specs.values()), 0
     slow = metrics.Progress("load", total >> 20) if total > _SLOW else None
     with slow or contextlib.nullcontext():
         for path, spec in weights.specs.items():
-            yield path, _fitted(weights, path, config)
+            yield path, fitted(weights, path, config)
             done += spec.nbytes
             if slow:
                 slow.update(done >> 20, "MiB")
 
 
-def _fitted(weights: Weights, path: str, config: ImageBindConfig) -> np.ndarray:
+def fitted(weights: Weights, path: str, config: ImageBindConfig) -> np.ndarray:
     """A leaf for a model whose inputs may have other shapes than those of `weights`."""
     leaf = weights.read(path)
     modality, _, name = path.partition("/")

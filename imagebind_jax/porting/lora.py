@@ -64,6 +64,7 @@ def add(
 
     Raises UserError on a modality that the model lacks or that has adapters, and on a wrong target.
     """
+    targets = (targets,) if isinstance(targets, str) else tuple(targets)
     if not targets:
         raise UserError(f"targets: none of {', '.join(ADAPTABLE)} is named")
     config = model.config

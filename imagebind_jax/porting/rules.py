@@ -70,7 +70,11 @@ class Leaf:
 
             release()
             x = self._ours(np.stack(parts) if self.rule.parts else parts[0])
-            yield copied(x, dtype, release)  # never a view: it would hold the file's pages
+            with np.errstate(over="ignore"):  # looked at below
+                piece = copied(x, dtype, release)  # never a view: it would hold the file's pages
+            if x.dtype != dtype and not np.array_equal(np.isfinite(piece), np.isfinite(x)):
+                raise UserError(f"{keys[0]} holds numbers that are too large for {dtype}")
+            yield piece
 
     def _ours(self, x: np.ndarray) -> np.ndarray:
         if not self.rule.axes:
@@ -162,12 +166,18 @@ def _listed(names: Sequence[str]) -> str:
     for name in names:
         before, number, after = (*re.split(r"(?<=\.)(\d+)(?=\.)", name, maxsplit=1), "", "")[:3]
         groups.setdefault((before, after), []).append(number)
-    shown = [
-        before + (numbers[0] if len(numbers) == 1 else "{" + ",".join(numbers) + "}") + after
-        for (before, after), numbers in groups.items()
-    ]
+    shown = [before + _numbers(numbers) + after for (before, after), numbers in groups.items()]
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     return ", ".join(shown[:_SHOWN]) + more
+
+
+def _numbers(numbers: list[str]) -> str:
+    first = numbers[0]
+    if len(numbers) == 1:
+        return first
+    if numbers == [str(int(first) + i) for i in range(len(numbers))]:
+        return f"{{{first}..{numbers[-1]}}}"
+    return "{" + ",".join(numbers[:40]) + (",..." if len(numbers) > 40 else "") + "}"
 
 
 def _wrong_shape(leaf: Leaf, tensors: Tensors) -> str:

@@ -29,7 +29,7 @@ class FromRun(Weights):
         super().__init__(
             select(config, modalities, folder),
             dtype,
-            {"file": f"{folder.name}, step {step.name}", "licence": "that of its training data"},
+            {"file": f"{folder.name}, step {step.name}", "licence": _licence(meta["config"])},
         )
         self._digests, self._step = meta["digest"], step
         self._reader = OrbaxReader(step / "state", below=("params",))
@@ -45,13 +45,19 @@ class FromRun(Weights):
             yield x.astype(self.specs[path].dtype, copy=False)
 
 
+def _licence(facts: dict[str, Any]) -> str:
+    begun = [pathlib.PurePath(str(path)).name for path in facts.get("initial") or ()]
+    started = f", and those of what it started from: {', '.join(begun)}" if begun else ""
+    return f"that of its training data{started}"
+
+
 def is_run(folder: pathlib.Path) -> bool:
     """Whether this is a folder of `imagebind-jax train`, its checkpoints, or one of them."""
     return bool(_steps(folder)) or (folder / "checkpoints").is_dir()
 
 
 def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
-    found = [folder] if folder.name.isdigit() else []
+    found = [folder]
     for parent in (folder, folder / "checkpoints"):
         found += [step for step in parent.glob("*") if step.name.isdigit()]
     return [step for step in found if (step / COMMITTED).is_file() and (step / "state").is_dir()]
@@ -61,7 +67,7 @@ def _newest(folder: pathlib.Path) -> pathlib.Path:
     steps = _steps(folder)
     if not steps:
         raise UserError(f"{folder}: no checkpoint is committed there yet")
-    return max(steps, key=lambda step: int(step.name))
+    return max(steps, key=lambda step: int(step.name) if step.name.isdigit() else -1)
 
 
 def _meta(step: pathlib.Path) -> dict[str, Any]:

@@ -140,5 +140,5 @@ def _is_safetensors(path: pathlib.Path) -> bool:
             return False
         with path.open("rb") as file:
             return file.read(10)[8:9] == b"{"
-    except OSError:
+    except (OSError, ValueError):
         return False  # `TorchFile` says what is wrong

@@ -17,8 +17,9 @@ from flax import traverse_util
 
 import imagebind_jax as ib
 from imagebind_jax import UserError
-from imagebind_jax.porting import converting, folder, loading, note
+from imagebind_jax.porting import converting, folder, loading, note, writing
 from imagebind_jax.porting.tensors import NotedTorchFile, open_tensors
+from imagebind_jax.porting.torch_file import TensorSpec
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"
 NAMES = {"orbax": "w", "safetensors": "w.safetensors", "pytorch": "w.pth"}
@@ -175,7 +176,7 @@ def test_an_existing_target_stays_unless_told(made, tmp_path):
 def test_a_folder_of_other_things_is_never_overwritten(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").touch()
-    with pytest.raises(UserError, match="not one of weights"):
+    with pytest.raises(UserError, match="no folder of weights"):
         converting.convert(CHECKPOINT, tmp_path / "photos", overwrite=True, say=quiet)
     assert (tmp_path / "photos" / "me.jpg").exists()
 
@@ -326,3 +327,107 @@ def test_a_folder_that_claims_more_than_it_holds_is_refused(small, tmp_path, mon
 def test_any_other_folder_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"is no folder of weights: no model\.json"):
         ib.load(tmp_path)
+
+
+# ---- what a review found
+
+
+def test_a_folder_with_somebody_elses_model_json_is_kept(tmp_path, made):
+    theirs = tmp_path / "tfjs"
+    theirs.mkdir()
+    (theirs / "model.json").write_text('{"modelTopology": {}}')
+    with pytest.raises(UserError, match="is damaged"):
+        converting.convert(CHECKPOINT, theirs, overwrite=True, say=quiet)
+    ours = tmp_path / "w"
+    shutil.copytree(made / "w", ours)
+    (ours / "thesis.txt").touch()
+    with pytest.raises(UserError, match=r"also holds thesis\.txt"):
+        converting.convert(CHECKPOINT, ours, overwrite=True, say=quiet)
+    shutil.copy(CHECKPOINT, ours / "source.pth")
+    with pytest.raises(UserError, match="the source itself, or holds it"):
+        converting.convert(ours / "source.pth", ours, overwrite=True, say=quiet)
+    assert (ours / "thesis.txt").exists() and (ours / "source.pth").exists()
+
+
+@pytest.mark.parametrize(("name", "to"), [("w", "pytorch"), ("w.pth", "orbax")])
+def test_a_file_never_replaces_a_folder_nor_a_folder_a_file(tmp_path, made, name, to):
+    target = tmp_path / name
+    (shutil.copytree if name == "w" else shutil.copy)(made / name, target)
+    with pytest.raises(UserError, match="choose another target|does not say"):
+        converting.convert(CHECKPOINT, target, to=to, overwrite=True, say=quiet)
+    assert flat(target).keys() == flat(CHECKPOINT).keys()
+
+
+def test_a_name_that_says_another_format_is_refused(tmp_path):
+    with pytest.raises(UserError, match="its name does not say pytorch"):
+        converting.convert(CHECKPOINT, tmp_path / "w.safetensors", to="pytorch", say=quiet)
+
+
+def test_the_first_origin_is_kept(made, tmp_path):
+    converting.convert(made / "w.pth", tmp_path / "again", say=quiet)
+    with (
+        loading.open_weights(made / "w") as first,
+        loading.open_weights(tmp_path / "again") as last,
+    ):
+        assert last.origin == first.origin
+
+
+def stored(tmp_path, dtype, factor=1.0):
+    """The golden imu encoder in another type, its class token multiplied."""
+    with open_tensors(CHECKPOINT) as file:
+        content = {n: np.array(file[n], dtype) for n in file.specs if ".imu." in n}
+    content["modality_preprocessors.imu.cls_token"] *= dtype(factor)
+    specs = {name: TensorSpec(x.shape, x.dtype) for name, x in content.items()}
+    writing.write_torch(tmp_path / "other.pth", specs, content.items())
+    return tmp_path / "other.pth"
+
+
+def test_numbers_that_do_not_fit_are_refused_and_a_change_of_type_is_told(tmp_path):
+    source, lines = stored(tmp_path, np.float64), []
+    converting.convert(source, tmp_path / "w", heads={"imu": 4}, say=lines.append)
+    assert "note: float64 in the source became float32" in lines
+    for factor, dtype in ((1e300, "float32"), (1e6, "float16"), (1e300, "bfloat16")):
+        with pytest.raises(UserError, match=f"cls_token holds .* too large for {dtype}"):
+            source = stored(tmp_path, np.float64, factor)
+            converting.convert(source, tmp_path / "h", dtype=dtype, heads={"imu": 4}, say=quiet)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"depth": 10**8}, "more layers than it has tensors|depth must be"),
+        ({"heads": 0}, "heads must be from 1"),
+        ({"width": -32}, "width must be from 1"),
+        ({"patch": [0]}, "patch .* sizes from 1"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio"),
+        ({"norm_eps": -1.0}, "norm_eps must be a number > 0"),
+        ({"shape": [10**9, 6]}, "shape .* sizes from 1"),
+    ],
+)
+def test_a_note_that_means_harm_is_refused_at_once(small, tmp_path, changes, line):
+    """Anybody can seal a note: what it says is checked, too."""
+    with open_tensors(small / "w.safetensors") as file:
+        said = json.loads(note.seal(file.note))
+    del said["seal"]
+    said["config"]["encoders"]["imu"] |= changes
+    said["seal"] = note._sha256(said)
+    tensors = safetensors.numpy.load_file(small / "w.safetensors")
+    safetensors.numpy.save_file(tensors, tmp_path / "w.safetensors", {note.KEY: json.dumps(said)})
+    with pytest.raises(UserError, match=line) as error:
+        ib.load(tmp_path / "w.safetensors")
+    assert len(str(error.value)) < 1000
+
+
+def test_what_is_told_must_fit_what_is_known(made):
+    with pytest.raises(UserError, match="told 2 heads of imu, which has 4"):
+        ib.load(made / "w", heads={"imu": 2})
+    with pytest.raises(UserError, match="told quick_gelu, but vision has gelu"):
+        ib.load(made / "w", activation="quick_gelu")
+    with pytest.raises(UserError, match="source 'nonsense': not one of"):
+        ib.load(made / "w", source="nonsense")
+    with pytest.raises(UserError, match="told heads of imuu, which it has not"):
+        ib.load(CHECKPOINT, heads={"imuu": 2})
+    with pytest.raises(UserError, match="heads of imu must be a number from 1, got True"):
+        ib.load(CHECKPOINT, heads={"imu": True})
+    with pytest.raises(UserError, match="activation 'nonsense': not one of gelu"):
+        ib.load(CHECKPOINT, activation="nonsense")

@@ -182,6 +182,21 @@ def test_every_unknown_and_every_missing_key_is_named(altered):
     assert all(name in message for name in [*gone, "modality_trunks.depth.surprise"])
 
 
+def test_what_belongs_to_no_encoder_is_named(altered):
+    odd = {
+        name: np.zeros(3, np.float32) for name in ("classifier.weight", "modality_heads.smell.0.w")
+    }
+    with pytest.raises(UserError, match=r"unknown classifier\.weight, modality_heads\.smell\.0\.w"):
+        ib.load(altered(odd), heads=HEADS)
+
+
+@pytest.mark.parametrize("bad", [np.array(np.nan), np.array(1e4), np.zeros(2), np.zeros(0)])
+def test_a_scale_that_is_none_is_refused(altered, bad):
+    name = "modality_postprocessors.imu.1.log_logit_scale"
+    with pytest.raises(UserError, match="no logit scale"):
+        ib.load(altered({name: bad.astype(np.float32)}), heads=HEADS, modalities=["imu"])
+
+
 def test_a_wrong_shape_is_named_with_what_it_should_give(altered):
     name = "modality_trunks.text.blocks.0.attn.out_proj.weight"
     with pytest.raises(UserError, match=f"{name} has shape .*32, 31.* does not give text/trunk"):
