@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.version import __version__
 
 # What the machine, and not the program, is to be blamed for.
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    line = " ".join(message.split())
+    line = one_line(message)
     print(f"imagebind-jax: error: {line}", file=sys.stderr, flush=True)
     return code
 

@@ -3,3 +3,10 @@
 
 class UserError(ValueError):
     """Something was asked that cannot be done; the message names the value and the remedy."""
+
+
+def one_line(text: str, limit: int = 50_000) -> str:
+    """Printable, on one line, not longer than `limit`: names out of files may be anything."""
+    line = " ".join(text.split())
+    line = line if line.isprintable() else line.encode("unicode_escape").decode()
+    return line if len(line) <= limit else f"{line[:limit]} ..."

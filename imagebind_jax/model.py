@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,9 @@ class ImageBindConfig:
     unroll: int = 1
 
     def __post_init__(self):
+        for name in self.encoders:  # a part of paths and of other formats' names
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name):
+                raise UserError(f"modality {name[:60]!a}: small letters, digits and _ only")
         if not self.encoders or self.embed_dim < 1:
             raise UserError(f"{len(self.encoders)} encoders into {self.embed_dim} dimensions")
         if self.dtype not in ("float32", "bfloat16"):

@@ -85,8 +85,9 @@ def _hugging_face(tower: Mapping, modality: str) -> dict[str, Any]:
         raise UserError(f"activation {act!r} is not one of {', '.join(_ACTIVATIONS)}")
     _square(tower)
     # 2: written before transformers 4.31, which pools at the largest id there, as CLIP does.
-    ends = (2, _END, _positive(tower, "vocab_size", _END + 1) - 1)
-    end = tower.get("eos_token_id", _END)
+    last = _positive(tower, "vocab_size", _END + 1) - 1
+    ends = (2, last)  # 2 was written by mistake for long; the library then takes the largest id
+    end = tower.get("eos_token_id", last)
     if not vision and end not in ends:
         raise UserError(f"its texts are pooled at token {end}, which is not the largest id")
     return {

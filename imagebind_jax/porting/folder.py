@@ -4,11 +4,13 @@ import asyncio
 import collections
 import contextlib
 import itertools
+import json
 import logging
 import math
 import os
 import pathlib
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -25,6 +27,7 @@ from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import Weights, select, stacked
 
 ARRAYS, NOTE = "params", "model.json"
+_MAX_FILES, _MAX_ZARRAY = 100_000, 64 << 10  # of a folder; bytes
 _PENDING = 2  # writes on their way at once
 _CHUNK = 32 << 20  # bytes
 # What an untrusted folder may claim to hold: arrays that are all zero take no room on disk.
@@ -165,6 +168,9 @@ class FromFolder(Weights):
         self.folder = folder
         self.note = read_note(folder)
         super().__init__(select(self.note.config, modalities, folder), dtype, self.note.origin)
+        check_files(folder)
+        for path, spec in self.specs.items():
+            _check_chunks(folder / ARRAYS / path.replace("/", "."), spec.shape)
         self._reader = OrbaxReader(folder / ARRAYS)
         self._reader.check({path: spec.shape for path, spec in self.specs.items()})
 
@@ -177,10 +183,36 @@ class FromFolder(Weights):
             yield x.astype(self.specs[path].dtype, copy=False)
 
 
+def check_files(folder: pathlib.Path) -> None:
+    """Raises UserError on what is no file of its own: a FIFO would hang, a link lead elsewhere."""
+    for count, path in enumerate([folder / NOTE, *folder.rglob("*")]):
+        mode = path.lstat().st_mode if path.exists() or path.is_symlink() else stat.S_IFREG
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or count > _MAX_FILES:
+            raise UserError(f"{folder}: {path.name!a} is no plain file or folder: refused")
+
+
+def _check_chunks(folder: pathlib.Path, shape: tuple[int, ...]) -> None:
+    """Raises UserError where a small file of ours could become a large array: we compress nothing."""
+    path = folder / ".zarray"
+    try:
+        with path.open("rb") as file:
+            said = json.loads(file.read(_MAX_ZARRAY))
+        whole = len(said["chunks"]) == len(shape) and all(
+            0 < chunk <= max(1, size) for chunk, size in zip(said["chunks"], shape)
+        )
+        plain = said["compressor"] is None and said["filters"] is None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: convert the weights again") from error
+    if not (whole and plain):
+        raise UserError(f"{path}: compressed, or in chunks larger than the array: not ours")
+
+
 def read_note(folder: pathlib.Path) -> note.Note:
     """model.json. Raises UserError where it is missing or damaged."""
     path = folder / NOTE
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise UserError(f"{path} is no plain file: refused")
         with path.open("rb") as file:
             text = file.read(note.LARGEST + 1)
     except OSError as error:

@@ -141,7 +141,8 @@ def _encoder(m: str, tensors: Tensors, shapes: Mapping[str, Any], hints: Hints) 
     if m == "text":
         fields |= {"shape": (tokens,), "vocab_size": shape("embed/embedding", 2)[0]}
         mask = _MASK.format(m)
-        fields |= {"causal": mask not in tensors.specs or bool(np.any(tensors[mask]))}
+        if mask in tensors.specs and tensors.specs[mask].shape == (tokens, tokens):
+            fields |= {"causal": bool(np.any(tensors[mask]))}
     elif m == "imu":
         samples, rest = divmod(shape("stem/kernel", 2)[1], 6)
         if rest:

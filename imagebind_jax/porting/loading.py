@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from imagebind_jax import metrics
 from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.model import HUGE, ImageBind, ImageBindConfig
 from imagebind_jax.porting import folder, hugging_face, imagebind, open_clip, positions, rules, runs
 from imagebind_jax.porting.hints import Hints, config_beside
@@ -98,6 +98,10 @@ def open_weights(
             weights = _opened(stack, path, dtype, source, hints)
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        except UserError as error:
+            line = one_line(str(error))
+            where = "" if str(path) in line else f"{one_line(str(path))}: "
+            raise UserError(f"{where}{line}") from error
         yield weights
 
 

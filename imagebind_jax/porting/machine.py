@@ -10,7 +10,7 @@ MAX_NODES = 200_000  # containers and objects; a tensor takes about 6
 MAX_DEPTH = 100  # of containers in containers
 MAX_TEXT = 1 << 20  # bytes
 MAX_NAME = 1000  # characters, of a class
-MAX_KEY = 1 << 60  # of integer keys: greater ones can be made to collide in a dict, by the million
+MAX_KEY = 1 << 20  # of integer keys: greater ones can be made to collide in a dict, by the million
 DAMAGED = "its data.pkl is damaged or was made by hand"
 REMEDY = (
     "save it again, on a machine where it is trusted, as "

@@ -40,10 +40,14 @@ def unseal(text: str | bytes, where: object) -> Note:
                 f"{where} has format {said['format']!r}, not {FORMAT}: update this package"
             )
         note = msgspec.convert(said, Note)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(
             f"{where} is damaged ({_line(error)}): convert the weights again"
         ) from error
+    if any(len(str(value)) > 4096 for value in note.origin.values()):
+        raise UserError(f"{where}: what it says of its origin is too long")
     if not whole:
         raise UserError(f"{where} was changed since it was written: convert the weights again")
     return note

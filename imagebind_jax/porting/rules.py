@@ -86,6 +86,25 @@ class Leaf:
         inflated = einops.repeat(x, self.rule.axes, **self._sizes())
         return inflated / x.dtype.type(self.sizes[self.rule.inflate])
 
+    def shape_of(self, theirs: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape that a tensor of theirs gives (a layer's); None where the pattern does not fit."""
+        pattern, sizes, new = self.rule.axes, self._sizes(), self.rule.inflate
+        if not pattern:
+            return theirs
+        before, after = pattern.split(" -> ")
+        names = after.split()
+        if new:
+            pattern = f"{before} -> {' '.join(name for name in names if name != new)}"
+            sizes = {name: size for name, size in sizes.items() if name != new}
+        try:  # on one element seen as many: no memory, whatever the shape says
+            made = einops.rearrange(np.broadcast_to(np.float32(0), theirs), pattern, **sizes).shape
+        except einops.EinopsError:
+            return None
+        if new:
+            at = names.index(new)
+            made = (*made[:at], self.sizes[new], *made[at:])
+        return made
+
     def theirs(self, x: np.ndarray) -> np.ndarray:
         """One layer of ours -> the tensor of the file. Exact: only axes move."""
         if not self.rule.axes:
@@ -164,7 +183,7 @@ def _listed(names: Sequence[str]) -> str:
     """All names, those that differ only in a layer's number together: `blocks.{0,1,2}.mlp`."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name in names:
-        before, number, after = (*re.split(r"(?<=\.)(\d+)(?=\.)", name, maxsplit=1), "", "")[:3]
+        before, number, after = (*re.split(r"(?<=\.)(\d{1,6})(?=\.)", name, maxsplit=1), "", "")[:3]
         groups.setdefault((before, after), []).append(number)
     shown = [before + _numbers(numbers) + after for (before, after), numbers in groups.items()]
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
@@ -190,10 +209,7 @@ def _wrong_shape(leaf: Leaf, tensors: Tensors) -> str:
             if spec.shape != specs[0].shape:
                 return f"{key} has shape {spec.shape}, and {keys[0]} {specs[0].shape}"
         shape = ((len(keys),) if leaf.rule.parts else ()) + specs[0].shape
-        try:  # on one element seen as many: no memory, whatever the shape says
-            made = leaf._ours(np.broadcast_to(np.float32(0), shape)).shape
-        except einops.EinopsError:
-            made = None
+        made = leaf.shape_of(shape)
         if made != wanted:
             return f"{keys[0]} has shape {shape}, which does not give {leaf.path} {wanted}"
     return ""

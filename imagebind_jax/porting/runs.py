@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from flax import traverse_util
 from imagebind_jax import checkpoint
 from imagebind_jax.errors import UserError
 from imagebind_jax.model import ImageBindConfig
-from imagebind_jax.porting.folder import OrbaxReader
+from imagebind_jax.porting.folder import OrbaxReader, check_files
 from imagebind_jax.porting.weights import Weights, select, stacked
 
+_NUMBER = re.compile("[0-9]{1,18}")
+_MAX_META = 64 << 20  # bytes
 COMMITTED = "commit_success.txt"  # written last by orbax
 
 
@@ -59,7 +62,7 @@ def is_run(folder: pathlib.Path) -> bool:
 def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
     found = [folder]
     for parent in (folder, folder / "checkpoints"):
-        found += [step for step in parent.glob("*") if step.name.isdigit()]
+        found += [step for step in parent.glob("*") if _NUMBER.fullmatch(step.name)]
     return [step for step in found if (step / COMMITTED).is_file() and (step / "state").is_dir()]
 
 
@@ -67,16 +70,20 @@ def _newest(folder: pathlib.Path) -> pathlib.Path:
     steps = _steps(folder)
     if not steps:
         raise UserError(f"{folder}: no checkpoint is committed there yet")
-    return max(steps, key=lambda step: int(step.name) if step.name.isdigit() else -1)
+    return max(steps, key=lambda step: int(step.name) if _NUMBER.fullmatch(step.name) else -1)
 
 
 def _meta(step: pathlib.Path) -> dict[str, Any]:
     try:
-        meta = json.loads((step / "meta" / "metadata").read_text())
+        check_files(step)
+        with (step / "meta" / "metadata").open("rb") as file:
+            meta = json.loads(file.read(_MAX_META))
         if not isinstance(meta["config"], dict) or not isinstance(meta["digest"], dict):
             raise TypeError("no objects in it")
         return meta
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{step} is damaged: its meta cannot be read ({error})") from error
 
 
@@ -89,11 +96,8 @@ def _model(facts: dict[str, Any], step: pathlib.Path) -> ImageBindConfig:
         if name.startswith(prefix)
     }
     # A dataclass's own name stands where its fields begin.
-    fields = {
-        path: value
-        for path, value in flat.items()
-        if not any(other[: len(path)] == path and other != path for other in flat)
-    }
+    parents = {path[:length] for path in flat for length in range(len(path))}
+    fields = {path: value for path, value in flat.items() if path not in parents}
     try:
         return msgspec.convert(traverse_util.unflatten_dict(fields), ImageBindConfig)
     except msgspec.ValidationError as error:

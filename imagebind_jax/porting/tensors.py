@@ -1,6 +1,7 @@
 """Named tensors in a file, whatever its format: opened by its first bytes, read one at a time."""
 
 import contextlib
+import math
 import os
 import pathlib
 import stat
@@ -28,6 +29,8 @@ _DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+_MAX_HEADER = 16 << 20  # bytes; that of the released model, with our note, takes 0.4 MB
+_MAX_RANK, _MAX_SIZE = 32, 1 << 40
 _REOPEN = 256 << 20  # bytes read through one mapping: its pages stay in memory until it is closed
 
 
@@ -65,9 +68,12 @@ class SafeTensorsFile:
         self.note = unseal(said, self.path) if said else None
 
     def _open(self):
+        with self.path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > _MAX_HEADER:
+                raise UserError(f"{self.path}: its header is larger than {_MAX_HEADER >> 20} MiB")
         try:
             return safetensors.safe_open(self.path, framework="np")
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, MemoryError) as error:
             line = str(error).splitlines()[0]
             raise UserError(f"{self.path}: no whole safetensors file ({line})") from error
 
@@ -75,13 +81,23 @@ class SafeTensorsFile:
         tensor = self._file.get_slice(name)
         if tensor.get_dtype() not in _DTYPES:
             raise UserError(f"{self.path}: {name} has dtype {tensor.get_dtype()}, not read here")
-        return TensorSpec(tuple(tensor.get_shape()), _DTYPES[tensor.get_dtype()])
+        shape = tuple(tensor.get_shape())
+        if len(shape) > _MAX_RANK or math.prod(max(size, 1) for size in shape) > _MAX_SIZE:
+            raise UserError(
+                f"{self.path}: {name[:60]!a} has more axes or elements than is read here"
+            )
+        return TensorSpec(shape, _DTYPES[tensor.get_dtype()])
 
     def __getitem__(self, name: str) -> np.ndarray:
         self._read += self.specs[name].nbytes
         if self._read > _REOPEN:
             self._file, self._read = self._open(), self.specs[name].nbytes
-        tensor = self._file.get_tensor(name)
+        try:
+            tensor = self._file.get_tensor(name)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library panics where memory ends
+            raise UserError(f"{self.path}: {name[:60]!a} cannot be read: {error}") from error
         if self.note and digest(tensor) != self.note.digests.get(name):
             raise UserError(f"{self.path}: {name} is damaged: it is not what was written")
         return tensor

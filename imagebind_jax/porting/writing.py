@@ -129,7 +129,7 @@ def write_torch(
     digests = {}
     numbers = {name: i for i, name in enumerate(specs)}
     with replaced(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        top = path.stem
+        top = "archive"  # whatever the file is called later
         _member(archive, f"{top}/data.pkl", _state_dict(specs))
         _member(archive, f"{top}/byteorder", b"little")
         for name, x in tensors:
