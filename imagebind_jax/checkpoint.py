@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, first_line
 
 FORMAT = 1
 
@@ -201,8 +201,7 @@ class Checkpoints:
 
 
 def _line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def abstract(state: Any) -> Any:

@@ -10,3 +10,8 @@ def one_line(text: str, limit: int = 50_000) -> str:
     line = " ".join(text.split())
     line = line if line.isprintable() else line.encode("unicode_escape").decode()
     return line if len(line) <= limit else f"{line[:limit]} ..."
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, as far as it fits into a line of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

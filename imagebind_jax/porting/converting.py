@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from imagebind_jax import files, metrics
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.porting import folder, loading, lora, note, writing
 from imagebind_jax.porting.reference import reference_tensors
 from imagebind_jax.porting.weights import InMemory, Weights
@@ -70,8 +70,7 @@ def convert(
                 with writing.ahead(_counted(tensors, progress)) as made:
                     write(target, specs, made, origin.note)
         say(f"{target}: {total / 1e6:,.1f} MB, {', '.join(weights.config.encoders)}")
-        licence = str(weights.origin.get("licence", "not said"))
-        say(f"licence: {licence if licence.isprintable() else ascii(licence)}")
+        say(one_line(f"licence: {weights.origin.get('licence', 'not said')}"))
         if others := _other_dtypes(weights):
             say(f"note: {', '.join(others)} in the source became {weights.dtype}")
         if verify:

@@ -21,7 +21,7 @@ from flax import traverse_util
 from orbax.checkpoint import type_handlers
 
 from imagebind_jax import files
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.porting import note
 from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import Weights, select, stacked
@@ -179,14 +179,13 @@ class FromFolder(Weights):
         leaf = self._reader.read(path)
         if note.digest(leaf) != self.note.digests.get(path):
             raise UserError(f"{self.folder}: {path} is damaged: it is not what was converted")
-        for x in leaf if stacked(path) else (leaf,):
-            yield x.astype(self.specs[path].dtype, copy=False)
+        yield from self._layers(path, leaf)
 
 
 def check_files(folder: pathlib.Path) -> None:
     """Raises UserError on what is no file of its own: a FIFO would hang, a link lead elsewhere."""
-    for count, path in enumerate([folder / NOTE, *folder.rglob("*")]):
-        mode = path.lstat().st_mode if path.exists() or path.is_symlink() else stat.S_IFREG
+    for count, path in enumerate(folder.rglob("*")):
+        mode = path.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or count > _MAX_FILES:
             raise UserError(f"{folder}: {path.name!a} is no plain file or folder: refused")
 
@@ -263,6 +262,6 @@ class OrbaxReader:
         try:
             return action()
         except Exception as error:  # orbax raises a different type for each kind of damage
-            line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             gone = "" if self.folder.exists() else "; it was removed meanwhile: try again"
-            raise UserError(f"{self.folder} cannot be read ({line}){gone}") from error
+            said = f"{self.folder} cannot be read ({first_line(error)}){gone}"
+            raise UserError(said) from error

@@ -45,19 +45,21 @@ class Hints:
             known = ", ".join(ACTIVATIONS)
             raise UserError(f"activation {self.activation!r}: not one of {known}")
 
-    def other(self, modality: str) -> bool:
-        """Whether this is a modality that a file may have, but that is not to be read."""
-        return modality in HUGE.encoders and bool(self.only) and modality not in self.only
-
     def check(self, config: ImageBindConfig, where: object) -> None:
         """Raises UserError where something told is of no encoder, or not so in the config."""
         for modality, heads in self.heads.items():
             found = config.encoders.get(modality)
-            if found is None and self.other(modality):
-                continue
-            if found is None or found.heads != heads:
-                has = f"{found.heads}" if found else f"none, only {', '.join(config.encoders)}"
-                raise UserError(f"{where}: told {heads} heads of {modality}, which has {has}")
+            if found is None and modality in HUGE.encoders and self.only:
+                continue  # a modality that a file may have, but that is not to be read
+            if found is None:
+                there = ", ".join(config.encoders)
+                raise UserError(
+                    f"{where}: told heads of {modality}, which it has not, only {there}"
+                )
+            if found.heads != heads:
+                raise UserError(
+                    f"{where}: told {heads} heads of {modality}, which has {found.heads}"
+                )
         for modality, encoder in config.encoders.items():
             if self.activation not in (None, encoder.activation):
                 raise UserError(

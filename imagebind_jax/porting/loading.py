@@ -30,8 +30,6 @@ FORMATS: Mapping[str, ModuleType] = {
 }
 # What wrappers put before every name: DDP, torch.compile, PyTorch Lightning.
 _PREFIXES = ("", "module.", "_orig_mod.", "model.", "clip.")
-
-
 _ADAPTER = re.compile(r"w_a_\d+$|.*(\.lora_model\.|_lora/)")  # ImageBind-LoRA's, and ours
 # What a folder from a hub holds beside its JSON files.
 _DOWNLOADED = (
@@ -123,12 +121,10 @@ def _opened(
         if any(c.depth > len(tensors.specs) for c in config.encoders.values()):
             raise UserError(f"{path}: its note tells of more layers than it has tensors")
         config = select(config, hints.only, path)
-        hints.check(config, path)
     else:
         hints = dataclasses.replace(hints, config=config_beside(path))
         config = form.describe(tensors, hints)
-        if unknown := [m for m in hints.heads if m not in config.encoders and not hints.other(m)]:
-            raise UserError(f"{path}: told heads of {', '.join(unknown)}, which it has not")
+    hints.check(config, path)
     tables = {m: form.table(m, encoder) for m, encoder in config.encoders.items()}
     leaves = rules.leaves(config, tables)
     loaded = list(tables) if hints.only else [*tables, *HUGE.encoders]
@@ -180,7 +176,7 @@ def load(
     heads, activation: {modality: number of heads} and "gelu" or "quick_gelu", for a checkpoint of
         unusual widths or of OpenAI's without a config beside it: no tensor tells.
     shapes: {modality: input shape without batch axis}, e.g. {"vision": (2, 448, 448, 3)}:
-        positions are interpolated (`positions.resized`).
+        positions are interpolated (`positions.interpolated`).
 
     Raises UserError, in one line, on a file that is damaged, hostile, or of another family.
     """

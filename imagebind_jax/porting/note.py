@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.version import __version__
 
@@ -44,7 +44,7 @@ def unseal(text: str | bytes, where: object) -> Note:
         raise UserError(f"{where}: {error}") from error
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{where} is damaged ({_line(error)}): convert the weights again"
+            f"{where} is damaged ({first_line(error)}): convert the weights again"
         ) from error
     if any(len(str(value)) > 4096 for value in note.origin.values()):
         raise UserError(f"{where}: what it says of its origin is too long")
@@ -72,7 +72,3 @@ def bytes_of(x: np.ndarray) -> memoryview:
 
 def _sha256(said: dict) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -10,7 +10,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.model import HUGE
 from imagebind_jax.porting import imagebind, loading, rules
 from imagebind_jax.porting.torch_file import TensorSpec
-from imagebind_jax.porting.weights import Weights, stacked
+from imagebind_jax.porting.weights import Weights, copied, stacked
 
 
 def reference_tensors(
@@ -62,8 +62,8 @@ def _stored(weights: Weights, leaf: rules.Leaf) -> Iterator[np.ndarray]:
     if isinstance(weights, loading.FromFile) and weights.leaves[leaf.path].rule == leaf.rule:
         for (key,) in leaf.keys:  # they lie so in the source: nothing to turn
             release = functools.partial(weights.tensors.release, key)
-            yield rules.copied(weights.tensors[key], spec.dtype, release)
+            yield copied(weights.tensors[key], spec.dtype, key, release)
         return
     for piece in weights.pieces(leaf.path):
         x = leaf.theirs(piece)
-        yield x if x.flags.c_contiguous else rules.copied(x, spec.dtype)
+        yield x if x.flags.c_contiguous else copied(x, spec.dtype, leaf.path)

@@ -10,10 +10,8 @@ import numpy as np
 from imagebind_jax.errors import UserError
 from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.porting.tensors import Tensors
-from imagebind_jax.porting.weights import shapes, stacked
+from imagebind_jax.porting.weights import copied, shapes, stacked
 
-_COLUMNS = 16  # of float32: a cache line
-_PART = 32 << 20  # bytes
 _SHOWN = 400  # groups of names in one error: more than the released model has
 
 
@@ -70,11 +68,7 @@ class Leaf:
 
             release()
             x = self._ours(np.stack(parts) if self.rule.parts else parts[0])
-            with np.errstate(over="ignore"):  # looked at below
-                piece = copied(x, dtype, release)  # never a view: it would hold the file's pages
-            if x.dtype != dtype and not np.array_equal(np.isfinite(piece), np.isfinite(x)):
-                raise UserError(f"{keys[0]} holds numbers that are too large for {dtype}")
-            yield piece
+            yield copied(x, dtype, keys[0], release)  # never a view: it would hold the file's pages
 
     def _ours(self, x: np.ndarray) -> np.ndarray:
         if not self.rule.axes:
@@ -116,25 +110,6 @@ class Leaf:
         """Of the axes in the pattern: einops refuses any other."""
         names = self.rule.axes.replace("(", " ").replace(")", " ").split()
         return {name: size for name, size in self.sizes.items() if name in names}
-
-
-def copied(
-    x: np.ndarray, dtype: np.dtype, release: Callable[[], None] = lambda: None
-) -> np.ndarray:
-    """A new array in C order; `release` is called each time that a part has been copied."""
-    out = np.empty(x.shape, dtype)
-    if x.ndim == 2 and not x.flags.c_contiguous:
-        for i in range(0, x.shape[1], _COLUMNS):  # numpy's own transposition misses the cache
-            out[:, i : i + _COLUMNS] = x[:, i : i + _COLUMNS]
-    elif x.ndim:
-        rows = max(1, _PART * len(x) // max(1, x.nbytes))
-        for i in range(0, len(x), rows):
-            out[i : i + rows] = x[i : i + rows]
-            release()
-    else:
-        out[...] = x
-    release()
-    return out
 
 
 def leaves(config: ImageBindConfig, tables: Mapping[str, Sequence[Rule]]) -> list[Leaf]:

@@ -14,7 +14,7 @@ from imagebind_jax import checkpoint
 from imagebind_jax.errors import UserError
 from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.porting.folder import OrbaxReader, check_files
-from imagebind_jax.porting.weights import Weights, select, stacked
+from imagebind_jax.porting.weights import Weights, select
 
 _NUMBER = re.compile("[0-9]{1,18}")
 _MAX_META = 64 << 20  # bytes
@@ -44,8 +44,7 @@ class FromRun(Weights):
         found, _ = checkpoint.digest({path: leaf})
         if found[path] != self._digests.get(f"params/{path}"):
             raise UserError(f"{self._step}: {path} is damaged: it is not what was saved")
-        for x in leaf if stacked(path) else (leaf,):
-            yield x.astype(self.specs[path].dtype, copy=False)
+        yield from self._layers(path, leaf)
 
 
 def _licence(facts: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """A model's parameters, wherever they are, read leaf by leaf and layer by layer."""
 
+import abc
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,10 +19,12 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
+_COLUMNS = 16  # of float32: a cache line
+_PART = 32 << 20  # bytes
 _STACKED = "trunk/blocks/"  # leaves with one row a layer
 
 
-class Weights:
+class Weights(abc.ABC):
     """Parameters of `config` in `dtype`; logit scales are float32 always.
 
     `specs` has each leaf's shape and dtype by path; `origin` says in JSON where they come from.
@@ -38,13 +41,20 @@ class Weights:
             for path, leaf in shapes(config).items()
         }
 
+    @abc.abstractmethod
     def pieces(self, path: str) -> Iterator[np.ndarray]:
         """A leaf, one layer after the other where layers are stacked, C-contiguous."""
-        raise NotImplementedError
 
     def place(self, path: str) -> str:
         """Where in the source a leaf stands, for people."""
         return path
+
+    def _layers(self, path: str, leaf: np.ndarray) -> Iterator[np.ndarray]:
+        """`pieces` of a leaf that is in memory as a whole."""
+        dtype = self.specs[path].dtype
+        for x in leaf if stacked(path) else (leaf,):
+            as_wanted = x.dtype == dtype and x.flags.c_contiguous
+            yield x if as_wanted else copied(x, dtype, path)
 
     def read(self, path: str) -> np.ndarray:
         """A whole leaf."""
@@ -76,9 +86,32 @@ class InMemory(Weights):
 
     def pieces(self, path: str) -> Iterator[np.ndarray]:
         """As of `Weights`."""
-        leaf = np.asarray(self._leaves[path])
-        for x in leaf if stacked(path) else (leaf,):
-            yield np.array(x, self.specs[path].dtype, order="C")
+        yield from self._layers(path, np.asarray(self._leaves[path]))
+
+
+def copied(
+    x: np.ndarray, dtype: np.dtype, name: str, release: Callable[[], None] = lambda: None
+) -> np.ndarray:
+    """A new array in C order; `release` is called each time that a part has been copied.
+
+    Raises UserError where a finite number of `name` would not be one in `dtype`.
+    """
+    out = np.empty(x.shape, dtype)
+    with np.errstate(over="ignore"):  # looked at below
+        if x.ndim == 2 and not x.flags.c_contiguous:
+            for i in range(0, x.shape[1], _COLUMNS):  # numpy's own transposition misses the cache
+                out[:, i : i + _COLUMNS] = x[:, i : i + _COLUMNS]
+        elif x.ndim:
+            rows = max(1, _PART * len(x) // max(1, x.nbytes))
+            for i in range(0, len(x), rows):
+                out[i : i + rows] = x[i : i + rows]
+                release()
+        else:
+            out[...] = x
+    if x.dtype != dtype and not np.array_equal(np.isfinite(out), np.isfinite(x)):
+        raise UserError(f"{name} holds numbers that are too large for {dtype}")
+    release()
+    return out
 
 
 def stacked(path: str) -> bool:

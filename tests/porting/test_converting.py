@@ -431,3 +431,16 @@ def test_what_is_told_must_fit_what_is_known(made):
         ib.load(CHECKPOINT, heads={"imu": True})
     with pytest.raises(UserError, match="activation 'nonsense': not one of gelu"):
         ib.load(CHECKPOINT, activation="nonsense")
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+@pytest.mark.parametrize("by_folder", [False, True])
+def test_no_way_out_makes_infinity_of_a_number(tmp_path, name, by_folder):
+    source = stored(tmp_path, np.float32, 1e6)
+    if by_folder:
+        converting.convert(source, tmp_path / "between", heads={"imu": 4}, say=quiet)
+        source = tmp_path / "between"
+    with pytest.raises(UserError, match="cls.* holds numbers that are too large for float16"):
+        how = {} if by_folder else {"heads": {"imu": 4}}
+        converting.convert(source, tmp_path / name, dtype="float16", say=quiet, **how)
+    assert not (tmp_path / name).exists()
