@@ -8,13 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from imagebind_jax.inputs.media import (
-    Source,
-    decoding,
-    open_image,
-    resize_and_crop,
-    with_channel,
-)
+from imagebind_jax.inputs.images import open_image, resize_and_crop, with_channel
+from imagebind_jax.inputs.media import Source, decoding
 
 # facebookresearch/omnivore, predict.py and issue 12: the recipe that ImageBind's authors point to.
 OMNIVORE_RANGE = (0.01, 75.0)

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from imagebind_jax.inputs.media import decoding, open_image, resize_and_crop, with_channel
+from imagebind_jax.inputs.images import open_image, resize_and_crop, with_channel
+from imagebind_jax.inputs.media import decoding
 
 
 def thermal_input(image: Image.Image, size: int = 224) -> Float[np.ndarray, "size size 1"]:

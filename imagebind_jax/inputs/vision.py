@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from imagebind_jax.inputs.media import decoding, open_image, resize_and_crop
+from imagebind_jax.inputs.images import open_image, resize_and_crop
+from imagebind_jax.inputs.media import decoding
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)  # CLIP, of RGB in [0, 1]
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)

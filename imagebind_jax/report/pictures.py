@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from imagebind_jax.inputs import audio
-from imagebind_jax.inputs.media import open_image
+from imagebind_jax.inputs.images import open_image
 from imagebind_jax.inputs.world import ATTRIBUTES
 from imagebind_jax.report.elements import polyline
 

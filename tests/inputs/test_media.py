@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from samples import png
 
-from imagebind_jax.inputs import media
+from imagebind_jax.inputs import images, media
 
 
 def test_inputs_import_neither_jax_nor_a_decoder():
@@ -51,15 +51,15 @@ def test_damaged_png_is_a_media_error_whatever_the_byte():
         bad = bytearray(good)
         bad[at] ^= int(rng.integers(1, 256))
         with contextlib.suppress(media.MediaError):
-            media.open_image(bytes(bad))
+            images.open_image(bytes(bad))
     for length in range(len(good) // 2):
         with pytest.raises(media.MediaError):
-            media.open_image(good[:length])
+            images.open_image(good[:length])
 
 
 def test_too_many_pixels_are_refused_before_decoding():
     with pytest.raises(media.MediaError, match="100 x 50 pixels are more than 4999"):
-        media.open_image(png(np.zeros((50, 100), np.uint8)), max_pixels=4999)
+        images.open_image(png(np.zeros((50, 100), np.uint8)), max_pixels=4999)
 
 
 def test_only_listed_formats_and_regular_files(tmp_path):
@@ -67,21 +67,21 @@ def test_only_listed_formats_and_regular_files(tmp_path):
     os.mkfifo(tmp_path / "fifo.jpg")
     for source in [eps, b"", b"<html>", tmp_path, tmp_path / "fifo.jpg", tmp_path / "none.png"]:
         with pytest.raises(media.MediaError):
-            media.open_image(source)
+            images.open_image(source)
 
 
 def test_path_and_bytes_are_the_same_image(tmp_path):
     encoded = png(np.arange(12, dtype=np.uint8).reshape(3, 4))
     (tmp_path / "a.png").write_bytes(encoded)
-    image = media.open_image(tmp_path / "a.png")
+    image = images.open_image(tmp_path / "a.png")
     assert image.size == (4, 3)
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(media.open_image(encoded)))
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(images.open_image(encoded)))
 
 
 @pytest.mark.parametrize("size", [(224, 224), (225, 225), (448, 224), (101, 57), (57, 101)])
 def test_resize_and_crop_is_square_and_keeps_what_fits(size):
     image = Image.new("F", size, 3.5)
-    square = media.resize_and_crop(image, 224)
+    square = images.resize_and_crop(image, 224)
     assert square.size == (224, 224)
     np.testing.assert_allclose(np.asarray(square), 3.5, atol=1e-5)
     assert (square is image) == (size == (224, 224))

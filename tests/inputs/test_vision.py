@@ -8,7 +8,8 @@ from PIL import Image
 from samples import GOLDEN, png
 
 from imagebind_jax.inputs import vision
-from imagebind_jax.inputs.media import MediaError, open_image
+from imagebind_jax.inputs.images import open_image
+from imagebind_jax.inputs.media import MediaError
 
 
 @pytest.mark.parametrize("name", np.load(GOLDEN / "image_224.npz").files)

@@ -1,0 +1,1 @@
+"""Datasets: one folder each, installed as `imagebind_jax.data`."""
