@@ -6,6 +6,15 @@ from imagebind_jax.version import __version__
 
 if TYPE_CHECKING:
     from imagebind_jax.errors import UserError
+    from imagebind_jax.inputs.loaders import (
+        load_audio,
+        load_depth,
+        load_images,
+        load_imu,
+        load_thermal,
+        load_videos,
+    )
+    from imagebind_jax.inputs.media import MediaError
     from imagebind_jax.inputs.text import tokenize
     from imagebind_jax.model import (
         BASE,
@@ -25,11 +34,18 @@ __all__ = [
     "TINY",
     "ImageBind",
     "ImageBindConfig",
+    "MediaError",
     "UserError",
     "__version__",
     "embed",
     "init",
     "load",
+    "load_audio",
+    "load_depth",
+    "load_images",
+    "load_imu",
+    "load_thermal",
+    "load_videos",
     "similarity",
     "tokenize",
 ]
@@ -45,6 +61,14 @@ def __getattr__(name: str) -> Any:
         from imagebind_jax.inputs.text import tokenize
 
         return tokenize
+    if name == "MediaError":
+        from imagebind_jax.inputs.media import MediaError
+
+        return MediaError
+    if name.startswith("load_") and name in __all__:
+        from imagebind_jax.inputs import loaders
+
+        return getattr(loaders, name)
     if name == "load":
         from imagebind_jax.porting.loading import load
 

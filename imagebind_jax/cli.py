@@ -1,4 +1,4 @@
-"""The command line: imagebind-jax <demo|train|convert>.
+"""The command line: imagebind-jax <demo|train|convert|prepare>.
 
 Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else.
 """
@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from imagebind_jax.errors import UserError, one_line
+from imagebind_jax.errors import Stopped, UserError, one_line
 from imagebind_jax.version import __version__
 
 # What the machine, and not the program, is to be blamed for.
@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(str(error))
+    except Stopped as error:
+        _fail(str(error))
+        os._exit(1)  # threads may hang that an ordinary exit would wait for
     except OSError as error:
         if debug or error.errno not in MACHINE:
             raise
@@ -52,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"no space left on device ({str(error).splitlines()[0][:300]})")
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last committed step"
-        return _fail(f"stopped{goes_on if arguments[:1] != ['convert'] else ''}", code=1)
+        others = {"convert": "", "prepare": "; the same command goes on"}
+        return _fail(f"stopped{others.get(arguments[0], goes_on)}", code=1)
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -104,6 +108,26 @@ def _run(arguments: list[str]) -> None:
     convert.add_argument("--verify", action="store_true",
                          help="read back; print what went where, with checksums")  # fmt: skip
     convert.set_defaults(run=_convert)
+
+    prepare = commands.add_parser(
+        "prepare",
+        help="records from a dataset's official download; --list shows which",
+        description="Goes on where it was stopped. --list, --verify and --sample stand alone.",
+    )
+    prepare.add_argument("dataset", nargs="?", metavar="DATASET", help="name, or DIR to --verify")
+    prepare.add_argument("--source", metavar="DOWNLOAD", help="folder of the official download")
+    prepare.add_argument("--out", metavar="DIR", help="folder of the records")
+    prepare.add_argument(
+        "--splits", default="", help="only these, e.g. train,test; others can follow"
+    )
+    prepare.add_argument("--workers", type=int, help="processes (default: one a core)")
+    prepare.add_argument("--allow-missing", type=float, default=0.01, metavar="SHARE",
+                         help="of rows that may be left out as unreadable (default: 0.01)")  # fmt: skip
+    prepare.add_argument("--sample", action="store_true",
+                         help="generate a small download in DIR/download and prepare that")  # fmt: skip
+    prepare.add_argument("--list", action="store_true", help="the datasets that there are")
+    prepare.add_argument("--verify", action="store_true", help="check every byte of a folder")
+    prepare.set_defaults(run=_prepare)
 
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "train":
@@ -173,6 +197,33 @@ def _convert(options: argparse.Namespace, _: list[str]) -> None:
         )
 
 
+def _prepare(options: argparse.Namespace, _: list[str]) -> None:
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers must be at least 1, got {options.workers}")
+    from imagebind_jax.prepare import prepare, table, verify
+
+    if options.list:
+        print("\n".join(table()))
+        return
+    if options.dataset is None:
+        raise UserError("prepare needs a dataset: imagebind-jax prepare --list shows them")
+    if options.verify:
+        verify(options.dataset, workers=options.workers)
+        return
+    if bool(options.source) == options.sample:
+        raise UserError("prepare needs either --source DOWNLOAD or --sample")
+    if not options.out:
+        raise UserError("prepare needs --out DIR, a folder for the records")
+    prepare(
+        options.dataset,
+        options.source,
+        options.out,
+        splits=tuple(filter(None, options.splits.split(","))),
+        workers=options.workers,
+        allow_missing=options.allow_missing,
+    )
+
+
 def _numbers(option: str, text: str) -> list[int] | None:
     items = [item.strip() for item in text.split(",") if item.strip()]
     if not all(item.isdecimal() for item in items):
@@ -185,6 +236,7 @@ def load_config(path: str, overrides: Sequence[str] = ()):
 
     Raises UserError, with the nearest name, on an unknown field or a value of the wrong type.
     """
+    import cloudpickle  # which grain sends transforms to its processes with
     import tyro
 
     from imagebind_jax.config import TrainConfig
@@ -196,6 +248,7 @@ def load_config(path: str, overrides: Sequence[str] = ()):
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no Python file: its name must end with .py")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    cloudpickle.register_pickle_by_value(module)  # other processes could not import it by its name
     try:
         spec.loader.exec_module(module)  # a config is code: run only those you would run
         get_config = getattr(module, "get_config", None)

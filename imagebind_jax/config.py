@@ -31,6 +31,9 @@ class TrainConfig:
     parallel: str = "sharded"  # or pmap
     fsdp: int | None = None  # devices that share one copy of the parameters; None: all
     threads: int = 2  # reading and decoding
+    workers: int = 0  # processes for it in place of threads
+    patience: float = 60.0  # seconds that one record may take before the run ends, naming it
+    bad_records: float = 0.01  # share of a pair's rows that may be unusable, and masked
     log_every: int = 10
     checkpoint_every: int = 500
     keep: int = 2
@@ -39,6 +42,13 @@ class TrainConfig:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "threads"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.workers < 0 or not self.patience > 0 or not 0 <= self.bad_records <= 1:
+            raise UserError(
+                f"workers {self.workers}, patience {self.patience}, bad_records {self.bad_records}: "
+                "they must be at least 0, above 0, within [0, 1]"
+            )
+        if self.workers and self.in_memory:
+            raise UserError("in_memory keeps inputs in one process: it goes with workers 0 only")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must be in [0, 2**32), got {self.seed}")
         if isinstance(self.initial, str):
@@ -59,7 +69,8 @@ class TrainConfig:
                         raise UserError(f"a pair needs {modality!r}, which {name} lacks")
 
 
-HOW = ("parallel", "fsdp", "threads", "log_every", "checkpoint_every", "keep")
+HOW = ("parallel", "fsdp", "threads", "workers", "patience", "bad_records",
+       "log_every", "checkpoint_every", "keep")  # fmt: skip
 
 
 def cached(config: TrainConfig) -> list[Cached]:

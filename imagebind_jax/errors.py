@@ -5,6 +5,10 @@ class UserError(ValueError):
     """Something was asked that cannot be done; the message names the value and the remedy."""
 
 
+class Stopped(RuntimeError):
+    """The run cannot go on, and parts of it may hang: the process ends at once, exit 1, with this line."""
+
+
 def one_line(text: str, limit: int = 50_000) -> str:
     """Printable, on one line, not longer than `limit`: names out of files may be anything."""
     line = " ".join(text.split())

@@ -15,7 +15,7 @@ import numpy as np
 from imagebind_jax import checkpoint, files, metrics, optimizer, sharding
 from imagebind_jax.config import TrainConfig, facts
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import pipeline
+from imagebind_jax.inputs import bad_records, pipeline
 from imagebind_jax.model import ImageBind, init
 from imagebind_jax.porting import initial, loading
 
@@ -125,6 +125,7 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
             host=jax.process_index(),
             hosts=jax.process_count(),
             in_memory=config.in_memory,
+            bad=bad_records.BadRecords(folder, config.bad_records, start),
         )
         step_fn = place.compile(functools.partial(train_step, config=config), state)
         log = metrics.Metrics(folder, start)
@@ -138,17 +139,20 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
             progress.update(step + 1, f"{pair}  loss {loss:.3f}  accuracy {values['accuracy']:.2f}")
             if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
                 rate = (step + 1 - start) / (time.monotonic() - begun)
-                log.write(step, {"pair": pair, **values, "steps_per_second": rate})
+                log.write(step, {"pair": pair, **values, "steps_per_second": rate, **_bad(batches)})
             if not np.isfinite(loss):
                 raise UserError(f"step {step} ({pair}): the loss is {loss}; lower the rate")
 
         progress.begin(start)
-        for step, batch in zip(range(start, config.steps), batches.stream(start, config.threads)):
+        stream = batches.stream(
+            start, config.threads, workers=config.workers, patience=config.patience
+        )
+        for step, batch in zip(range(start, config.steps), _placed(stream, place)):
             pair = batches.name(step)
             if pair not in compiled:  # once for each pair
                 compiled.add(pair)
                 progress.say(f"compiling the step of {pair}")
-            state, values = step_fn(state, place.batch(batch))
+            state, values = step_fn(state, batch)
             # The numbers of step n - 1 are fetched while the devices work on step n.
             if waiting:
                 tell(*waiting)
@@ -162,7 +166,25 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
         progress.say("waiting for the last checkpoint")
         checkpoints.close()
         log.close()
+    if _bad(batches):
+        say(f"{_bad(batches)['bad_rows']:.0f} rows were masked: see {folder / 'bad_records.jsonl'}")
     return place.gather(state).params
+
+
+def _placed(stream, place):
+    """Batches on the devices, one ahead: each travels while the step before it runs."""
+    waiting = None
+    for batch in stream:
+        batch, waiting = waiting, place.batch(batch)
+        if batch is not None:
+            yield batch
+    if waiting is not None:
+        yield waiting
+
+
+def _bad(batches):
+    """What metrics say of unusable records, if there were any since the run (last) started."""
+    return {"bad_rows": float(batches.bad.count.total())} if batches.bad.count else {}
 
 
 def _begin(config, checkpoints, place, say):

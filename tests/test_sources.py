@@ -1,283 +1,234 @@
-"""Records on disk: what was written comes back, and what is broken is found, named and made again."""
+"""What every source promises: random access by any thread, also after pickling, one kind of error."""
 
+import collections
 import concurrent.futures
-import dataclasses
-import hashlib
-import importlib.util
+import io
 import json
-import os
 import pathlib
-import sys
+import pickle
+import tarfile
 
+import msgspec
+import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import sources
-from imagebind_jax.inputs.sources import CACHE_VARIABLE, ArrayRecords, Cached, verify, write_records
+from imagebind_jax.inputs import array_records, records
+from imagebind_jax.inputs.array_records import ArrayRecords, Shard, write_shard
+from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.sources import Manifest, Prepared, Source, Tar
 
-MADE = "IMAGEBIND_JAX_TEST_MADE"  # a file that gets one line a made record
-
-
-@dataclasses.dataclass(frozen=True)
-class Squares:
-    """Records of every kind of value, known by hand."""
-
-    offset: int = 0
-
-    def __call__(self, index: int) -> dict:
-        if os.environ.get(MADE):
-            with open(os.environ[MADE], "a") as file:
-                file.write(f"{index} {os.getpid()}\n")
-        i = index + self.offset
-        return {
-            "square": i * i,
-            "media": bytes([i % 256]) * 50,
-            "text": f"№ {i}",
-            "labels": {"odd": i % 2},
-        }
+COUNT = 20
+IMAGES = [bytes([i]) * (i + 1) for i in range(COUNT)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Fails:
-    """A disk that is full at record 3."""
-
-    def __call__(self, index: int) -> dict:
-        if index == 3:
-            raise OSError(28, "No space left on device")
-        return {}
-
-
-@pytest.fixture
-def written(tmp_path):
-    folder = tmp_path / "records"
-    write_records(folder, Squares(), 5, facts={"make": "squares"}, workers=1)
+def write_prepared(folder, shards):
+    """A folder as `prepare` writes it: {split: records of each shard}."""
+    splits = {}
+    for split, lists in shards.items():
+        written = [
+            write_shard(folder / f"{split}-{i:05d}.array_record", made)
+            for i, made in enumerate(lists)
+        ]
+        shard_facts = [msgspec.structs.asdict(shard) for shard in written]
+        splits[split] = {"count": sum(s.count for s in written), "shards": shard_facts}
+    names = ("name", "title", "licence", "homepage")
+    facts = dict.fromkeys(names, "x") | dict.fromkeys(
+        ("modalities", "classes", "prompts", "notes"), []
+    )
+    (folder / "dataset.json").write_text(json.dumps({**facts, "splits": splits}))
     return folder
 
 
-def flip(path, place=-1):
-    """One bit of one byte."""
+def write_tar(path, files):
+    with tarfile.open(path, "w") as archive:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def manifest(folder):
+    for i, image in enumerate(IMAGES):
+        (folder / f"{i}.jpg").write_bytes(image)
+    rows = [{"vision": f"{i}.jpg", "label": i} for i in range(COUNT)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Manifest(folder / "train.jsonl")
+
+
+def prepared(folder):
+    made = [{"id": i, "vision": image, "label": i} for i, image in enumerate(IMAGES)]
+    return Prepared(write_prepared(folder, {"train": [made[:7], [], made[7:]]}))
+
+
+def tar(folder):
+    for shard, span in (("0", range(8)), ("1", range(8, COUNT))):
+        files = [(f"{i}.{e}", d) for i in span for e, d in (("jpg", IMAGES[i]), ("cls", b"%d" % i))]
+        write_tar(folder / f"{shard}.tar", files)
+    return Tar(folder / "?.tar")
+
+
+MAKE = {make.__name__: make for make in (manifest, prepared, tar)}
+
+
+@pytest.fixture(params=MAKE)
+def source(request, tmp_path):
+    return MAKE[request.param](tmp_path)
+
+
+def image(record):
+    value = record["vision"]
+    return value if isinstance(value, bytes) else value.read_bytes()
+
+
+def test_records_come_in_any_order_to_any_thread_and_process(source):
+    assert isinstance(source, Source)
+    found = source.open()
+    assert len(found) == COUNT
+    assert [image(record) for record in found] == IMAGES
+    order = np.random.default_rng(0).permutation(COUNT)  # numpy's integers, as grain has them
+    again = pickle.loads(pickle.dumps(found))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for opened in (found, again):
+            got = list(pool.map(lambda i, opened=opened: opened[i], order))
+            assert [record["label"] for record in got] == order.tolist()
+            assert [image(record) for record in got] == [IMAGES[i] for i in order]
+    assert len(pickle.dumps(found)) < 2000
+    for index in (COUNT, -1):
+        with pytest.raises(IndexError):
+            found[index]
+    assert pickle.loads(pickle.dumps(source)) == source  # a config goes to processes, too
+
+
+def test_a_file_that_was_changed_is_not_read_as_if_it_were_not(source, tmp_path):
+    found = source.open()
+    [path, *_] = [p for p in tmp_path.iterdir() if p.suffix in (".jsonl", ".array_record", ".tar")]
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    again = pickle.loads(pickle.dumps(found))  # opens the file anew
+    errors = collections.Counter()
+    for index in range(COUNT):
+        try:
+            assert image(again[index]) == IMAGES[index]
+        except MediaError as error:
+            errors[error.source.startswith(str(path))] += 1
+    assert errors.keys() <= {True}
+    if path.suffix != ".array_record":  # whose own sums say which of its parts are damaged
+        assert errors[True] > 0
+
+
+# ---- prepared folders
+
+
+def test_damage_costs_only_the_records_it_hits(tmp_path):
+    made = [{"id": i, "audio": np.random.default_rng(i).bytes(50_000)} for i in range(20)]
+    source = Prepared(write_prepared(tmp_path, {"train": [made]}))
+    path = tmp_path / "train-00000.array_record"
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[500_000:502_000] = bytes(2000)
     path.write_bytes(content)
+    found, bad = source.open(), {}
+    for index in range(20):
+        try:
+            assert found[index] == made[index]
+        except MediaError as error:
+            bad[index] = str(error)
+    assert 1 <= len(bad) <= 2
+    for index, error in bad.items():
+        assert f"{path}, record {index}: " in error
+    with pytest.raises(ValueError, match="is not what was written"):
+        facts = json.loads((tmp_path / "dataset.json").read_text())["splits"]["train"]
+        (tmp_path / "dataset.json").write_text(json.dumps(facts))
+        ArrayRecords(tmp_path)
 
 
-def tree(folder):
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
-
-
-def test_what_is_written_comes_back(written):
-    records = ArrayRecords(written)
-    assert len(records) == 5
-    assert list(records) == [Squares()(i) for i in range(5)]
-    assert records[3] == {"square": 9, "media": b"\3" * 50, "text": "№ 3", "labels": {"odd": 1}}
-    assert records.info["make"] == "squares"
-    assert records.info["count"] == 5
-    with pytest.raises(IndexError):
-        records[5]
-
-
-def test_the_facts_on_disk_are_the_files_own(written):
-    info = json.loads((written / "dataset.json").read_text())
-    assert {s["file"] for s in info["shards"]} == {p.name for p in written.glob("*.array_record")}
-    for shard in info["shards"]:
-        assert hashlib.sha256((written / shard["file"]).read_bytes()).hexdigest() == shard["sha256"]
-
-
-def test_two_processes_write_the_same_bytes_as_one(tmp_path, monkeypatch):
-    monkeypatch.setenv(MADE, str(tmp_path / "made"))
-    count, done = 2 * sources.SHARD + 3, []
-    write_records(tmp_path / "two", Squares(), count, facts={}, workers=2, progress=done.append)
-    makers = {line.split()[1] for line in (tmp_path / "made").read_text().splitlines()}
-    assert len(makers) == 2
-    assert str(os.getpid()) not in makers
-    assert sorted(done)[-1] == count
-    assert len(done) == 3  # shards
-    monkeypatch.delenv(MADE)
-    write_records(tmp_path / "one", Squares(), count, facts={}, workers=1)
-    assert tree(tmp_path / "two") == tree(tmp_path / "one")
-    records = ArrayRecords(tmp_path / "two")
-    assert [r["square"] for r in records] == [i * i for i in range(count)]  # in order, over shards
-
-
-def damage_flip_first(folder):
-    flip(folder / "00000.array_record", 100)
-    return "00000.array_record"
-
-
-def damage_flip_last(folder):
-    flip(folder / "00001.array_record")
-    return "00001.array_record"
-
-
-def damage_truncate(folder):
-    path = folder / "00001.array_record"
-    path.write_bytes(path.read_bytes()[:-7])
-    return path.name
-
-
-def damage_empty(folder):
-    (folder / "00000.array_record").write_bytes(b"")
-    return "00000.array_record"
-
-
-def damage_swap(folder):
-    a, b = folder / "00000.array_record", folder / "00001.array_record"
-    a.rename(folder / "c"), b.rename(a), (folder / "c").rename(b)
-    return "00000.array_record"
-
-
-def damage_no_shard(folder):
-    (folder / "00001.array_record").unlink()
-    return "00001.array_record"
-
-
-def damage_no_facts(folder):
-    (folder / "dataset.json").unlink()
-    return "dataset.json"
-
-
-def damage_cut_facts(folder):
-    path = folder / "dataset.json"
-    path.write_text(path.read_text()[:40])
-    return folder.name
-
-
-def damage_binary_facts(folder):
-    (folder / "dataset.json").write_bytes(b"\xff\xfe\x00garbage")
-    return folder.name
-
-
-def damage_other_facts(folder):
-    (folder / "dataset.json").write_text("[1, 2]")
-    return folder.name
-
-
-def damage_fewer_shards(folder):
-    path = folder / "dataset.json"
-    info = json.loads(path.read_text())
-    path.write_text(json.dumps(info | {"shards": info["shards"][:1]}))
-    return folder.name
-
-
-def damage_no_folder(folder):
-    folder.rename(folder.with_name("elsewhere"))
-    return folder.name
-
-
-DAMAGE = {name: f for name, f in globals().items() if name.startswith("damage_")}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_what_is_broken_is_named_and_made_again(damage, monkeypatch):
-    monkeypatch.setattr(sources, "SHARD", 3)
-    monkeypatch.setattr(sources.os, "cpu_count", lambda: 1)
-    cached = Cached(Squares(), 5)
-    wanted = list(cached.open())
-    before = tree(cached.folder)
-    assert len(list(cached.folder.glob("*.array_record"))) == 2
-    name = DAMAGE[damage](cached.folder)
-    with pytest.raises(ValueError) as raised:
-        verify(cached.folder)
-    assert name in str(raised.value)
-    assert list(cached.open()) == wanted
-    assert tree(cached.folder) == before
-    assert [p.name for p in cached.folder.parent.iterdir() if "partial" in p.name] == []
-
-
-def test_whole_records_are_not_made_again(tmp_path, monkeypatch):
-    monkeypatch.setenv(MADE, str(tmp_path / "made"))
-    cached, done = Cached(Squares(), 5), []
-    cached.open(done.append)
-    assert done == [5]
-    cached.open(done.append)
-    assert len((tmp_path / "made").read_text().splitlines()) == 5
-    assert done == [5]
-
-
-def test_the_folder_appears_whole_or_not_at_all(tmp_path):
-    folder = tmp_path / "records"
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: (f / "dataset.json").unlink(), "holds no dataset.json"),
+        (lambda f: (f / "dataset.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "dataset.json").write_bytes(b"\xff\0"), "cannot be read"),
+        (lambda f: (f / "dataset.json").write_text("[]"), "cannot be read"),
+        (
+            lambda f: (f / "train-00001.array_record").unlink(),
+            "train-00001.array_record is missing",
+        ),
+        (lambda f: (f / "train-00000.array_record").write_bytes(b"x"), "or damaged: run the"),
+        (
+            lambda f: (f / "dataset.json").write_text(
+                (f / "dataset.json").read_text().replace("train-00000", "../x")
+            ),
+            "'../x.array_record', which is not a shard of its folder",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_whole_says_so_when_it_is_opened(damage, words, tmp_path):
+    source = Prepared(write_prepared(tmp_path, {"train": [[{"id": 1}], [{"id": 2}]], "test": []}))
+    assert len(source.open()) == 2
+    damage(tmp_path)
     with pytest.raises(UserError) as raised:
-        write_records(folder, Fails(), 5, facts={}, workers=1)
-    assert "No space left on device" in str(raised.value)
-    assert list(tmp_path.iterdir()) == []
+        source.open()
+    assert words in str(raised.value)
 
 
-def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
-    folder = tmp_path / "records"
-    left = folder.with_name("records.partial")
-    left.mkdir()
-    (left / "99999.array_record").write_bytes(b"half")
-    write_records(folder, Squares(), 2, facts={}, workers=1)
-    assert not left.exists()
-    assert not (folder / "99999.array_record").exists()
-    assert len(ArrayRecords(folder)) == 2
+def test_an_unknown_split_is_told_with_those_that_there_are(tmp_path):
+    write_prepared(tmp_path, {"train": [[{"id": 1}]], "test": []})
+    with pytest.raises(UserError, match="no split 'val': only train, test"):
+        Prepared(tmp_path, "val").open()
 
 
-def test_two_at_once_make_the_records_once(tmp_path, monkeypatch):
-    monkeypatch.setenv(MADE, str(tmp_path / "made"))
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: len(Cached(Squares(), 5).open()), range(2)))
-    assert found == [5, 5]
-    assert len((tmp_path / "made").read_text().splitlines()) == 5
+def test_few_files_are_open_however_many_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(array_records, "OPEN", 3)
+    shards = [write_shard(tmp_path / f"{i}", [{"id": i}]) for i in range(8)]
+    found = ArrayRecords(tmp_path, shards)
+
+    def descriptors():
+        return sum(str(tmp_path) in str(p.readlink()) for p in pathlib.Path("/proc/self/fd").iterdir()
+                   if p.is_symlink())  # fmt: skip
+
+    for index in [*range(8), 0, 7, 3]:
+        assert found[index] == {"id": index}
+        assert descriptors() <= 3
 
 
-@pytest.mark.parametrize("place", ["a file", "below a file", "/proc/nowhere"])
-def test_a_cache_that_cannot_be_written_says_how_to_move_it(place, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    path = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "below"}.get(
-        place, place
+def test_text_in_a_record_is_never_a_path(tmp_path):
+    shard = write_shard(
+        tmp_path / "s", [{"vision": "/etc/hostname"}, {"vision": ["/etc/hostname"]}]
     )
-    monkeypatch.setenv(CACHE_VARIABLE, str(path))
-    with pytest.raises(UserError) as raised:
-        Cached(Squares(), 2).open()
-    assert str(path) in str(raised.value)
-    assert f"${CACHE_VARIABLE}" in str(raised.value)
-    assert "\n" not in str(raised.value)
+    for index in range(2):
+        with pytest.raises(MediaError, match="vision is .*: expected a file"):
+            ArrayRecords(tmp_path, [shard])[index]
 
 
-def test_the_cache_is_where_the_variable_says_or_at_home(tmp_path, monkeypatch):
-    monkeypatch.setenv(CACHE_VARIABLE, "~/records")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert Cached(Squares(), 2).folder.parent == tmp_path / "records"
-    monkeypatch.delenv(CACHE_VARIABLE)
-    assert sources.cache_folder() == tmp_path / ".cache" / "imagebind_jax"
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("text", 5),
+        ("text", []),
+        ("text", ["a", None]),
+        ("label", "dog"),
+        ("label", True),
+        ("label", [1, 2.5]),
+        ("start", "0"),
+        ("seconds", float("nan")),
+        ("baseline", float("inf")),
+        ("imu_rate", False),
+        ("audio", []),
+        ("vision", []),
+        ("audio", [b"a"]),
+        ("view", 1),
+    ],
+)
+def test_fields_are_what_transforms_expect(field, value):
+    good = {"id": 1, "text": ["a", "b"], "label": [1, 2], "start": 0, "seconds": 2.5, "other": None}
+    good |= {"vision": [b"a", b"b"], "audio": b"a"}
+    assert records.checked(good, "a record") is good
+    with pytest.raises(MediaError, match=f"^a record: {field} is .*: expected ") as raised:
+        records.checked({**good, field: value}, "a record")
+    assert len(str(raised.value)) < 200
 
 
-def load(path: pathlib.Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_other_parameters_or_other_code_are_another_folder(tmp_path):
-    folders = [
-        Cached(make, count).folder
-        for make, count in ((Squares(), 5), (Squares(1), 5), (Squares(), 6))
-    ]
-    assert len(set(folders)) == 3
-    assert Cached(Squares(), 5).folder == folders[0]
-
-    package = tmp_path / "made_by_a_test"
-    package.mkdir()
-    code = (
-        "import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass Make:\n    n: int = 1\n"
-        "    def __call__(self, index: int) -> dict:\n        return {}\n"
-    )
-    (package / "made_by_a_test.py").write_text(code)
-    (package / "beside.py").write_text("A = 1\n")
-    make = load(package / "made_by_a_test.py").Make()
-    first = Cached(make, 5).folder
-    assert first.name.startswith("make-5-")
-    (package / "beside.py").write_text("A = 2\n")
-    second = Cached(make, 5).folder
-    (package / "made_by_a_test.py").write_text(code + "# other\n")
-    third = Cached(make, 5).folder
-    assert len({first, second, third}) == 3
-    (package / "made_by_a_test.py").write_text(code)
-    (package / "beside.py").write_text("A = 1\n")
-    assert Cached(make, 5).folder == first
-    del sys.modules["made_by_a_test"]
+def test_a_shard_of_no_records_is_no_hole(tmp_path):
+    shards = [write_shard(tmp_path / "a", [{"id": 0}]), Shard("none", 0, ""), 
+              write_shard(tmp_path / "b", [{"id": 1}, {"id": 2}])]  # fmt: skip
+    assert [r["id"] for r in ArrayRecords(tmp_path, [shards[1], *shards, shards[1]])] == [0, 1, 2]

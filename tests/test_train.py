@@ -51,14 +51,14 @@ class Field:
 
     name: str
     noise: float = 0.1
-    broken: bool = False
+    times: float = 1.0
 
     def __call__(self, record, rng):
         time.sleep(float(os.environ.get(PAUSE, 0)))
         x = record[self.name]
         if rng:
             x = x + self.noise * rng.standard_normal(x.shape, dtype=np.float32)
-        return x * np.float32(np.nan) if self.broken else x
+        return x * np.float32(self.times)
 
 
 def make_config(**changes):
@@ -276,10 +276,17 @@ def test_a_resumed_run_drops_what_the_uninterrupted_one_drops(tmp_path):
     assert_same_bits(train.fit(config, tmp_path, say=quiet), params)
 
 
-def test_inputs_that_are_not_numbers_stop_the_run_and_are_not_saved(tmp_path):
-    inputs = dict(make_config().inputs) | {"imu": Field("imu", broken=True)}
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        (1e37, r"step 0 \(vision\+imu\): the loss is nan"),
+        (np.nan, r"vision\+imu: none of the first 32 records can be used: .*imu is not finite"),
+    ],
+)
+def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(times, words, tmp_path):
+    inputs = dict(make_config().inputs) | {"imu": Field("imu", times=times)}
     config = make_config(inputs=inputs, pairs=make_config().pairs[1:], checkpoint_every=1)
-    with pytest.raises(UserError, match=r"step 0 \(vision\+imu\): the loss is nan"):
+    with pytest.raises(UserError, match=words):
         train.fit(config, tmp_path, say=quiet)
     checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.steps() == []

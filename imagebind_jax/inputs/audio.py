@@ -1,231 +1,186 @@
-"""Audio: a recording to clips of 128-band log-mel, as Kaldi and torchaudio compute it."""
+"""Audio: a recording, or the sound of a video, to clips of 128-band log-mel."""
 
 import dataclasses
-import functools
 import math
+import os
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import scipy.fft
-import soundfile
 from jaxtyping import Float
 
-from imagebind_jax.inputs.media import Source, decoding, open_source
+from imagebind_jax.inputs import media
+from imagebind_jax.inputs.augment import view_of
+from imagebind_jax.inputs.media import MediaError, Source
+from imagebind_jax.inputs.recordings import MAX_SAMPLES, Recording, open_recording
+from imagebind_jax.inputs.resampling import RATE, reach, reduced, resample
+from imagebind_jax.inputs.spectrograms import (
+    BANDS,
+    audio_input,
+    mask_bands,
+    normalise,
+    padded_log_mel,
+)
+from imagebind_jax.inputs.spectrograms import log_mel as log_mel
 
-RATE = 16_000  # Hz, of every spectrogram
-MEAN, STD = -4.268, 9.138  # AudioSet log-mel: AST's mean and twice its standard deviation
-WINDOW, SHIFT, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, the next power of two
-BANDS, LOW_HZ = 128, 20.0
-PREEMPHASIS = 0.97
-FLOOR = np.float32(1.1920929e-07)  # float32 epsilon, Kaldi's floor before the logarithm
-ZERO_CROSSINGS, ROLLOFF = 6, 0.99  # torchaudio's default resampler
-PHASES = 32  # of the resampler at once: faster than one by one and than all together
-MAX_SAMPLES = 100_000_000  # 400 MB: an hour of silence is a FLAC of 188 KB
+MAX_CLIPS = 1800  # 188 MB: an hour in clips of two seconds
 
-
-def audio_clips(
-    source: Source, clips: int = 3, seconds: float = 2.0, frames: int = 204
-) -> Float[np.ndarray, "clips 128 frames 1"]:
-    """`clips` model inputs, spread uniformly over a recording (evaluation; the reference: 3)."""
-    starts = clip_starts(duration(source), seconds, clips)
-    return np.stack([audio_input(read_clip(source, t, seconds), frames) for t in starts])
-
-
-def clip_starts(duration: float, seconds: float, count: int) -> list[Fraction]:
-    """Starts in seconds: the first clip at 0, the last ending with the recording; exact.
-
-    A recording no longer than `seconds` gives `count` equal starts. Fractions, because a start
-    that float rounding moves by one sample changes the spectrogram of noise visibly.
-    """
-    last = Fraction(max(duration - seconds, 0))
-    return [last * i / max(count - 1, 1) for i in range(count)]
-
-
-def audio_input(
-    waveform: Float[np.ndarray, "channels n"], frames: int = 204
-) -> Float[np.ndarray, "128 frames 1"]:
-    """The normalised log-mel of one clip at 16 kHz, cut or padded to `frames`.
-
-    The mean over all channels is removed, then the first channel alone is used, as Kaldi does.
-    Padding is 0 before normalising, so it becomes 0.467 and not 0.
-    """
-    mel = log_mel(waveform[0] - waveform.mean())[:, :frames]
-    mel = np.pad(mel, ((0, 0), (0, frames - mel.shape[1])))
-    return ((mel - np.float32(MEAN)) / np.float32(STD))[..., None]
-
-
-def log_mel(waveform: Float[np.ndarray, "n"]) -> Float[np.ndarray, "128 frames"]:
-    """Kaldi's filterbank features of 16 kHz samples in [-1, 1], low bands first.
-
-    25 ms Hann windows every 10 ms, each without its mean and pre-emphasised; power spectrum;
-    natural logarithm. Only whole windows count, 1 + (n - 400) // 160 frames: 198 for 2 s;
-    fewer than 400 samples are zero-padded to one window.
-    """
-    waveform = np.asarray(waveform, np.float32)
-    if len(waveform) < WINDOW:
-        waveform = np.pad(waveform, (0, WINDOW - len(waveform)))
-    windows = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::SHIFT]
-    windows = windows - windows.mean(axis=-1, keepdims=True)
-    padded = np.zeros((len(windows), FFT), np.float32)
-    emphasised = padded[:, :WINDOW]
-    np.multiply(windows[:, :-1], np.float32(-PREEMPHASIS), out=emphasised[:, 1:])
-    emphasised[:, 0] = windows[:, 0] * np.float32(-PREEMPHASIS)  # before the first: the first
-    emphasised += windows
-    emphasised *= _hann()
-    spectrum = scipy.fft.rfft(padded, axis=-1)
-    power = np.square(spectrum.real) + np.square(spectrum.imag)
-    return np.log(np.maximum(_mel_bank() @ power.T, FLOOR))
-
-
-@functools.cache
-def _hann() -> Float[np.ndarray, "400"]:
-    return np.hanning(WINDOW).astype(np.float32)
-
-
-@functools.cache
-def _mel_bank() -> Float[np.ndarray, "128 257"]:
-    """Triangles that are linear in mel, as Kaldi's; librosa's are linear in Hz.
-
-    The lowest bands hold no FFT bin at all and stay at the floor, here as there.
-    """
-    low, high = _mel(LOW_HZ), _mel(RATE / 2)
-    edges = np.linspace(low, high, BANDS + 2)
-    step = (high - low) / (BANDS + 1)
-    bins = _mel(np.arange(FFT // 2 + 1) * RATE / FFT)
-    up, down = (bins - edges[:-2, None]) / step, (edges[2:, None] - bins) / step
-    bank = np.maximum(np.minimum(up, down), 0)
-    bank[:, -1] = 0  # Kaldi leaves the Nyquist bin out
-    return bank.astype(np.float32)
-
-
-def _mel(hertz):
-    return 1127.0 * np.log1p(hertz / 700.0)
-
-
-def resample(
-    waveform: Float[np.ndarray, "*channels n"], rate: int, target: int = RATE
-) -> Float[np.ndarray, "*channels m"]:
-    """Hann-windowed sinc interpolation from `rate` to `target` Hz; m = ceil(n * target / rate).
-
-    torchaudio's default filter: 6 zero crossings, cut-off at 0.99 of the lower Nyquist rate.
-    """
-    if rate == target:
-        return waveform
-    old, new = _reduced(rate, target)
-    length = -(-waveform.shape[-1] * new // old)
-    blocks = -(-length // new)  # of `old` inputs and `new` outputs, where the phases repeat
-    before = _half_width(old, new)
-    after = max((blocks + 1) * old + before + 2 - waveform.shape[-1], 0)
-    padding = [(0, 0)] * (waveform.ndim - 1) + [(before, after)]
-    padded = np.pad(np.asarray(waveform, np.float32, order="C"), padding)
-    output = np.empty((*waveform.shape[:-1], blocks, new), np.float32)
-    for phases, start, kernel in _sinc_kernels(old, new):
-        inputs = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis=-1)
-        output[..., phases] = inputs[..., start::old, :][..., :blocks, :] @ kernel
-    return output.reshape(*waveform.shape[:-1], blocks * new)[..., :length]
-
-
-def _reduced(rate: int, target: int) -> tuple[int, int]:
-    divisor = math.gcd(rate, target)
-    return rate // divisor, target // divisor
-
-
-def _half_width(old: int, new: int) -> int:
-    """Input samples on each side that an output sample can feel."""
-    return math.ceil(ZERO_CROSSINGS * old / (min(old, new) * ROLLOFF))
-
-
-@functools.lru_cache(maxsize=16)
-def _sinc_kernels(old: int, new: int) -> list[tuple[slice, int, np.ndarray]]:
-    """For groups of output phases: the phases, the first input they need, kernel [input, phase].
-
-    Each phase feels few inputs, so one dense kernel for all of them would be mostly zeros: twice
-    as slow at 44.1 kHz, and 3 GB for a file that claims a rate of 47,999 Hz.
-    """
-    half, cutoff, kernels = _half_width(old, new), min(old, new) * ROLLOFF, []
-    for first in range(0, new, PHASES):
-        phase = np.arange(first, min(first + PHASES, new))
-        start = first * old // new
-        inputs = np.arange(start - half, phase[-1] * old // new + half + 2)[:, None]
-        # In float32 like torchaudio's: exact times would differ from it by 1.5e-5 at 22.05 kHz.
-        t = inputs.astype(np.float32) / np.float32(old) - phase.astype(np.float32) / np.float32(new)
-        t = np.clip(t * np.float32(cutoff), -ZERO_CROSSINGS, ZERO_CROSSINGS)
-        window = np.cos(t * np.float32(np.pi / 2 / ZERO_CROSSINGS)) ** 2
-        kernel = np.sinc(t) * window * np.float32(cutoff / old)
-        kernels.append((slice(first, first + len(phase)), start, kernel))
-    return kernels
-
-
-def read_audio(
-    source: Source, start: float = 0.0, seconds: float | None = None
-) -> tuple[Float[np.ndarray, "channels n"], int]:
-    """Samples in [-1, 1] from `start` on (at most `seconds`), and their rate in Hz.
-
-    Decodes no more than was asked for. WAV, FLAC, OGG, MP3. Raises `MediaError`.
-    """
-    with decoding(source), open_source(source) as file, soundfile.SoundFile(file) as sound:
-        first = round(start * sound.samplerate)
-        last = sound.frames if seconds is None else first + round(seconds * sound.samplerate)
-        return _read(sound, first, last), sound.samplerate
-
-
-def duration(source: Source) -> float:
-    """Seconds of the recording, counted in samples at 16 kHz as the reference counts them."""
-    with decoding(source), open_source(source) as file, soundfile.SoundFile(file) as sound:
-        old, new = _reduced(sound.samplerate, RATE)
-        return -(-sound.frames * new // old) / RATE
-
-
-def read_clip(
-    source: Source, start: float | Fraction, seconds: float = 2.0
-) -> Float[np.ndarray, "channels n"]:
-    """The samples of [start, start + seconds) at 16 kHz.
-
-    Equal to resampling all of the recording and slicing, but only the clip is decoded, together
-    with what its resampling filter reaches. Shorter where the recording ends. Raises `MediaError`.
-    """
-    first, last = int(start * RATE), int((start + seconds) * RATE)
-    with decoding(source), open_source(source) as file, soundfile.SoundFile(file) as sound:
-        old, new = _reduced(sound.samplerate, RATE)
-        reach = _half_width(old, new) + 1
-        block = max(first // new - -(-reach // old), 0)  # the filter's phases repeat every `old`
-        end = -(-last * old // new) + reach
-        waveform = resample(_read(sound, block * old, end), sound.samplerate)
-        return waveform[:, first - block * new : last - block * new]
-
-
-def _read(sound: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
-    if not (1_000 <= sound.samplerate <= 768_000 and sound.channels <= 32):
-        raise ValueError(f"{sound.channels} channels at {sound.samplerate} Hz are not a recording")
-    last = min(last, sound.frames)
-    if first >= last:
-        raise ValueError(f"no samples in [{first}, {last}) of {sound.frames}")
-    if (last - first) * sound.channels > MAX_SAMPLES:
-        raise ValueError(f"{last - first} samples at once: read shorter pieces with seconds=")
-    sound.seek(first)
-    waveform = sound.read(last - first, dtype="float32", always_2d=True).T
-    # Float files hold anything; up to 2^31 (unscaled integers) the power spectrum stays finite.
-    if waveform.size == 0 or not np.abs(waveform).max() <= 2.0**31:
-        raise ValueError("samples are missing, not finite or beyond 2^31")
-    return waveform
+Time = int | float | Fraction  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class LogMel:
-    """record["audio"], an encoded recording, to one clip [128, frames, 1].
+    """record["audio"], or the sound of the video in record["vision"], to one clip [128, frames, 1].
 
-    With rng the clip starts anywhere in the recording, without it the clip is the centre one.
+    With rng the clip starts where record["view"] says, for all modalities of the sample, without
+    it the clip is the centre one. Of a record with "start" or "seconds" only that part is heard.
+    `mask_bands`: with rng up to that many neighbouring bands are silenced, as in SpecAugment; the
+    paper has 12.
     """
 
     seconds: float = 2.0
     frames: int = 204
+    mask_bands: int = 0
+
+    def __post_init__(self):
+        _check(self.seconds, self.frames)
+        if not 0 <= self.mask_bands <= BANDS:
+            raise ValueError(f"mask_bands {self.mask_bands} is not within 0 and {BANDS}")
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "128 frames 1"]:
-        source = record["audio"]
-        slack = max(duration(source) - self.seconds, 0.0)
-        start = slack * (0.5 if rng is None else rng.random())
-        return audio_input(read_clip(source, start, self.seconds), self.frames)
+        with open_recording(_heard(record)) as recording:
+            part = Part.of(record, recording)
+            if rng is None:
+                start = max(part.seconds - self.seconds, 0.0) * 0.5
+            else:
+                start = view_of(record, rng).start(part.seconds, self.seconds)
+            waveform = part.read(recording, start, self.seconds)
+        mel = padded_log_mel(waveform, self.frames)
+        if rng is not None and self.mask_bands:
+            mask_bands(mel, self.mask_bands, rng)
+        return normalise(mel)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """The same record to `count` clips spread uniformly, [clips, 128, frames, 1]: for evaluation.
+
+    `count` None: as many as it takes to hear all, ceil(duration / seconds), the paper's rule.
+    """
+
+    count: int | None = 3
+    seconds: float = 2.0
+    frames: int = 204
+
+    def __post_init__(self):
+        _check(self.seconds, self.frames)
+        if self.count is not None and not 1 <= self.count <= MAX_CLIPS:
+            raise ValueError(f"count {self.count} is not within 1 and {MAX_CLIPS}")
+
+    def __call__(
+        self, record: Mapping[str, Any], rng: np.random.Generator | None
+    ) -> Float[np.ndarray, "clips 128 frames 1"]:
+        with open_recording(_heard(record)) as recording:
+            part = Part.of(record, recording)
+            starts = clip_starts(part.seconds, self.seconds, self.count)
+            clips = (part.read(recording, start, self.seconds) for start in starts)
+            return np.stack([audio_input(clip, self.frames) for clip in clips])
+
+
+def _check(seconds: float, frames: int) -> None:
+    if not (0 < seconds < math.inf and frames > 0):
+        raise ValueError(f"a clip of {seconds} seconds in {frames} frames")
+
+
+def _heard(record: Mapping[str, Any]) -> Source:
+    source = media.field(record, "audio", "vision")
+    if not isinstance(source, (bytes, str, os.PathLike)):
+        raise MediaError(f"record {record.get('id', '?')}", "images without 'audio': no sound")
+    return source
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The part of a recording that is the sample."""
+
+    start: Fraction  # exact, so that adding it to another keeps that exact
+    seconds: float
+    limit: float  # what a record says of its length; infinite if nothing
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], recording: Recording) -> "Part":
+        """As record["start"] and record["seconds"] say, if they do. Raises ValueError if empty."""
+        start, limit = record.get("start"), record.get("seconds")
+        start = 0.0 if start is None else float(start)
+        limit = math.inf if limit is None else float(limit)
+        seconds = min(recording.seconds - start, limit)
+        if not (start >= 0 and seconds > 0):
+            given = f"start {start} and seconds {limit}"
+            raise ValueError(f"{given} lie outside a recording of {recording.seconds} s")
+        return cls(Fraction(start), seconds, limit)
+
+    def read(
+        self, recording: Recording, start: Time, seconds: float
+    ) -> Float[np.ndarray, "channels n"]:
+        """The clip that starts `start` seconds into the part, no longer than the part."""
+        return clip_of(recording, self.start + start, min(seconds, self.limit))
+
+
+def audio_clips(
+    source: Source, clips: int | None = 3, seconds: float = 2.0, frames: int = 204
+) -> Float[np.ndarray, "clips 128 frames 1"]:
+    """`clips` model inputs, spread uniformly over a recording (evaluation; the reference: 3).
+
+    Each clip's own mean is removed from its own samples. The reference removes it in place, from
+    the samples that clips of a recording shorter than 6 s share, so there its later clips hold
+    steps that ours do not: the two agree from 6 s on.
+    """
+    return Clips(clips, seconds, frames)({"audio": source}, None)
+
+
+def clip_starts(duration: float, seconds: float, count: int | None) -> list[Fraction]:
+    """Starts in seconds: the first clip at 0, the last ending with the recording; exact.
+
+    i * (duration - seconds) / (count - 1), as the released code does with the pytorchvideo that it
+    pins; older ones divide by `count`. count None: ceil(duration / seconds) clips. A recording no
+    longer than `seconds` gives `count` equal starts. Fractions, because a start that float
+    rounding moves by one sample changes the spectrogram of noise visibly. Raises ValueError for
+    more than `MAX_CLIPS`.
+    """
+    if count is None:
+        count = max(math.ceil(duration / seconds), 1)
+        if count > MAX_CLIPS:
+            raise ValueError(
+                f"{count} clips in {duration} s: say which part with 'start', 'seconds'"
+            )
+    last = Fraction(max(duration - seconds, 0))
+    return [last * i / max(count - 1, 1) for i in range(count)]
+
+
+def read_clip(source: Source, start: Time, seconds: float = 2.0) -> Float[np.ndarray, "channels n"]:
+    """The samples of [start, start + seconds) at 16 kHz, fewer at the end. Raises `MediaError`."""
+    with open_recording(source) as recording:
+        return clip_of(recording, start, seconds)
+
+
+def clip_of(recording: Recording, start: Time, seconds: float) -> Float[np.ndarray, "channels n"]:
+    """The same of an open recording.
+
+    Equal to resampling all of the recording and slicing, but only the clip is decoded, together
+    with what its resampling filter reaches. Raises ValueError.
+    """
+    first, last = int(start * RATE), int((start + seconds) * RATE)
+    if (last - first) * recording.channels > MAX_SAMPLES:
+        raise ValueError(f"{last - first} samples at once: ask for shorter clips")
+    old, new = reduced(recording.rate)
+    margin = reach(old, new) + 1
+    block = max(first // new - -(-margin // old), 0)  # the filter's phases repeat every `old`
+    end = -(-last * old // new) + margin
+    waveform = resample(recording.read(block * old, end), recording.rate)
+    waveform = waveform[:, first - block * new : last - block * new]
+    if waveform.size == 0:
+        raise ValueError(f"no samples in [{first / RATE}, {last / RATE}) s")
+    return waveform

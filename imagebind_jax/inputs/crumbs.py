@@ -27,6 +27,12 @@ def note(what: str) -> None:
         os.pwrite(_files.descriptor, text, 0)
 
 
+def detail(what: str) -> None:
+    """The same, of a part of what this thread has noted: a file. Nothing where nothing is noted."""
+    if threading.get_ident() in _reading:
+        note(what)
+
+
 def share(folder: str | os.PathLike) -> None:
     """From here on this process also leaves its crumbs as files in `folder`."""
     global _folder

@@ -1,25 +1,35 @@
-"""What a dataset's folder in `data/` says of it, for `imagebind-jax prepare`."""
+"""What a dataset's folder in `data/` says of it, for `imagebind-jax prepare`; and which there are."""
 
 import dataclasses
+import difflib
+import importlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from imagebind_jax.inputs.media import open_source
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs.media import MediaError, open_source
+from imagebind_jax.inputs.records import LARGEST
 
 # A record to be: `pathlib.Path`s are files to embed whole; the rest are texts, numbers and lists of them.
 Row = Mapping[str, Any]
 
 
 def embed(row: Row) -> dict[str, Any]:
-    """The row with the bytes of each file in place of its path. Raises `MediaError`."""
+    """The row with the bytes of each file in place of its path.
+
+    Raises `MediaError`, also for a file of more than 1 GiB, which nobody would want in a record.
+    """
     return {key: _read(value) for key, value in row.items()}
 
 
 def _read(value: Any) -> Any:
     if isinstance(value, pathlib.Path):
         with open_source(value) as file:
-            return file.read()
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise MediaError(str(value), f"more than {LARGEST} bytes: cut it into parts")
+        return data
     return [_read(item) for item in value] if isinstance(value, list) else value
 
 
@@ -47,3 +57,41 @@ class Dataset:
     listing: Callable[[pathlib.Path], Listing]
     # Row -> record, in worker processes: a function of the module, so that it can be sent there.
     record: Callable[[Row], Mapping[str, Any]] = embed
+
+
+PACKAGE = "imagebind_jax.data"
+
+
+def search() -> list[str]:
+    """The folders in which datasets are looked for: a list that can be changed."""
+    return importlib.import_module(PACKAGE).__path__  # type: ignore[return-value]
+
+
+def names() -> list[str]:
+    """The datasets that there are, sorted: the folders with a builder.py."""
+    builders = (path for folder in search() for path in pathlib.Path(folder).glob("*/builder.py"))
+    return sorted({path.parent.name for path in builders})
+
+
+def find(name: str) -> Dataset:
+    """The dataset of that name. Raises UserError, with the nearest name, if there is none."""
+    return _module(name, "builder").DATASET
+
+
+def code(name: str) -> bytes:
+    """The builder's source: another one may make other records."""
+    return pathlib.Path(_module(name, "builder").__file__).read_bytes()
+
+
+def write_sample(name: str, folder: pathlib.Path) -> None:
+    """Writes a small generated download of the dataset, in its official layout. Raises UserError."""
+    _module(name, "sample").write(folder)
+
+
+def _module(name: str, part: str) -> Any:
+    known = names()
+    if name not in known:  # so that nothing is ever imported that is not a dataset's
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+        raise UserError(f"no dataset {name!r}: {hint}")
+    return importlib.import_module(f"{PACKAGE}.{name}.{part}")

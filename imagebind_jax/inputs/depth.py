@@ -1,15 +1,18 @@
-"""Depth: a 16-bit depth map to the normalised disparity map of ImageBind's depth encoder."""
+"""Depth in metres to the normalised disparity map of ImageBind's depth encoder."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from imagebind_jax.inputs.images import open_image, resize_and_crop, with_channel
-from imagebind_jax.inputs.media import Source, decoding
+from imagebind_jax.inputs.augment import Spatial, view_of
+from imagebind_jax.inputs.depth_maps import READINGS, read_depth
+from imagebind_jax.inputs.images import resize_and_crop, with_channel
+from imagebind_jax.inputs.media import MediaError, decoding, field
 
 # facebookresearch/omnivore, predict.py and issue 12: the recipe that ImageBind's authors point to.
 OMNIVORE_RANGE = (0.01, 75.0)
@@ -17,6 +20,30 @@ OMNIVORE_MEAN, OMNIVORE_STD = 0.0418, 0.0295  # after division by 75
 # facebookresearch/ImageBind, issue 134: mean, std of disparity in pixels, largest depth in metres.
 SUN_METRIC = {"mean": 24.82, "std": 14.40, "max_depth": 8.0}
 NYU_METRIC = {"mean": 17.2064, "std": 8.6108, "max_depth": 10.0}
+
+# Metres between the lenses, of each sensor of SUN RGB-D: facebookresearch/omnivore, issue 12. That
+# of xtion was guessed there, from the device's 18 cm.
+BASELINES = {"kv1": 0.075, "kv1_b": 0.075, "kv2": 0.075, "realsense": 0.095, "xtion": 0.095}
+NYU_CAMERA = {
+    "focal_length": 518.857901,
+    "baseline": 0.075,
+}  # facebookresearch/ImageBind, issue 107
+
+REMEDIES = {
+    "focal_length": "in pixels of this map: depth.focal_length reads SUN RGB-D's intrinsics.txt, "
+    f"NYU v2 has {NYU_CAMERA['focal_length']}",
+    "baseline": "in metres: depth.BASELINES has those of SUN RGB-D's sensors, "
+    f"NYU v2 has {NYU_CAMERA['baseline']}",
+}
+
+
+def focal_length(intrinsics: str) -> float:
+    """The first number of the text of a SUN RGB-D intrinsics.txt, in pixels. Raises `MediaError`."""
+    with decoding("intrinsics.txt"):
+        first = float(intrinsics[:1000].split(maxsplit=1)[0])
+        if not (math.isfinite(first) and first > 0):
+            raise ValueError(f"a focal length of {first} pixels is not positive")
+        return first
 
 
 def disparity(
@@ -58,40 +85,38 @@ def normalise(
     return (disparity - np.float32(mean)) / np.float32(std)
 
 
-def depth_input(
-    depth_m: Float[np.ndarray, "height width"],
-    focal_length: float,
-    baseline: float,
-    size: int = 224,
-    normalisation: str = "omnivore",
-    mean: float | None = None,
-    std: float | None = None,
+def to_square(
+    disparity: Float[np.ndarray, "height width"], square: Callable[[Image.Image], Image.Image]
 ) -> Float[np.ndarray, "size size 1"]:
-    """Depth in metres to the encoder's input: disparity, short side to `size`, centre crop.
+    """Disparity, and not depth, resized in float by `square`, which maps an image of mode "F" to another.
 
-    Disparity and not depth is resized, in float and bicubic. `focal_length` is in pixels of the
-    given map and does not shrink with it: the statistics were taken that way.
+    Where pixels have no depth (disparity 0), an output pixel is the weighted mean of those that
+    have one, if they make up at least half of its weight, and else 0: a filter across the edge of
+    a hole would invent surfaces in between, and bicubic even ring below 0. Without holes nothing
+    but `square` happens. Raises ValueError if no pixel has a depth.
     """
-    image = Image.fromarray(disparity(depth_m, focal_length, baseline))  # mode "F"
-    return normalise(with_channel(resize_and_crop(image, size)), normalisation, mean, std)
-
-
-def read_depth(source: Source) -> Float[np.ndarray, "height width"]:
-    """A 16-bit image in millimetres as depth in metres, 0 where there is none."""
-    image = open_image(source)
-    with decoding(source):
-        if not image.mode.startswith("I"):
-            raise ValueError(f"mode {image.mode} is not a 16-bit depth map in millimetres")
-        return np.asarray(image).astype(np.float32) / np.float32(1000)
+    known = disparity > 0
+    if not known.any():
+        raise ValueError("no pixel has a depth: all are 0, negative, NaN or infinite")
+    output = with_channel(square(Image.fromarray(disparity)))
+    if known.all():
+        return output
+    share = with_channel(square(Image.fromarray(known.astype(np.float32))))
+    mean = np.clip(output / np.maximum(share, 0.5), disparity[known].min(), disparity.max())
+    return np.where(share >= 0.5, mean, np.float32(0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Disparity:
     """record["depth"] with "focal_length" and "baseline" to [size, size, 1].
 
-    `max_depth` in metres brings farther points nearer before the division, as the "metric" recipe
-    does: `Disparity(normalisation="metric", **SUN_METRIC)`. rng is not used: a crop has to be that
-    of the image, so it belongs to the pair.
+    `reading` says what the file's numbers are, as in `depth_maps.read_depth`. `max_depth` in metres
+    brings farther points nearer before the division. Which settings go together: `sun_toolbox`,
+    `sun_omnivore` and `nyu`. focal_length is in pixels of the given map and does not shrink with it:
+    the statistics were taken that way.
+
+    Short side to `size` and centre crop, as `to_square` describes; with rng and `augment` the crop,
+    flip and geometric operations that the sample's image gets, too. Raises `MediaError`.
     """
 
     size: int = 224
@@ -99,22 +124,69 @@ class Disparity:
     mean: float | None = None
     std: float | None = None
     max_depth: float | None = None
+    reading: str = "auto"
+    augment: Spatial | None = None
 
     def __post_init__(self):
         normalise(np.zeros(0, np.float32), self.normalisation, self.mean, self.std)
+        if self.reading not in READINGS:
+            raise ValueError(f"reading {self.reading!r} is none of {', '.join(READINGS)}")
+        if self.max_depth is not None and not self.max_depth > 0:
+            raise ValueError(f"max_depth {self.max_depth} must be > 0 metres, or None")
+
+    @classmethod
+    def sun_toolbox(cls, **settings) -> "Disparity":
+        """SUN RGB-D's PNGs in true metres up to 8, standardised by their own statistics.
+
+        facebookresearch/ImageBind, issue 134: reported to reach the paper's accuracy on SUN-D.
+        """
+        return cls(
+            **{"reading": "sun_shifted", "normalisation": "metric", **SUN_METRIC, **settings}
+        )
+
+    @classmethod
+    def sun_omnivore(cls, **settings) -> "Disparity":
+        """SUN RGB-D's PNGs as omnivore reads and normalises them, by the authors of ImageBind.
+
+        facebookresearch/omnivore, issue 12, except that a pixel without depth stays without; the
+        in-filled maps (depth_bfx) have none. Nearly the same map as `sun_toolbox`'s.
+        """
+        return cls(**{"reading": "sun_raw", "normalisation": "omnivore", **settings})
+
+    @classmethod
+    def nyu(cls, **settings) -> "Disparity":
+        """NYU Depth v2 in millimetres or float metres up to 10, standardised by its own statistics.
+
+        facebookresearch/ImageBind, issue 134. For NYU's frames as SUN RGB-D stores them add
+        `reading="sun_shifted"`.
+        """
+        return cls(**{"normalisation": "metric", **NYU_METRIC, **settings})
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "size size 1"]:
-        source = record["depth"]
-        depth_m = np.minimum(read_depth(source), self.max_depth or np.inf)
+        source = field(record, "depth")
+        focal_length, baseline = (_positive(record, name) for name in REMEDIES)
+        depth_m = read_depth(source, self.reading)
         with decoding(source):
-            return depth_input(
-                depth_m,
-                float(record["focal_length"]),
-                float(record["baseline"]),
-                self.size,
-                self.normalisation,
-                self.mean,
-                self.std,
-            )
+            depth_m = np.minimum(depth_m, self.max_depth or np.inf)
+            disparities = disparity(depth_m, focal_length, baseline)
+            if rng is None or self.augment is None:
+                output = to_square(disparities, lambda image: resize_and_crop(image, self.size))
+                return normalise(output, self.normalisation, self.mean, self.std)
+            height, width = disparities.shape
+            drawn = self.augment.draw(view_of(record, rng), rng, width, height)
+            output = to_square(disparities, lambda image: drawn.pixels(image, self.size))
+            return drawn.erase(normalise(output, self.normalisation, self.mean, self.std))
+
+
+def _positive(record: Mapping[str, Any], name: str) -> float:
+    value = record.get(name)
+    try:
+        number = math.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        wrong = f"{name} is {value!r}, but disparity needs it, {REMEDIES[name]}"
+        raise MediaError(f"record {record.get('id', '?')}", wrong)
+    return number

@@ -1,4 +1,8 @@
-"""Encoded images to Pillow's: opened within limits, brought to a square."""
+"""Encoded images to Pillow's: opened within limits, upright, of 8-bit colour, brought to a square."""
+
+import contextlib
+import io
+import re
 
 import numpy as np
 from PIL import Image
@@ -7,21 +11,111 @@ from imagebind_jax.inputs.media import MediaError, Source, decoding, name, open_
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # no EPS: Pillow would start Ghostscript
 MAX_PIXELS = 64_000_000
+MAX_SCANNED = 16 * MAX_PIXELS  # pixels times scans of a JPEG: about a second and a half
+MAX_JPEG = 256 << 20  # bytes; 64 megapixels of noise at quality 100 have 200 MB
+MAX_RATIO = 256  # of an image's sides where it is resized: 1 x 60,000,000 would become 10^10 pixels
+ORIENTATION = 0x0112  # EXIF's tag: how the stored picture has to be turned to be upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def open_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    source: Source, max_pixels: int = MAX_PIXELS, upright: bool = True, shrink: int = 1
+) -> Image.Image:
     """Decodes the first frame of an image in one of `FORMATS`, in its own mode.
 
-    EXIF orientation is not applied, as in the reference. The size is checked before any pixel is
-    decoded: more than `max_pixels`, like every other defect, is a `MediaError`.
+    It is turned upright as its EXIF orientation says; the reference ignores that and sees phones'
+    pictures on their side, as `upright=False` does (save for TIFF, which Pillow itself turns). A
+    JPEG may come out at 1/2, 1/4 or 1/8 of its size, but no less than 1/`shrink`: much faster, with
+    slightly other pixels, so for training only. The size is checked before any pixel is decoded. A
+    truncated file, like every other defect, is a `MediaError`.
     """
     with decoding(source), open_source(source) as file:
         image = Image.open(file, formats=FORMATS)
         if image.width * image.height > max_pixels:
             reason = f"{image.width} x {image.height} pixels are more than {max_pixels}"
             raise MediaError(name(source), reason)
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(file, image.width * image.height)
+            if shrink > 1:
+                image.draft(None, (image.width // shrink, image.height // shrink))
         image.load()
-        return image
+        turn = TURNS.get(_orientation(image))
+        if not upright or turn is None:
+            return image
+        turned = image.transpose(turn)
+        turned.format = image.format
+        return turned
+
+
+def image_size(source: Source) -> tuple[int, int]:
+    """Width and height in pixels of the upright image, without decoding it. Raises `MediaError`."""
+    with decoding(source), open_source(source) as file:
+        image = Image.open(file, formats=FORMATS)
+        return image.size if _orientation(image) < 5 else image.size[::-1]
+
+
+def _orientation(image: Image.Image) -> int:
+    with contextlib.suppress(Exception):  # damaged EXIF says nothing, and the pixels are fine
+        return int(image.getexif().get(ORIENTATION, 1))
+    return 1
+
+
+def _check_scans(file: io.BytesIO | io.BufferedReader, pixels: int) -> None:
+    """Refuses progressive JPEGs of thousands of scans: 30 bytes each, but a pass over all pixels."""
+    place = file.tell()
+    file.seek(0)
+    data = file.read(MAX_JPEG + 1)
+    file.seek(place)
+    if len(data) > MAX_JPEG:
+        raise ValueError(f"more than {MAX_JPEG} bytes for {pixels} pixels")
+    # Counting bytes is quick and never too low; what they are is only looked at if it matters.
+    if data.count(b"\xff\xda") * pixels > MAX_SCANNED and _scans(data) * pixels > MAX_SCANNED:
+        raise ValueError(f"{_scans(data)} scans of {pixels} pixels: no encoder writes so many")
+
+
+def _scans(data: bytes) -> int:
+    """The scans of a JPEG up to its end; films and thumbnails inside or after it do not count."""
+    at, scans = 2, 0
+    marker = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not stuffing, not a restart
+    while found := marker.search(data, at):
+        if data[found.start() + 1] == 0xD9:
+            break
+        scans += data[found.start() + 1] == 0xDA
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return scans
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as 8-bit RGB; the same image where it is that already. Errors are ValueErrors.
+
+    8 bits and less, as in the reference, are Pillow's `convert("RGB")` to the bit: grey is repeated,
+    a palette looked up, alpha (also a palette's transparency) dropped and not blended, CMYK inverted
+    without a colour profile. More bits are scaled, where Pillow would clip all but the darkest to
+    white: 16 bits lose their low 8, as Pillow reads 16-bit colour; floats are taken to be in
+    [0, 1], and anything beyond is an error, as are integers beyond 16 bits.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        levels = np.asarray(image)
+        low, high, most = levels.min(), levels.max(), 1 if image.mode == "F" else 65535
+        if not (low >= 0 and high <= most):  # so that NaN fails, too
+            raise ValueError(f"levels {low} to {high} of mode {image.mode} are not in [0, {most}]")
+        if image.mode == "F":
+            levels = levels * np.float32(255)
+            levels = np.rint(levels, out=levels)
+        else:
+            levels = levels >> 8
+        image = Image.fromarray(levels.astype(np.uint8))
+    elif image.mode == "LAB":
+        raise ValueError("mode LAB has no colours without a profile: save it as RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
@@ -29,8 +123,9 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
 
     The arithmetic is torchvision's `Resize` and `CenterCrop` on Pillow images, bit for bit: the
     long side is cut to an integer, the offset rounds half to even. Any Pillow mode, also "F".
+    Raises ValueError for an image more than `MAX_RATIO` times as long as it is wide.
     """
-    short = min(image.size)
+    short = check_ratio(*image.size)
     width, height = (int(size * side / short) for side in image.size)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -38,6 +133,14 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
         return image
     left, top = round((width - size) / 2.0), round((height - size) / 2.0)
     return image.crop((left, top, left + size, top + size))
+
+
+def check_ratio(width: int, height: int) -> int:
+    """The short side. Raises ValueError if the long one is more than `MAX_RATIO` times it."""
+    short, long = sorted((width, height))
+    if long > MAX_RATIO * short:
+        raise ValueError(f"{width} x {height} pixels: more than {MAX_RATIO} times as long as wide")
+    return short
 
 
 def with_channel(image: Image.Image) -> np.ndarray:

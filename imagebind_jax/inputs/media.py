@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import crumbs
 
 MAX_BYTES = 64 << 30  # of a file: media are read in parts, so this only stops nonsense
@@ -45,7 +46,7 @@ MISTAKEN = (
 )
 
 
-class MediaError(Exception):
+class MediaError(UserError):
     """A file that cannot be used: `source` says which, `reason` why, `str()` is one line."""
 
     def __init__(self, source: str, reason: str):
@@ -78,7 +79,7 @@ def open_source(source: Source) -> io.BytesIO | io.BufferedReader:
         if not source:
             raise MediaError(name(source), "empty")
         return io.BytesIO(source)
-    crumbs.note(os.fspath(source))
+    crumbs.detail(os.fspath(source))
     with decoding(source):
         # Without O_NONBLOCK the mere opening of a FIFO hangs.
         descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -120,4 +121,4 @@ def field(record: Mapping[str, Any], *names: str) -> Any:
     for wanted in names:
         if record.get(wanted) is not None:
             return record[wanted]
-    raise MediaError(f"record {record.get('id', '?')}", f"no field {' or '.join(map(repr, names))}")
+    raise MediaError(str(record.get("id", "this record")), f"no field {' or '.join(map(repr, names))}")

@@ -1,22 +1,20 @@
 """From records to batches with grain: the stream is a pure function of (seed, step)."""
 
 import dataclasses
+import functools
+import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from imagebind_jax.errors import UserError
+from imagebind_jax.inputs.bad_records import BadRecords
+from imagebind_jax.inputs.rows import Batch, InMemory, Rows, Standardised, ToInputs, Transform
 from imagebind_jax.inputs.sources import Record, Source
 
-Batch = dict[str, np.ndarray]
-
-
-@runtime_checkable
-class Transform(Protocol):
-    """One modality of a record -> one model input; without `rng`, as for evaluation."""
-
-    def __call__(self, record: Record, rng: np.random.Generator | None) -> np.ndarray: ...
+__all__ = ["Batch", "Batches", "Pair", "Standardised", "Transform", "evaluation_batches"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,65 +24,22 @@ class Pair:
     modalities: tuple[str, str]
     source: Source
     weight: float = 1.0  # share of the steps, relative to the other pairs'
+    replication: float = 1.0  # how often an epoch holds each record; 1.25: every fourth one twice
+    aligned: bool = True  # the same crop, flip and moment for both; else each its own
 
     def __post_init__(self):
         if len(set(self.modalities)) != 2:
             raise UserError(f"a pair is of two different modalities, not {self.modalities}")
         if not self.weight > 0:
             raise UserError(f"the weight of {self.modalities} must be > 0, got {self.weight}")
+        if not 1 <= self.replication < 1e6:
+            raise UserError(
+                f"the replication of {self.modalities} must be at least 1, got {self.replication}"
+            )
 
     @property
     def name(self) -> str:
         return "+".join(self.modalities)
-
-
-@dataclasses.dataclass(frozen=True)
-class Standardised:
-    """Another transform's output, minus `mean` and divided by `std`, of which there is one a channel.
-
-    For data that is not what a released model was trained on: that has its constants built in.
-    """
-
-    transform: Transform
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, record: Record, rng: np.random.Generator | None) -> np.ndarray:
-        x = self.transform(record, rng)
-        return (x - np.asarray(self.mean, x.dtype)) / np.asarray(self.std, x.dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class ToInputs:
-    """record -> {modality: input, "weight": 1}; every modality has its own random stream."""
-
-    transforms: Mapping[str, Transform]
-
-    def __call__(self, record: Record, rng: np.random.Generator | None) -> Batch:
-        rngs: list = [None] * len(self.transforms)
-        if rng:  # no rng.spawn: it counts its calls, and grain uses one generator for many records
-            rngs = [np.random.default_rng(n) for n in rng.integers(2**63, size=len(rngs))]
-        inputs = {name: t(record, r) for (name, t), r in zip(self.transforms.items(), rngs)}
-        return inputs | {"weight": np.ones((), np.float32)}
-
-
-class InMemory:
-    """Inputs of records, each made once (in their evaluation form) and kept.
-
-    For sets of a few thousand small records, where decoding would take longer than the step.
-    """
-
-    def __init__(self, records: Sequence[Record], to_inputs: ToInputs):
-        self._records, self._to_inputs = records, to_inputs
-        self._inputs: dict[int, Batch] = {}
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Batch:
-        if index not in self._inputs:
-            self._inputs[index] = self._to_inputs(self._records[index], None)
-        return self._inputs[index]
 
 
 class Batches:
@@ -104,18 +59,19 @@ class Batches:
         host: int = 0,
         hosts: int = 1,
         in_memory: bool = False,
+        bad: BadRecords | None = None,
     ):
         """batch_size: global rows a step. in_memory: decode each record once, without random
-        augmentation, and keep it. Raises UserError if the batch does not divide over the hosts."""
-        import grain
-
+        augmentation, and keep it. bad: where unusable records are counted (default: in memory,
+        1 % of a pair's rows). Raises UserError if the batch does not divide over the hosts."""
         if not pairs:
             raise UserError("no pair of modalities to make batches of")
         if not 0 <= seed < 2**32:
             raise UserError(f"seed must be in [0, 2**32), got {seed}")
         if batch_size % hosts:
             raise UserError(f"batch_size {batch_size} is not divisible by {hosts} hosts")
-        self.pairs, self.host, self.hosts = tuple(pairs), host, hosts
+        self.pairs, self.host, self.hosts, self.in_memory = tuple(pairs), host, hosts, in_memory
+        self.bad = bad or BadRecords(None)
         weights = np.array([pair.weight for pair in pairs])
         draws = np.random.default_rng([seed, 0]).random(steps)
         self.schedule = np.searchsorted(np.cumsum(weights / weights.sum())[:-1], draws, "right")
@@ -124,48 +80,116 @@ class Batches:
         for index in range(len(self.pairs)):
             drawn = self.schedule == index
             self.occurrence[drawn] = np.arange(drawn.sum())
-        self.datasets = []
-        for i, pair in enumerate(self.pairs):
-            to_inputs = ToInputs({modality: inputs[modality] for modality in pair.modalities})
+        self._rows_per_host = batch_size // hosts
+        # Not seed + i: pair 1 of seed 0 would then be shuffled like pair 0 of seed 1.
+        seeds = [np.random.SeedSequence([seed, 1 + i]) for i in range(len(self.pairs))]
+        self._seeds = [int(sequence.generate_state(1)[0]) for sequence in seeds]
+        self.rows = []
+        for pair in self.pairs:
+            to_inputs = ToInputs({m: inputs[m] for m in pair.modalities}, pair.aligned)
             records = pair.source.open()
             if not len(records):
                 raise UserError(f"the source of {pair.name} has no records")
-            dataset = grain.MapDataset.source(
-                InMemory(records, to_inputs) if in_memory else records
-            )
-            # Not seed + i: pair 1 of seed 0 would then be shuffled like pair 0 of seed 1.
-            pair_seed = int(np.random.SeedSequence([seed, 1 + i]).generate_state(1)[0])
-            dataset = dataset.seed(pair_seed).shuffle().repeat()
-            if not in_memory:
-                dataset = dataset.random_map(_RandomMap(to_inputs))
-            self.datasets.append(dataset.batch(batch_size // hosts))
+            self.rows.append((InMemory if in_memory else Rows)(records, to_inputs, pair.name))
+
+    @functools.cached_property
+    def datasets(self) -> list[Any]:
+        """For each pair an endless grain.MapDataset of this process's batches."""
+        made = []
+        for pair, rows, seed in zip(self.pairs, self.rows, self._seeds):
+            made.append(_dataset(rows, seed, pair.replication).batch(self._rows_per_host))
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """To worker processes, which build their own: a dataset in use cannot be sent."""
+        return {name: value for name, value in vars(self).items() if name != "datasets"}
 
     def __len__(self) -> int:
         return len(self.schedule)
 
     def __getitem__(self, step: int) -> Batch:
+        return self._told(step, self.raw(step))
+
+    def raw(self, step: int) -> Batch:
+        """The batch with "bad", what was wrong with each of its rows."""
         return self.datasets[self.schedule[step]][self.occurrence[step] * self.hosts + self.host]
+
+    def _told(self, step: int, batch: Batch) -> Batch:
+        self.bad.see(step, self.name(step), batch["bad"])
+        return {name: rows for name, rows in batch.items() if name != "bad"}
 
     def name(self, step: int) -> str:
         """The pair of a step."""
         return self.pairs[self.schedule[step]].name
 
-    def stream(self, start: int = 0, threads: int = 2, ahead: int = 4) -> Iterator[Batch]:
-        """The batches from step `start` on; `threads` make up to `ahead` of them in advance."""
+    def stream(
+        self,
+        start: int = 0,
+        threads: int = 2,
+        ahead: int = 4,
+        *,
+        workers: int = 0,
+        patience: float = 60.0,
+    ) -> Iterator[Batch]:
+        """The batches from step `start` on, made in advance by threads or worker processes.
+
+        threads: that make up to `ahead` batches of this process in advance. workers: processes in
+        their place (each holds two batches), for decoding that Python's lock holds up; a script
+        then needs `if __name__ == "__main__":`. Raises `Stopped`, naming the file, where a worker
+        dies or one record takes more than `patience` seconds.
+        """
         import grain
 
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(ahead, threads))
-        return iter(grain.MapDataset.source(self)[start:].to_iter_dataset(options))
+        from imagebind_jax.inputs.workers import Begin, watched
+
+        if workers and self.in_memory:
+            raise UserError("in_memory keeps inputs in this process: it goes with workers 0 only")
+        with tempfile.TemporaryDirectory(prefix="imagebind_jax_") as folder:
+            threads, ahead = (1, 1) if workers else (threads, max(ahead, threads))
+            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+            elements = grain.MapDataset.source(_Raw(self))[start:].to_iter_dataset(options)
+            if workers:
+                _no_flags()
+                processes = grain.MultiprocessingOptions(num_workers=workers)
+                elements = elements.mp_prefetch(processes, Begin(folder))
+            made = watched(elements, patience, folder if workers else None)
+            for step, batch in enumerate(made, start):
+                yield self._told(step, batch)
 
 
-def _RandomMap(to_inputs: ToInputs) -> Any:
+class _Raw:
+    """Batches as grain sees them, without what only the run's own process needs."""
+
+    def __init__(self, batches: Batches):
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._batches.raw(step)
+
+
+def _dataset(rows: Rows, seed: int, replication: float) -> Any:
+    """An endless grain.MapDataset of rows, shuffled anew in each epoch."""
     import grain
 
     class RandomMap(grain.transforms.RandomMap):
-        def random_map(self, element, rng):
-            return to_inputs(element, rng)
+        def random_map(self, index, rng):
+            return rows.row(index, rng)
 
-    return RandomMap()
+    dataset = grain.MapDataset.source(range(len(rows)))
+    if replication != 1:
+        dataset = dataset.repeat(math.ceil(replication))[: round(replication * len(rows))]
+    return dataset.seed(seed).shuffle().repeat().random_map(RandomMap())
+
+
+def _no_flags() -> None:
+    """grain's processes read absl's flags, which only programs built on absl have parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
 
 
 def evaluation_batches(

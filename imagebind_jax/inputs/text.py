@@ -5,7 +5,7 @@ import functools
 import gzip
 import html
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -14,7 +14,13 @@ import numpy as np
 import regex
 from jaxtyping import Int
 
+from imagebind_jax.inputs.media import decoding, field
+
 CONTEXT = 77
+# What a text is bounded by: ftfy takes 4 us a character and 15 us a line. It, too, takes a longer
+# line in pieces of so many characters, so up to here all of a text counts, as in the reference.
+MAX_CHARACTERS, MAX_LINES = 1_000_000, 10_000
+SHORT_WORD = 32  # characters: longer words are not worth remembering, and merging takes n^2
 START, END = 49406, 49407  # the last two of 256 bytes + 256 word ends + 48,894 merges + 2
 SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
 WORD = regex.compile(
@@ -29,35 +35,67 @@ def tokenize(
     """Token ids of one text or several, int32: start, the text, end, and zeros to the length.
 
     A text that is too long loses its tail and never its end token, whose position the encoder
-    reads. Case, repeated space, HTML entities and broken encodings do not matter.
+    reads. Case, repeated space, HTML entities and broken encodings do not matter. No more of a long
+    text is looked at than its tokens need; of its first `MAX_CHARACTERS` and `MAX_LINES`, that is.
     """
     if context_length < 2:
         raise ValueError(f"context_length {context_length} has no room for start and end, use 77")
     texts = [texts] if isinstance(texts, str) else texts
     tokens = np.zeros((len(texts), context_length), np.int32)
     for row, text in zip(tokens, texts, strict=True):
-        ids = [START, *encode(text)][: context_length - 1] + [END]
+        ids = [START, *encode(text, context_length - 2), END]
         row[: len(ids)] = ids
     return tokens
 
 
-def encode(text: str) -> list[int]:
-    """Token ids of a text without start, end and padding."""
-    return [token for word in WORD.findall(_clean(text)) for token in _encode_word(word)]
+def encode(text: str, most: int | None = None) -> list[int]:
+    """Token ids of a text without start, end and padding; only the first ones if `most` says so."""
+    ids: list[int] = []
+    for line in _cleaned(text):
+        for match in WORD.finditer(line):
+            word = match[0]
+            if len(word) <= SHORT_WORD:
+                ids += _encode_short(word)
+            else:
+                ids += encode_long(word, None if most is None else most - len(ids))
+            if most is not None and len(ids) >= most:
+                return ids[:most]
+    return ids
 
 
-def _clean(text: str) -> str:
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))  # twice: scraped "&amp;amp;"
-    return " ".join(text.split()).lower()
+def _cleaned(text: str) -> Iterator[str]:
+    """The text line by line, as it is if cleaned at once: what cleaning does ends at line breaks."""
+    text, start, lines = text[:MAX_CHARACTERS], 0, 0
+    settings = ftfy.TextFixerConfig(explain=False)
+    while start < len(text) and lines < MAX_LINES:
+        line = text[start : text.find("\n", start) + 1 or None]
+        start += len(line)
+        if not line.strip(" \t\r\n"):
+            continue
+        lines += 1
+        if "<" in line:  # it may be HTML, in which ftfy leaves entities alone from here on
+            settings = settings._replace(unescape_html=False)
+        line = ftfy.fix_text(line, settings)
+        line = html.unescape(html.unescape(line))  # twice: scraped "&amp;amp;"
+        yield " ".join(line.split()).lower()
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _encode_word(word: str) -> tuple[int, ...]:
-    if word in SPECIAL:
-        return (SPECIAL[word],)
-    byte_ids, merges = _vocabulary()
+def _encode_short(word: str) -> tuple[int, ...]:
+    return (SPECIAL[word],) if word in SPECIAL else _merged(_bytes(word))
+
+
+def _bytes(word: str) -> list[int]:
+    """The ids of a word's bytes, of which the last says that it ends the word."""
+    byte_ids, _ = _vocabulary()
     tokens = [byte_ids[byte] for byte in word.encode()]
-    tokens[-1] += 256  # the same byte as the end of a word
+    tokens[-1] += 256
+    return tokens
+
+
+def _merged(tokens: Sequence[int]) -> tuple[int, ...]:
+    """Byte-pair encoding: of all pairs that merge the one learned first, wherever it is; again."""
+    _, merges = _vocabulary()
     while len(tokens) > 1:
         # A merge's id is its rank: the smallest is the one learned first.
         pairs = [merges.get(pair, END) for pair in itertools.pairwise(tokens)]
@@ -71,6 +109,54 @@ def _encode_word(word: str) -> tuple[int, ...]:
             i += 2 if together else 1
         tokens = merged
     return tuple(tokens)
+
+
+def encode_long(word: str, most: int | None) -> list[int]:
+    """The first `most` tokens of a word, in time that grows with `most` and not with the word.
+
+    Tokens in a row are the encoding of what they spell if each two neighbours are: byte-pair
+    encoding is local in this sense. So the word up to each of its bytes has one last token, the
+    one that goes with the last token before it. Any longer word's encoding passes through one of
+    the last places that a token's length covers: once they agree on the first tokens, so does all
+    that may follow.
+    """
+    pieces, ids, longest = _spellings()
+    text = "".join(pieces[byte] for byte in _bytes(word))
+    last: list[tuple[int, int]] = []  # up to each byte: where the last token starts, its id
+    firsts: list[tuple[int, int]] = []  # ... how many tokens there are, where the `most`th ends
+    for end in range(1, len(text) + 1):
+        for start in range(max(0, end - longest), end):
+            token = ids.get(text[start:end], -1)
+            if token >= 0 and (start == 0 or _are_apart(last[start - 1][1], token)):
+                break
+        last.append((start, token))
+        count, place = firsts[start - 1] if start else (0, 0)
+        firsts.append((count + 1, end if count + 1 == most else place))
+        if most is not None and end % longest == 0:
+            ways = firsts[-longest:]
+            if min(ways)[0] >= most and len({way[1] for way in ways}) == 1:
+                break
+    tokens = []
+    while end:
+        end, token = last[end - 1]
+        tokens.append(token)
+    return tokens[::-1][:most]
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _are_apart(left: int, right: int) -> bool:
+    """Whether two tokens beside each other stay two."""
+    pieces, _, _ = _spellings()
+    return _merged([ord(byte) for byte in pieces[left] + pieces[right]]) == (left, right)
+
+
+@functools.cache
+def _spellings() -> tuple[list[str], dict[str, int], int]:
+    """What each id stands for, one character for the id of a byte; its inverse; the longest."""
+    pieces = [chr(byte) for byte in range(512)]
+    for left, right in _vocabulary()[1]:  # in the order of their ids
+        pieces.append(pieces[left] + pieces[right])
+    return pieces, {piece: i for i, piece in enumerate(pieces)}, max(map(len, pieces))
 
 
 @functools.cache
@@ -92,14 +178,26 @@ def _vocabulary() -> tuple[dict[int, int], dict[tuple[int, int], int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """record["text"] to [context_length] int32; of several texts rng picks one, else the first."""
+    """record["text"], a str or several, to [context_length] int32; rng picks one, else the first.
+
+    A str is always the text itself, never the name of a file. Raises `MediaError`.
+    """
 
     context_length: int = CONTEXT
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Int[np.ndarray, "context_length"]:
-        text = record["text"]
-        if not isinstance(text, str):
-            text = text[0 if rng is None else int(rng.integers(len(text)))]
-        return tokenize(text, self.context_length)[0]
+        given = field(record, "text")
+        with decoding(f"record {record.get('id', '?')}"):
+            texts = [given] if isinstance(given, str) else given
+            if not isinstance(texts, (list, tuple)) or not texts:
+                raise ValueError(f"text is {_short(given)}: expected a str or a list of them")
+            text = texts[0 if rng is None else int(rng.integers(len(texts)))]
+            if not isinstance(text, str):
+                raise ValueError(f"text holds {_short(text)}: expected a str")
+            return tokenize(text, self.context_length)[0]
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.80} ({type(value).__name__})"

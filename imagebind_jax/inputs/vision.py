@@ -1,57 +1,78 @@
-"""Images and frames: to the normalised 224 x 224 squares that CLIP and ImageBind see."""
+"""Vision: images, videos and lists of frames to the normalised squares that CLIP and ImageBind see."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
+import einops
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
-from imagebind_jax.inputs.images import open_image, resize_and_crop
-from imagebind_jax.inputs.media import decoding
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs import media, video
+from imagebind_jax.inputs.augment import Drawn, Spatial, view_of
+from imagebind_jax.inputs.images import (
+    check_ratio,
+    image_size,
+    open_image,
+    resize_and_crop,
+    to_rgb,
+)
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)  # CLIP, of RGB in [0, 1]
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-RATIO = (3 / 4, 4 / 3)  # width / height of a random crop, torchvision's default
-
-Box = tuple[int, int, int, int]
 
 
-def image_input(
-    image: Image.Image, size: int = 224, box: Box | None = None
-) -> Float[np.ndarray, "size size 3"]:
+def image_input(image: Image.Image, size: int = 224) -> Float[np.ndarray, "size size 3"]:
     """Evaluation form of one image: short side to `size`, centre crop, CLIP mean and std.
 
-    Bit-equal to torchvision's transforms on Pillow images. With `box` (left, top, right, bottom
-    in pixels) that part of the image is stretched to the square instead. Any mode becomes RGB.
+    Bit-equal to torchvision's transforms on Pillow images. Any mode becomes RGB by `to_rgb`.
     """
-    image = image.convert("RGB")
-    if box is None:
-        image = resize_and_crop(image, size)
-    else:
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return _normalised(resize_and_crop(to_rgb(image), size))
+
+
+def _normalised(image: Image.Image) -> Float[np.ndarray, "height width 3"]:
     return (np.asarray(image, np.float32) / np.float32(255) - MEAN) / STD
 
 
-def crop_box(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> Box:
-    """A random box holding between scale[0] and scale[1] of the image's area.
+def spatial_crops(
+    pixels: UInt8[np.ndarray, "height width 3"], size: int = 224, crops: int = 3
+) -> Float[np.ndarray, "crops size size 3"]:
+    """Evaluation form of a video's frame: `crops` squares along its long side, as the reference cuts.
 
-    Its shape is drawn from `RATIO`, log-uniformly. An image too narrow for ten draws in a row is
-    not cropped to nothing: its centre of the nearest allowed shape is taken.
+    Short side to `size` (bilinear and not antialiased, unlike images), the long side cut to an
+    integer; left, centre and right, or top, centre and bottom; CLIP mean and std. One crop is the
+    centre.
     """
-    for _ in range(10):
-        area = width * height * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-            return left, top, left + w, top + h
-    w = max(min(width, round(height * RATIO[1])), 1)
-    h = max(min(height, round(width / RATIO[0])), 1)
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
+    short = check_ratio(pixels.shape[1], pixels.shape[0])
+    for axis, side in enumerate(pixels.shape[:2]):
+        pixels = _resized(pixels, axis, math.floor(side / short * size))
+    high, wide = (side - size for side in pixels.shape[:2])  # of which one is 0
+    cut = []
+    for i in range(3) if crops == 3 else (1,):
+        top, left = ((0, math.ceil(slack / 2), slack)[i] for slack in (high, wide))
+        cut.append(pixels[top : top + size, left : left + size])
+    return (np.stack(cut) / np.float32(255) - MEAN) / STD
+
+
+def _resized(
+    pixels: Shaped[np.ndarray, "height width 3"], axis: int, length: int
+) -> Float[np.ndarray, "height2 width2 3"]:
+    """One axis resized, in float32: each new place between the two old ones around its centre."""
+    old = pixels.shape[axis]
+    centres = np.arange(length, dtype=np.float32) + np.float32(0.5)
+    places = np.maximum(centres * np.float32(old / length) - np.float32(0.5), np.float32(0))
+    low = places.astype(int)
+    share = (places - low.astype(np.float32)).reshape([-1, 1, 1] if axis == 0 else [1, -1, 1])
+    below, above = (
+        pixels.take(at, axis).astype(np.float32) for at in (low, np.minimum(low + 1, old - 1))
+    )
+    above -= below
+    above *= share
+    return np.add(above, below, out=above)
 
 
 def pick_frames(count: int, frames: int) -> list[int]:
@@ -61,36 +82,143 @@ def pick_frames(count: int, frames: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """record["vision"]: one encoded image to [1, s, s, 3], a list of frames to [frames, s, s, 3].
+    """record["vision"]: an image to [1, s, s, 3], a video or a list of frames to [frames, s, s, 3].
 
-    A list of another length gives `frames` of its frames, spread evenly; equal ones if it is
-    shorter. With rng and `crop_scale`, the bounds on the share of the area that is kept, a random
-    resized crop, the same for all frames. No flip: other modalities would have to flip along.
+    Of a video it is `seconds` from a start that the sample's modalities share (without rng: from
+    its middle), within record["start"] and record["seconds"] if they are there. `frames` of its
+    frames, evenly spread, are taken, the first and the last among them; of a list, which is a whole
+    clip, likewise. One that is too short repeats frames. With rng and `augment` all frames get the
+    same random crop and so on, else the evaluation form of an image. Raises `MediaError`.
     """
 
     size: int = 224
     frames: int = 2
-    crop_scale: tuple[float, float] | None = None
+    seconds: float = 2.0
+    augment: Spatial | None = None
 
     def __post_init__(self):
-        low, high = self.crop_scale or (1.0, 1.0)
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"crop_scale {self.crop_scale} is not (low, high) within (0, 1]")
+        _check_positive(size=self.size, frames=self.frames, seconds=self.seconds)
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "frames size size 3"]:
-        media = record["vision"]
-        if isinstance(media, bytes):
-            media = [media]
+        source, pictures = media.field(record, "vision"), []
+        view = None if rng is None else view_of(record, rng)
+        if _is_video(source):
+
+            def start(length: video.Time) -> list[video.Time]:
+                middle = max(length - self.seconds, 0) / 2
+                return [middle if view is None else view.start(float(length), self.seconds)]
+
+            [pictures] = _clips(record, source, start, self.seconds, self.frames)
+            sources = [source] * len(pictures)
         else:
-            with decoding("<no frames>"):
-                media = [media[i] for i in pick_frames(len(media), self.frames)]
-        box, output = None, []
-        for source in media:
-            image = open_image(source)
-            if rng is not None and self.crop_scale is not None and box is None:
-                box = crop_box(*image.size, self.crop_scale, rng)
-            with decoding(source):
-                output.append(image_input(image, self.size, box))
-        return np.stack(output)
+            sources = _encoded(source, self.frames)
+        if rng is None or view is None or self.augment is None:
+            return _stack(sources, pictures or map(open_image, sources), self.size)
+        size = pictures[0].size if pictures else image_size(sources[0])
+        drawn = self.augment.draw(view, rng, *size)
+        if not pictures:
+            left, top, right, bottom = drawn.box
+            room = min((right - left) * size[0], (bottom - top) * size[1]) / self.size
+            pictures = [open_image(each, shrink=max(int(room), 1)) for each in sources]
+        return _stack(sources, pictures, self.size, drawn)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """record["vision"] as the reference evaluates it, to [views, frames, s, s, 3], to be averaged.
+
+    A video gives `clips` of `seconds`, spread uniformly, and of each `crops` squares along the
+    frame's long side (1: the centre): 15 views, clip by clip. An image is one view of one frame, a
+    list of frames one view of `frames` of them, both as `Clip` has them. rng is not used.
+    """
+
+    clips: int = 5
+    crops: int = 3
+    size: int = 224
+    frames: int = 2
+    seconds: float = 2.0
+
+    def __post_init__(self):
+        _check_positive(**dataclasses.asdict(self))
+        if self.crops not in (1, 3):
+            raise UserError(f"crops must be 1 or 3, got {self.crops}")
+
+    def __call__(
+        self, record: Mapping[str, Any], rng: np.random.Generator | None
+    ) -> Float[np.ndarray, "views frames size size 3"]:
+        source = media.field(record, "vision")
+        if not _is_video(source):
+            sources = _encoded(source, self.frames)
+            return _stack(sources, map(open_image, sources), self.size)[None]
+
+        def starts(length: video.Time) -> list[Fraction]:
+            return video.clip_starts(length, self.seconds, self.clips)
+
+        clips = _clips(record, source, starts, self.seconds, self.frames)
+        with media.decoding(source):
+            views = [
+                [spatial_crops(np.asarray(image), self.size, self.crops) for image in clip]
+                for clip in clips
+            ]
+        return einops.rearrange(
+            np.array(views), "clips frames crops h w c -> (clips crops) frames h w c"
+        )
+
+
+def _is_video(source: Any) -> bool:
+    return not isinstance(source, (list, tuple)) and media.kind(source) == "container"
+
+
+def _encoded(source: Any, frames: int) -> list[media.Source]:
+    """One image, or those of a list that are taken."""
+    if not isinstance(source, (list, tuple)):
+        return [source]
+    if not source:
+        raise media.MediaError("<list>", "no frames")
+    return [source[i] for i in pick_frames(len(source), frames)]
+
+
+def _clips(
+    record: Mapping[str, Any],
+    source: media.Source,
+    starts: Callable[[video.Time], Sequence[video.Time]],
+    seconds: float,
+    frames: int,
+) -> list[list[Image.Image]]:
+    """`frames` frames of each clip; `starts` are within the record's part, whose length it is told."""
+    with video.open_video(source) as opened:
+        begin, until = float(record.get("start") or 0), record.get("seconds")
+        length = opened.duration - Fraction(begin)
+        if until is not None:
+            length, seconds = min(length, Fraction(until)), min(seconds, until)
+        if not (begin >= 0 and length > 0):
+            reason = f"start {begin} s and seconds {until} hold none of its"
+            raise media.MediaError(media.name(source), f"{reason} {float(opened.duration):.3f} s")
+        found = [opened.frames(Fraction(begin) + Fraction(at), seconds) for at in starts(length)]
+        picked = [[clip[i] for i in pick_frames(len(clip), frames)] for clip in found]
+        pictures = iter(opened.decode([frame for clip in picked for frame in clip]))
+        return [[next(pictures) for _ in clip] for clip in picked]
+
+
+def _stack(
+    sources: Sequence[media.Source],
+    pictures: Iterable[Image.Image],
+    size: int,
+    drawn: Drawn | None = None,
+) -> Float[np.ndarray, "frames size size 3"]:
+    arrays = []
+    for source, picture in zip(sources, pictures):
+        with media.decoding(source):
+            if drawn is None:
+                arrays.append(image_input(picture, size))
+            else:
+                arrays.append(_normalised(drawn.pixels(to_rgb(picture), size)))
+    return np.stack(arrays) if drawn is None else drawn.erase(np.stack(arrays))
+
+
+def _check_positive(**settings: int | float) -> None:
+    for setting, value in settings.items():
+        if not value > 0:
+            raise UserError(f"{setting} must be more than 0, got {value}")

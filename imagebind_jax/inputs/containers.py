@@ -1,0 +1,111 @@
+"""The one door to PyAV: MP4, MOV, Matroska, WebM, AVI and ADTS files, opened within limits."""
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs.media import Source, decoding, open_source
+
+# What a file begins with, from which byte on -> the one demuxer that may read it: none of
+# playlists, devices, scripts.
+DEMUXERS = (
+    (4, (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"), "mov"),
+    (0, (b"\x1aE\xdf\xa3",), "matroska"),
+    (0, (b"RIFF",), "avi"),
+    (0, (b"\xff\xf0", b"\xff\xf1", b"\xff\xf8", b"\xff\xf9"), "aac"),
+    (0, (b"fLaC",), "flac"),
+)
+MAX_STREAMS = 64
+MAX_HEADER = 256 << 20  # bytes of an MP4 file that are not media
+MAX_BOXES = 500_000  # at the top of an MP4 file: a day in fragments of a second has 173,000
+
+
+@contextlib.contextmanager
+def open_container(source: Source) -> Iterator[Any]:
+    """An `av.container.InputContainer` over `source`, closed at the end of the block.
+
+    For sound tracks and for video alike. No decoder threads (many loaders run beside one another),
+    no file but this one: only `DEMUXERS`, and no protocol by which a file could name another.
+    Whatever is raised within the block becomes a `MediaError` that names the source. Raises
+    `UserError` where PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        remedy = "pip install 'imagebind-jax[video]'"
+        raise UserError(f"video files and M4A need PyAV, which is missing: {remedy}") from None
+    options = {"protocol_whitelist": "none", "max_streams": str(MAX_STREAMS)}
+    with decoding(source), open_source(source) as file:
+        demuxer = _demuxer(file)
+        with av.open(
+            file, format=demuxer, metadata_errors="replace", container_options=options
+        ) as container:
+            for stream in (*container.streams.audio, *container.streams.video):
+                stream.codec_context.thread_count = 1
+            yield container
+
+
+def origin(container: Any) -> Fraction:
+    """The time stamp in seconds at which the file begins: time 0 of its pictures and its sound.
+
+    A cut of a longer recording may start at an hour; a stamp before 0 is only a decoder's run-up.
+    """
+    return max(Fraction(container.start_time or 0, 1_000_000), Fraction(0))
+
+
+def _demuxer(file: io.BytesIO | io.BufferedReader) -> str:
+    head = file.read(8)
+    file.seek(0)
+    for at, beginnings, demuxer in DEMUXERS:
+        if head[at:].startswith(beginnings):
+            if demuxer == "mov":
+                _check_boxes(file)
+            return demuxer
+    raise ValueError("not MP4, MOV, Matroska, WebM, AVI or ADTS")
+
+
+# In an MP4's header, two kinds of box claim packets without listing them: "stsz" (the size of all,
+# their number) and "trun" (flags that say what is listed of each packet, their number).
+_ALIKE = re.compile(
+    rb"stsz....(?!\0{4})....(....)"
+    rb"|trun..[\x00\x10\x20\x30\x40\x50\x60\x70\x80\x90\xa0\xb0\xc0\xd0\xe0\xf0].(....)",
+    re.DOTALL,
+)
+
+
+def _check_boxes(file: io.BytesIO | io.BufferedReader) -> None:
+    """Refuses an MP4 that claims more packets than it has bytes: 50 KB would take 1.8 GB of memory."""
+    size = file.seek(0, os.SEEK_END)
+    at = claimed = header = 0
+    for _ in range(MAX_BOXES):
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:], "big")
+        length = length or size - at  # 0: to the end of the file
+        if length < 8:
+            break
+        if head[4:8] != b"mdat":
+            header += min(length, size - at)
+            if header > MAX_HEADER:
+                raise ValueError(f"a header of more than {MAX_HEADER} bytes")
+            file.seek(at)
+            box = file.read(length)
+            if b"cmov" in box:
+                raise ValueError("a compressed header: rewrite the file")
+            for match in _ALIKE.finditer(box):
+                claimed += int.from_bytes(match[1] or match[2], "big")
+        at += length
+        if at >= size:
+            break
+    else:
+        raise ValueError(f"more than {MAX_BOXES} boxes")
+    file.seek(0)
+    if claimed > size:
+        raise ValueError(f"claims {claimed} packets in {size} bytes")

@@ -1,0 +1,81 @@
+"""What of a preparation is safely on disk: one small file for each finished shard."""
+
+import os
+import pathlib
+from typing import Any
+
+import msgspec
+
+from imagebind_jax.inputs.array_records import Shard
+from imagebind_jax.inputs.prepared import changed
+
+FOLDER = ".prepare"  # in the folder that is being prepared
+
+
+class Unreadable(msgspec.Struct):
+    """A row that was left out."""
+
+    split: str
+    shard: str
+    id: Any
+    reason: str
+
+
+class Done(msgspec.Struct):
+    """What became of a part."""
+
+    split: str
+    shard: Shard
+    unreadable: list[Unreadable]
+
+
+def enter(out: pathlib.Path, done: Done) -> None:
+    """Remembers a part whose shard is in its place."""
+    commit(_path(out, done.shard.file), msgspec.json.encode(done))
+
+
+def forget(out: pathlib.Path, done: Done) -> None:
+    """The part is to be made again."""
+    _path(out, done.shard.file).unlink(missing_ok=True)
+
+
+def read(out: pathlib.Path) -> dict[str, Done]:
+    """What is done, by file: entries whose shard is there as it was written."""
+    found = {}
+    for path in sorted((out / FOLDER).glob("*.json")):
+        try:
+            done = msgspec.json.decode(path.read_bytes(), type=Done)
+        except ValueError:
+            continue  # of a disk that failed
+        if _path(out, done.shard.file) == path and not changed(out, done.shard):
+            found[done.shard.file] = done
+    return found
+
+
+def _path(out: pathlib.Path, file: str) -> pathlib.Path:
+    return out / FOLDER / f"{file}.json"
+
+
+def settle(partial: pathlib.Path, path: pathlib.Path) -> None:
+    """Puts a finished file in its place, where it then is whatever happens to the machine."""
+    _sync(partial)
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def commit(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file that is whole or not there."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        settle(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

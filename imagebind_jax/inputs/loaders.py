@@ -1,0 +1,123 @@
+"""`ib.load_images`, `load_videos`, `load_audio`, `load_depth`, `load_thermal`, `load_imu`: files to model inputs.
+
+The same transforms as the training pipeline's, in their evaluation form. Each takes one file or
+several (paths or bytes), reads them in threads and raises `MediaError`, naming the file, for one
+that cannot be used.
+"""
+
+import concurrent.futures
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs.media import MediaError, Source, name
+
+Files = Source | Sequence[Source]
+
+
+def load_images(files: Files, *, size: int = 224) -> Float[np.ndarray, "b 1 size size 3"]:
+    """Images as videos of one frame: upright, short side to `size`, centre crop, CLIP mean and std."""
+    from imagebind_jax.inputs.vision import Clip
+
+    return _load(files, "vision", Clip(size))
+
+
+def load_videos(
+    files: Files,
+    *,
+    clips: int = 5,
+    crops: int = 3,
+    frames: int = 2,
+    seconds: float = 2.0,
+    size: int = 224,
+) -> Float[np.ndarray, "b views frames size size 3"]:
+    """Videos as the reference sees them: `clips` spread over each, `crops` across; 15 views.
+
+    Needs the extra `video`. `ib.embed` averages the embeddings of the views.
+    """
+    from imagebind_jax.inputs.vision import Views
+
+    views = Views(clips=clips, crops=crops, size=size, frames=frames, seconds=seconds)
+    return _load(files, "vision", views)
+
+
+def load_audio(
+    files: Files, *, clips: int | None = 3, seconds: float = 2.0
+) -> Float[np.ndarray, "b clips 128 204 1"]:
+    """Log-mel spectrograms of `clips` spread uniformly over each recording (or a video's sound).
+
+    clips None: as many as cover it, ceil(duration / seconds), as the paper does; the recordings
+    must then be equally long. `ib.embed` averages the embeddings of the clips.
+    """
+    from imagebind_jax.inputs.audio import Clips
+
+    return _load(files, "audio", Clips(clips, seconds))
+
+
+def load_depth(
+    files: Files, *, focal_length: float, baseline: float, disparity: Any = None
+) -> Float[np.ndarray, "b size size 1"]:
+    """Depth maps as normalised disparity.
+
+    focal_length: of the depth camera, in pixels of the map. baseline: metres between the lenses
+    of the pretended stereo pair, e.g. 0.075 for Kinect. disparity: how files are read and values
+    normalised, a `depth.Disparity` (default: millimetres in 16-bit images, metres in float files).
+    """
+    from imagebind_jax.inputs.depth import Disparity
+
+    camera = {"focal_length": focal_length, "baseline": baseline}
+    return _load(files, "depth", disparity or Disparity(), camera)
+
+
+def load_thermal(files: Files, *, thermal: Any = None) -> Float[np.ndarray, "b size size 1"]:
+    """Thermal images in [0, 1], not standardised.
+
+    thermal: a `thermal.Thermal`, which for 16-bit and radiometric files has to say what the
+    numbers mean (default: 8-bit images).
+    """
+    from imagebind_jax.inputs.thermal import Thermal
+
+    return _load(files, "thermal", thermal or Thermal())
+
+
+def load_imu(
+    files: Files, *, rate: float | None = None, seconds: float = 5.0, steps: int = 2000
+) -> Float[np.ndarray, "b steps 6"]:
+    """Accelerometer and gyroscope recordings, the centre `seconds` of each in `steps`.
+
+    rate: in Hz, for files without time stamps.
+    """
+    from imagebind_jax.inputs.imu import Window
+
+    fields = {} if rate is None else {"imu_rate": rate}
+    return _load(files, "imu", Window(seconds, steps), fields)
+
+
+def _load(
+    files: Files, modality: str, transform: Callable, fields: dict[str, Any] | None = None
+) -> np.ndarray:
+    sources = [files] if isinstance(files, (bytes, str, os.PathLike)) else list(files)
+    if not sources:
+        raise UserError(f"no files of {modality} to load")
+    records = [{**(fields or {}), modality: _path(source)} for source in sources]
+    threads = min(len(sources), os.cpu_count() or 1)
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        inputs = list(pool.map(lambda record: transform(record, None), records))
+    for source, x in zip(sources, inputs):
+        if not np.isfinite(x).all():
+            raise MediaError(name(source), "gives values that are not finite")
+        if x.shape != inputs[0].shape:
+            raise UserError(
+                f"{name(source)} gives {x.shape} and {name(sources[0])} {inputs[0].shape}: load "
+                "them one by one, or choose a number of clips"
+            )
+    return np.stack(inputs)
+
+
+def _path(source: Source) -> bytes | pathlib.Path:
+    return source if isinstance(source, bytes) else pathlib.Path(source)

@@ -1,0 +1,89 @@
+"""Folders that `imagebind-jax prepare` wrote: what is in them, and their splits as sources."""
+
+import dataclasses
+import itertools
+import os
+import pathlib
+
+import msgspec
+
+from imagebind_jax.errors import UserError, first_line
+from imagebind_jax.inputs.array_records import FACTS, ArrayRecords, Shard
+
+
+class Split(msgspec.Struct):
+    """One split of a prepared folder."""
+
+    count: int  # records
+    shards: list[Shard]
+    missing: int = 0  # samples that the download lists but lacks
+    unreadable: int = 0  # samples left out since they could not be read: missing.jsonl names them
+
+
+class Facts(msgspec.Struct):
+    """The dataset.json of a prepared folder."""
+
+    name: str
+    title: str
+    licence: str
+    homepage: str
+    modalities: list[str]
+    classes: list[str]  # names as prompts use them; a record's label counts in this order
+    prompts: list[str]  # templates with one {}
+    notes: list[str]
+    splits: dict[str, Split]
+
+
+def facts(folder: str | os.PathLike) -> Facts:
+    """What is in the folder. Raises UserError."""
+    path = pathlib.Path(folder) / FACTS
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Facts)
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} holds no {FACTS}: it is not prepared, or not to its end"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}): prepare it again") from error
+    for shard in itertools.chain.from_iterable(split.shards for split in found.splits.values()):
+        if os.path.basename(shard.file) != shard.file or shard.count < 0:
+            raise UserError(f"{path} names {shard.file!r}, which is not a shard of its folder")
+    return found
+
+
+def changed(folder: str | os.PathLike, shard: Shard) -> bool:
+    """Whether a shard is missing or of another size than was written: quick, for any number."""
+    if not shard.count:
+        return False  # none of its rows could be read: it has no file
+    try:
+        return os.stat(os.path.join(folder, shard.file)).st_size != shard.size
+    except OSError:
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A split of a prepared folder.
+
+    The sizes of its files are checked when it is opened; a damaged record is a `MediaError` when
+    it is read. `imagebind-jax prepare FOLDER --verify` checks every byte.
+    """
+
+    folder: str | os.PathLike
+    split: str = "train"
+
+    def __post_init__(self):
+        object.__setattr__(self, "folder", os.fspath(self.folder))
+
+    def open(self) -> ArrayRecords:
+        """Raises UserError if it is not there as it was written."""
+        splits = facts(self.folder).splits
+        if self.split not in splits:
+            raise UserError(f"{self.folder} has no split {self.split!r}: only {', '.join(splits)}")
+        for shard in splits[self.split].shards:
+            if changed(self.folder, shard):
+                raise UserError(
+                    f"{os.path.join(self.folder, shard.file)} is missing or damaged: run the "
+                    "`imagebind-jax prepare` that made it again, which makes it anew"
+                )
+        return ArrayRecords(self.folder, splits[self.split].shards)

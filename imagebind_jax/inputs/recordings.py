@@ -1,0 +1,113 @@
+"""Recordings in whatever file: opened within limits, any part decoded and no more."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+from imagebind_jax.inputs import media
+from imagebind_jax.inputs.media import MediaError, Source
+from imagebind_jax.inputs.resampling import RATE, reduced
+from imagebind_jax.inputs.sound_tracks import open_track
+
+RATES, MAX_CHANNELS = (1_000, 768_000), 32
+MAX_SAMPLES = 100_000_000  # 400 MB: an hour of silence is a FLAC of 188 KB
+UNKNOWN = 2**63 - 1  # libsndfile's number of samples where a FLAC was written to a pipe
+ADTS = (b"\xff\xf0", b"\xff\xf1", b"\xff\xf8", b"\xff\xf9")  # AAC without a container
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """An open recording: `frames` samples a channel at `rate` Hz, decoded by `decode(first, last)`."""
+
+    rate: int
+    channels: int
+    frames: int  # as the file says; what is there may be less
+    decode: Callable[[int, int], np.ndarray]
+
+    def __post_init__(self):
+        if not (RATES[0] <= self.rate <= RATES[1] and 1 <= self.channels <= MAX_CHANNELS):
+            raise ValueError(f"{self.channels} channels at {self.rate} Hz are not a recording")
+        if self.frames < 1:
+            raise ValueError("no samples")
+
+    @property
+    def seconds(self) -> float:
+        """Its length, counted in samples at 16 kHz as the reference counts it."""
+        old, new = reduced(self.rate)
+        return -(-self.frames * new // old) / RATE
+
+    def read(self, first: int, last: int) -> Float[np.ndarray, "channels n"]:
+        """Samples [first, last), fewer where the recording ends. Raises ValueError if none."""
+        last = min(last, self.frames)
+        if not 0 <= first < last:
+            raise ValueError(f"no samples in [{first}, {last}) of {self.frames}")
+        if (last - first) * self.channels > MAX_SAMPLES:
+            raise ValueError(f"{last - first} samples at once: read shorter pieces with seconds=")
+        waveform = self.decode(first, last)
+        if waveform.size == 0:
+            raise ValueError(f"no samples at {first}: the file says {self.frames}, but ends before")
+        # Float files hold anything; up to 2^31 (unscaled integers) the power spectrum stays finite.
+        if not (waveform.max() <= 2.0**31 and waveform.min() >= -(2.0**31)):
+            raise ValueError("samples are not finite or beyond 2^31")
+        return waveform
+
+
+@contextlib.contextmanager
+def open_recording(source: Source) -> Iterator[Recording]:
+    """Opens WAV, FLAC, Ogg, MP3, AIFF, ... with libsndfile, the sound of MP4, MOV, ... with PyAV.
+
+    What the file holds decides, not its name. Whatever is raised within the block becomes a
+    `MediaError` that names the source.
+    """
+    kind = media.kind(source)
+    if kind == "image":
+        raise MediaError(media.name(source), "an image: no sound")
+    if kind != "container" and _begins(source) not in ADTS:
+        with media.decoding(source), media.open_source(source) as file:
+            handle = file if isinstance(source, bytes) else file.fileno()
+            with soundfile.SoundFile(handle, closefd=False) as sound:
+                if sound.frames < UNKNOWN:
+                    yield Recording(
+                        sound.samplerate,
+                        sound.channels,
+                        sound.frames,
+                        functools.partial(_decode, sound),
+                    )
+                    return
+    track = open_track(source)
+    with media.decoding(source):
+        yield Recording(track.rate, track.channels, track.frames, track.decode)
+
+
+def _decode(sound: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
+    sound.seek(first)
+    return sound.read(last - first, dtype="float32", always_2d=True).T
+
+
+def _begins(source: Source) -> bytes:
+    with media.open_source(source) as file:
+        return file.read(2)
+
+
+def read_audio(
+    source: Source, start: float = 0.0, seconds: float | None = None
+) -> tuple[Float[np.ndarray, "channels n"], int]:
+    """Samples in [-1, 1] from `start` on (at most `seconds`), and their rate in Hz.
+
+    Decodes no more than was asked for. Raises `MediaError`.
+    """
+    with open_recording(source) as recording:
+        first = round(start * recording.rate)
+        last = recording.frames if seconds is None else first + round(seconds * recording.rate)
+        return recording.read(first, last), recording.rate
+
+
+def duration(source: Source) -> float:
+    """Seconds of the recording, counted in samples at 16 kHz as the reference counts them."""
+    with open_recording(source) as recording:
+        return recording.seconds

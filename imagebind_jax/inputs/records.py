@@ -1,0 +1,158 @@
+"""What a record and a source of records are, and the rules for fields that come from outside."""
+
+import difflib
+import functools
+import math
+import operator
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs import media
+
+Record = Mapping[str, Any]
+CACHE_VARIABLE = "IMAGEBIND_JAX_CACHE"
+MEDIA = ("vision", "audio", "depth", "thermal", "imu")  # fields that hold files or their bytes
+NUMBERS = ("start", "seconds", "focal_length", "baseline", "imu_rate")
+LARGEST = 1 << 30  # bytes of a medium that is held whole in a record
+LONGEST = 1 << 20  # bytes of a text, a line or a JSON object
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What a config names: something that can be opened to records by index.
+
+    What `open` returns can be pickled, and read by many threads. A record that cannot be read is a
+    `media.MediaError`; a source that cannot be opened a `UserError`.
+    """
+
+    def open(self) -> Sequence[Record]: ...
+
+
+def cache_folder() -> pathlib.Path:
+    """Where made data is kept: $IMAGEBIND_JAX_CACHE, or ~/.cache/imagebind_jax."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    return pathlib.Path(folder or "~/.cache/imagebind_jax").expanduser()
+
+
+def position(index: Any, count: int) -> int:
+    """An index of `count` records as an int. Raises IndexError, which ends a loop over them."""
+    place = operator.index(index)
+    if not 0 <= place < count:
+        raise IndexError(index)
+    return place
+
+
+def checked(record: dict[str, Any], name: str, medium: type = bytes) -> dict[str, Any]:
+    """The record, if its fields are what transforms expect. Raises `MediaError`, naming `name`.
+
+    Media must be of type `medium`, so that no text out of a file is ever taken for a path.
+    """
+    for key, value in record.items():
+        if key in MEDIA:
+            frames = value if key == "vision" and isinstance(value, list) and value else [value]
+            good = all(isinstance(frame, medium) for frame in frames)
+        elif key == "text":
+            lines = value if isinstance(value, list) and value else [value]
+            good = all(isinstance(line, str) for line in lines)
+        elif key == "label":
+            numbers = value if isinstance(value, list) else [value]
+            good = all(type(number) is int for number in numbers)
+        elif key in NUMBERS:
+            good = type(value) in (int, float) and math.isfinite(value)
+        else:
+            good = key != "view"  # which the pipeline puts there
+        if not good:
+            raise media.MediaError(name, f"{key} is {_short(value)}: expected {_expected(key)}")
+    return record
+
+
+def number(key: str, text: str, name: str) -> int | float:
+    """The number that a field in NUMBERS, or "label", has as text. Raises `MediaError`."""
+    try:
+        return int(text) if key == "label" else float(text)
+    except ValueError:
+        wrong = f"{key} is {_short(text)}: expected {_expected(key)}"
+        raise media.MediaError(name, wrong) from None
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """The fields of a JSON object in UTF-8, without those that are null. Raises ValueError."""
+    found = msgspec.json.decode(data.decode())
+    if not isinstance(found, dict):
+        raise ValueError('not a JSON object: expected {"vision": "a.jpg", ...}')
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def check_fields(fields: Iterable[str]) -> None:
+    """Raises UserError where a field's name is nearly, but not, that of a modality."""
+    for key in fields:
+        if meant := misspelt(key):
+            raise UserError(f"{key!r} is no modality: did you mean {meant!r}?")
+
+
+def misspelt(key: str) -> str | None:
+    """The modality that this unknown field's name was probably meant to be."""
+    return _nearest(key) if len(key) < 20 else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _nearest(key: str) -> str | None:
+    names = (*MEDIA, "text")
+    if key in names or key in NUMBERS:
+        return None
+    return next(iter(difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.8)), None)
+
+
+def _short(value: Any) -> str:
+    text = f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
+def _expected(key: str) -> str:
+    if key in MEDIA:
+        return "a file" + (" or a list of them" if key == "vision" else "")
+    known = {
+        "text": "a text or a list of texts",
+        "label": "the number of a class or a list of them",
+    }
+    known |= dict.fromkeys(NUMBERS, "a finite number")
+    return known.get(key, "another name, since this one is taken")
+
+
+Stamp = tuple[int, int]  # size in bytes, time of the last change in ns: is it the same file?
+
+
+def stamp(path: str) -> Stamp:
+    """Raises `MediaError` unless it is a regular file with something in it."""
+    with media.open_source(path) as file:
+        return _stamp(file.fileno())
+
+
+def _stamp(descriptor: int) -> Stamp:
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
+def read_parts(path: str, wanted: Stamp, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes at each (offset, size) of a file that has not changed since. Raises `MediaError`.
+
+    The file is opened each time: nothing to share between threads, or to send to processes.
+    """
+    with media.open_source(path) as file, media.decoding(path):
+        if _stamp(file.fileno()) != wanted:
+            raise media.MediaError(path, "was changed since it was opened")
+        return [_read_part(path, file.fileno(), *part) for part in parts]
+
+
+def _read_part(path: str, descriptor: int, offset: int, size: int) -> bytes:
+    if size > LARGEST:
+        raise media.MediaError(path, f"{size} bytes in one record are more than {LARGEST}")
+    data = os.pread(descriptor, size, offset)
+    if len(data) != size:
+        raise media.MediaError(path, f"ends {size - len(data)} bytes too early")
+    return data

@@ -1,0 +1,113 @@
+"""Unusable records: masked, counted, named, and too many of them end the run."""
+
+import json
+
+import numpy as np
+import pytest
+from feeding import Noisy, batches
+
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs.bad_records import BadRecords
+from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.rows import Rows, ToInputs
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "bad_records.jsonl").read_text().splitlines()]
+
+
+def test_a_bad_record_is_a_masked_row_in_its_place():
+    good, holed = batches(), batches(second=Noisy(bad=(3, 105)))
+    masked = 0
+    for step in range(16):
+        whole, batch = good[step], holed[step]
+        other = "audio" if "audio" in batch else "imu"
+        bad = np.isin(whole[other][:, 0], (3, 105))
+        np.testing.assert_array_equal(batch["weight"], np.where(bad, 0, 1))
+        for name in ("vision", other):
+            np.testing.assert_array_equal(batch[name][~bad], whole[name][~bad])
+            assert not batch[name][bad].any()
+            assert batch[name].dtype == whole[name].dtype
+        masked += bad.sum()
+    assert masked == holed.bad.count.total() >= 6
+
+
+def test_each_is_named_once_with_its_cause(tmp_path):
+    stream = batches(second=Noisy(bad=(3, 105)), bad=BadRecords(tmp_path))
+    steps = {(stream.name(step), step) for step in range(16) if stream[step] is not None}
+    found = lines(tmp_path)
+    assert {(line["pair"], line["record"]) for line in found} == {
+        ("vision+audio", 3),
+        ("vision+imu", 5),
+    }
+    assert len(found) == 2
+    for line in found:
+        assert (line["pair"], line["step"]) in steps
+        number = {"vision+audio": 3, "vision+imu": 105}[line["pair"]]
+        assert (line["id"], line["file"]) == (f"n{number}", f"{number}.wav")
+        assert line["reason"] == "broken"
+
+
+def test_a_run_that_goes_on_finds_again_what_it_lost(tmp_path):
+    def run(start, stop):
+        bad = BadRecords(tmp_path, 1.0, start)
+        stream = batches(second=Noisy(bad=(0, 3, 7, 105, 111)), bad=bad)
+        for step in range(start, stop):
+            stream[step]
+
+    run(0, 16)
+    uninterrupted = lines(tmp_path)
+    assert len(uninterrupted) == 5
+    (tmp_path / "bad_records.jsonl").unlink()
+    run(0, 9)
+    with (tmp_path / "bad_records.jsonl").open("a") as file:
+        file.write('{"step": 9, "pair": "vis')  # cut short by a crash
+    run(5, 16)
+    assert lines(tmp_path) == uninterrupted
+
+
+def test_too_many_end_the_run_and_a_few_do_not():
+    stream = batches(second=Noisy(bad=(3,)), steps=80)  # 1 of 20 rows of the first pair
+    with pytest.raises(UserError, match=r"^vision\+audio: 11 of \d+ rows .* 1.0%; .*3.wav: broken"):
+        for step in range(80):
+            stream[step]
+    generous = batches(second=Noisy(bad=(3,)), steps=80, bad=BadRecords(None, allowed=0.06))
+    for step in range(80):
+        generous[step]
+    assert generous.bad.count["vision+imu"] == 0
+
+
+def test_none_are_allowed_if_none_are_to_be():
+    stream = batches(second=Noisy(bad=(3,)), bad=BadRecords(None, allowed=0.0))
+    with pytest.raises(UserError, match="1 of"):
+        for step in range(16):
+            stream[step]
+
+
+class Records(list):
+    """Records of which some cannot even be read."""
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise MediaError("shard.tar, member 1", "truncated")
+        return super().__getitem__(index)
+
+
+def test_records_that_cannot_be_read_are_bad_and_other_errors_are_not_hidden():
+    rows = Rows(Records([{"number": 0}, {}, {"wrong": 2}]), ToInputs({"vision": Noisy()}), "x")
+    row = rows.row(1, None)
+    assert row["weight"] == 0 and row["vision"].tolist() == [0, 0]
+    assert json.loads(str(row["bad"]))["file"] == "shard.tar, member 1"
+    with pytest.raises(KeyError):  # a transform that does not fit: no fault of the data
+        rows.row(2, None)
+
+
+def test_nothing_usable_at_all_says_so():
+    rows = Rows(Records([{}, {}]), ToInputs({"vision": Infinite()}), "x+y")
+    with pytest.raises(UserError, match="x\\+y: none of the first 2 records can be used: .*finite"):
+        rows.row(0, None)
+
+
+class Infinite:
+    def __call__(self, record, rng):
+        return np.float32([np.inf])
