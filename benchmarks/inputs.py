@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import pictures
 
 from imagebind_jax.inputs import audio, recordings, resampling
 
@@ -149,8 +150,15 @@ AUDIO = (
     Row("audio: 10 s Ogg Vorbis to a clip's log-mel", clip(lambda: file("OGG"))),
     Row("audio: 10 s M4A to a clip's log-mel", clip(m4a)),
 )
+BY_ONE = "Pillow, one by one"
+IMAGES = (
+    Row("image: JPEG 500 x 375 to augmented crop", pictures.augmented(500, 375), BY_ONE, rate=200),
+    Row("image: JPEG 2000 x 1500 to augmented crop", pictures.augmented(2000, 1500), BY_ONE),
+    Row("image: JPEG 500 x 375, evaluation form", pictures.evaluated(500, 375)),
+    Row("image: JPEG 2000 x 1500, evaluation form", pictures.evaluated(2000, 1500)),
+)
 
-ROWS = (*AUDIO,)
+ROWS = (*AUDIO, *IMAGES)
 
 
 def turn(call: Call) -> float:

@@ -22,6 +22,12 @@ def lines(path: pathlib.Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.split("\n") if line.strip())
 
 
+def names(path: pathlib.Path) -> dict[str, list[str]]:
+    """A file of lines "class: name, name, ..."."""
+    pairs = (line.split(": ") for line in lines(path))
+    return {name: others.split(", ") for name, others in pairs}
+
+
 def templates() -> tuple[str, ...]:
     """CLIP's 80 ImageNet prompts, which the paper uses for all modalities."""
     return lines(HERE / "templates.txt")

@@ -200,10 +200,11 @@ def _convert(options: argparse.Namespace, _: list[str]) -> None:
 def _prepare(options: argparse.Namespace, _: list[str]) -> None:
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers must be at least 1, got {options.workers}")
-    from imagebind_jax.prepare import prepare, table, verify
+    from imagebind_jax.inputs import datasets
+    from imagebind_jax.prepare import prepare, verify
 
     if options.list:
-        print("\n".join(table()))
+        print("\n".join(datasets.table()))
         return
     if options.dataset is None:
         raise UserError("prepare needs a dataset: imagebind-jax prepare --list shows them")

@@ -200,6 +200,7 @@ def _facts(
         classes=list(listing.classes),
         prompts=list(listing.prompts),
         notes=list(listing.notes),
+        names={name: list(others) for name, others in listing.names.items()},
         splits=splits,
     )
 
@@ -249,13 +250,3 @@ def _is_whole(folder: pathlib.Path, shard: Shard) -> bool:
         return whole(folder, shard)
     except OSError:
         return False
-
-
-def table() -> list[str]:
-    """One line a dataset: name, title, modalities, licence."""
-    found = [datasets.find(name) for name in datasets.names()]
-    rows = [(d.name, d.title, " ".join(d.modalities), d.licence) for d in found]
-    rows.insert(0, ("name", "title", "modalities", "licence"))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ("  ".join(text.ljust(n) for text, n in zip(row, widths)) for row in rows)
-    return [line.rstrip() for line in lines]

@@ -106,7 +106,7 @@ def test_a_run_that_ends_in_any_way_leaves_no_process_and_no_shared_memory(tmp_p
             run.send_signal(getattr(signal, f"SIG{end}"))
     codes = {end: run.wait(20) for end, run in runs.items()}
     assert codes == {"KILL": -9, "TERM": -15, "INT": codes["INT"], "raise": 7}
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 10
     while (left := _session_members(runs.values())) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left

@@ -70,7 +70,8 @@ def listing(download: pathlib.Path) -> Listing:
         classes=reading.lines(HERE / "classes.txt"),
         prompts=reading.templates(),
         missing=missing,
-        notes=(counted, "a class has several names to be asked by: names.txt"),
+        names=reading.names(HERE / "names.txt"),
+        notes=(counted,),
     )
 
 

@@ -95,9 +95,9 @@ def _listing(splits, missing, classes, origin: str) -> Listing:
     notes = (
         origin,
         "depth: 16-bit PNG in millimetres, not rotated",
-        "the score of 'others' is the best of its 18 names: names.txt",
     )
-    return Listing(splits, classes, reading.templates(), missing, notes)
+    names = reading.names(HERE / "names.txt")
+    return Listing(splits, classes, reading.templates(), missing, notes, names)
 
 
 def record(row: Row) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from imagebind_jax.inputs import media
 from imagebind_jax.inputs.augment import view_of
 from imagebind_jax.inputs.media import MediaError, Source
-from imagebind_jax.inputs.recordings import MAX_SAMPLES, Recording, open_recording
+from imagebind_jax.inputs.recordings import MAX_SAMPLES, Recording, Time, open_recording
 from imagebind_jax.inputs.resampling import RATE, reach, reduced, resample
 from imagebind_jax.inputs.spectrograms import (
     BANDS,
@@ -22,11 +22,11 @@ from imagebind_jax.inputs.spectrograms import (
     normalise,
     padded_log_mel,
 )
+from imagebind_jax.inputs.spectrograms import MEAN as MEAN
+from imagebind_jax.inputs.spectrograms import STD as STD
 from imagebind_jax.inputs.spectrograms import log_mel as log_mel
 
 MAX_CLIPS = 1800  # 188 MB: an hour in clips of two seconds
-
-Time = int | float | Fraction  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Part:
         start = 0.0 if start is None else float(start)
         limit = math.inf if limit is None else float(limit)
         seconds = min(recording.seconds - start, limit)
-        if not (start >= 0 and seconds > 0):
+        if not (start >= 0 and limit > 0 and seconds > 0):
             given = f"start {start} and seconds {limit}"
             raise ValueError(f"{given} lie outside a recording of {recording.seconds} s")
         return cls(Fraction(start), seconds, limit)

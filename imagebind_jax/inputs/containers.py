@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -11,13 +10,14 @@ from typing import Any
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.media import Source, decoding, open_source
 
+ADTS = (b"\xff\xf0", b"\xff\xf1", b"\xff\xf8", b"\xff\xf9")  # AAC without a container
 # What a file begins with, from which byte on -> the one demuxer that may read it: none of
 # playlists, devices, scripts.
 DEMUXERS = (
     (4, (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"), "mov"),
     (0, (b"\x1aE\xdf\xa3",), "matroska"),
     (0, (b"RIFF",), "avi"),
-    (0, (b"\xff\xf0", b"\xff\xf1", b"\xff\xf8", b"\xff\xf9"), "aac"),
+    (0, ADTS, "aac"),
     (0, (b"fLaC",), "flac"),
 )
 MAX_STREAMS = 64
@@ -39,15 +39,19 @@ def open_container(source: Source) -> Iterator[Any]:
     except ImportError:
         remedy = "pip install 'imagebind-jax[video]'"
         raise UserError(f"video files and M4A need PyAV, which is missing: {remedy}") from None
-    options = {"protocol_whitelist": "none", "max_streams": str(MAX_STREAMS)}
-    with decoding(source), open_source(source) as file:
-        demuxer = _demuxer(file)
-        with av.open(
-            file, format=demuxer, metadata_errors="replace", container_options=options
-        ) as container:
-            for stream in (*container.streams.audio, *container.streams.video):
-                stream.codec_context.thread_count = 1
-            yield container
+    options: dict[str, Any] = {
+        "container_options": {"protocol_whitelist": "none", "max_streams": str(MAX_STREAMS)}
+    }
+    if int(av.__version__.split(".")[0]) < 19:  # from 19 on titles may hold any bytes
+        options["metadata_errors"] = "replace"
+    with (
+        decoding(source),
+        open_source(source) as file,
+        av.open(file, format=_demuxer(file), **options) as container,
+    ):
+        for stream in (*container.streams.audio, *container.streams.video):
+            stream.codec_context.thread_count = 1
+        yield container
 
 
 def origin(container: Any) -> Fraction:
@@ -67,15 +71,6 @@ def _demuxer(file: io.BytesIO | io.BufferedReader) -> str:
                 _check_boxes(file)
             return demuxer
     raise ValueError("not MP4, MOV, Matroska, WebM, AVI or ADTS")
-
-
-# In an MP4's header, two kinds of box claim packets without listing them: "stsz" (the size of all,
-# their number) and "trun" (flags that say what is listed of each packet, their number).
-_ALIKE = re.compile(
-    rb"stsz....(?!\0{4})....(....)"
-    rb"|trun..[\x00\x10\x20\x30\x40\x50\x60\x70\x80\x90\xa0\xb0\xc0\xd0\xe0\xf0].(....)",
-    re.DOTALL,
-)
 
 
 def _check_boxes(file: io.BytesIO | io.BufferedReader) -> None:
@@ -99,8 +94,7 @@ def _check_boxes(file: io.BytesIO | io.BufferedReader) -> None:
             box = file.read(length)
             if b"cmov" in box:
                 raise ValueError("a compressed header: rewrite the file")
-            for match in _ALIKE.finditer(box):
-                claimed += int.from_bytes(match[1] or match[2], "big")
+            claimed += _unlisted(box)
         at += length
         if at >= size:
             break
@@ -109,3 +103,18 @@ def _check_boxes(file: io.BytesIO | io.BufferedReader) -> None:
     file.seek(0)
     if claimed > size:
         raise ValueError(f"claims {claimed} packets in {size} bytes")
+
+
+def _unlisted(box: bytes) -> int:
+    """How many packets it claims without listing them: anywhere in it, since boxes nest."""
+    claimed = 0
+    for kind in (b"stsz", b"trun"):
+        at = box.find(kind)
+        while at >= 0:
+            body = box[at + 4 : at + 16]
+            if kind == b"stsz" and any(body[4:8]):  # one size for all
+                claimed += int.from_bytes(body[8:12], "big")
+            if kind == b"trun" and body[2:3] and not body[2] & 0x0F:  # nothing said of each
+                claimed += int.from_bytes(body[4:8], "big")
+            at = box.find(kind, at + 4)
+    return claimed

@@ -42,6 +42,8 @@ class Listing:
     prompts: tuple[str, ...] = ()  # templates with one {}
     missing: Mapping[str, int] = dataclasses.field(default_factory=dict)  # listed, but not there
     notes: tuple[str, ...] = ()  # what whoever prepares it should know
+    # Class -> the names it is asked by, where they are several: its score is that of the best.
+    names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,16 @@ def names() -> list[str]:
 def find(name: str) -> Dataset:
     """The dataset of that name. Raises UserError, with the nearest name, if there is none."""
     return _module(name, "builder").DATASET
+
+
+def table() -> list[str]:
+    """One line a dataset: name, title, modalities, licence."""
+    found = [find(name) for name in names()]
+    rows = [(d.name, d.title, " ".join(d.modalities), d.licence) for d in found]
+    rows.insert(0, ("name", "title", "modalities", "licence"))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ("  ".join(text.ljust(n) for text, n in zip(row, widths)) for row in rows)
+    return [line.rstrip() for line in lines]
 
 
 def code(name: str) -> bytes:

@@ -43,8 +43,7 @@ def read_depth(source: media.Source, reading: str = "auto") -> Float[np.ndarray,
             depth_m /= np.float32(1000)
         depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = 0
         if reading == "sun_raw":
-            low, high = np.float32(SUN_RAW_RANGE)
-            np.clip(depth_m, low, high, out=depth_m, where=depth_m > 0)
+            np.clip(depth_m, *SUN_RAW_RANGE, out=depth_m, where=depth_m > 0)
         return depth_m
 
 

@@ -20,7 +20,7 @@ HALF, FLOAT = 1, 2  # types of pixels
 
 
 def read_exr(source: Source) -> Float[np.ndarray, "height width"]:
-    """The depth channel, half or float, of the first part that has one.
+    """The depth channel, half or float.
 
     That is Z, or the only channel named after depth (as Blender's "ViewLayer.Depth.Z"), or Y, or R
     if there is no other colour beside it, or the only channel. Raises `MediaError`.
@@ -65,7 +65,8 @@ class Part:
 
 def read_header(head: bytes) -> list[Part]:
     """The parts that the beginning of a file announces. Raises ValueError, struct.error."""
-    version, parts = int.from_bytes(head[4:8], "little"), []
+    version = int.from_bytes(head[4:8], "little")
+    parts: list[Part] = []
     if head[:4] != b"v/1\x01" or version & 0xFF != 2:
         raise ValueError(f"version {version & 0xFF} of OpenEXR is not known")
     if version & DEEP:
@@ -117,12 +118,17 @@ def _text(file: io.BytesIO) -> str:
 
 def _choose(parts: Sequence[Part]) -> tuple[int, str]:
     """Which part and channel is the depth."""
-    for index, part in enumerate(parts):
-        named = [key for key in part.channels if "depth" in key.lower()]
-        wanted = ["Z", *(named if len(named) == 1 else []), "Y", "R"]
-        wanted += part.channels if len(part.channels) == 1 else []
-        for key in wanted:
-            if key in part.channels:
-                return index, key
-    found = ", ".join(key for part in parts for key in part.channels)[:200]
-    raise ValueError(f"no depth channel among {found}: name it Z")
+    names = [(index, key) for index, part in enumerate(parts) for key in part.channels]
+    after_depth = [found for found in names if "depth" in found[1].lower()]
+    for found in (
+        [found for found in names if found[1] == "Z"],
+        after_depth if len(after_depth) == 1 else [],
+        [found for found in names if found[1] == "Y"],
+        [found for found in names if found[1] == "R"],
+        names if len(names) == 1 else [],
+    ):
+        if found:
+            return found[0]
+    raise ValueError(
+        f"no depth channel among {', '.join(key for _, key in names)[:200]}: name it Z"
+    )

@@ -59,7 +59,8 @@ def image_size(source: Source) -> tuple[int, int]:
     """Width and height in pixels of the upright image, without decoding it. Raises `MediaError`."""
     with decoding(source), open_source(source) as file:
         image = Image.open(file, formats=FORMATS)
-        return image.size if _orientation(image) < 5 else image.size[::-1]
+        turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFF's already
+        return image.size[::-1] if turned else image.size
 
 
 def _orientation(image: Image.Image) -> int:

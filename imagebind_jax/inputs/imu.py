@@ -1,74 +1,155 @@
 """IMU: accelerometer and gyroscope samples at any rate to a window of 2000 steps."""
 
 import dataclasses
-import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Num
 
-from imagebind_jax.inputs.media import decoding
-
-CHANNELS = 6  # acceleration x, y, z, then angular velocity x, y, z
+from imagebind_jax.inputs.augment import view_of
+from imagebind_jax.inputs.imu_files import AXES, Recording, read_imu
+from imagebind_jax.inputs.media import MediaError, decoding, field
 
 
 def window(
     samples: Num[np.ndarray, "n 6"],
-    rate: float,
+    times: Float[np.ndarray, "n"],
+    start: float,
     seconds: float = 5.0,
     steps: int = 2000,
-    start: float | None = None,
+    end: float = math.inf,
 ) -> Float[np.ndarray, "steps 6"]:
-    """`seconds` from `start` (default: the centre) on a uniform grid, linearly interpolated.
+    """`steps` values on a uniform grid over `seconds` from `start`, linearly interpolated.
 
-    `rate` in Hz; 5 s in 2000 steps is 400 Hz, whatever the sensor's rate. Rows with a value that
-    is not finite are interpolated over; past the last sample the window repeats it. Values keep
+    `times` [s] ascend. 5 s in 2000 steps is 400 Hz, whatever the sensor's rate; a faster sensor is
+    averaged over each step, lest it alias. What is not finite is interpolated over, each channel
+    for itself; outside the recording, and after `end`, the nearest value is repeated. Values keep
     their units: no normalisation is documented for ImageBind. Raises ValueError.
     """
-    if samples.ndim != 2 or samples.shape[1] != CHANNELS or samples.dtype.kind not in "fiu":
-        raise ValueError(f"{samples.dtype} {samples.shape} is not [n, 6] numbers, accel then gyro")
-    if not (np.isfinite(rate) and rate > 0):
-        raise ValueError(f"a rate of {rate} Hz is not positive")
-    good = np.isfinite(samples).all(axis=-1)
-    if not good.any():
-        raise ValueError(f"none of {len(samples)} rows is finite")
-    if start is None:
-        start = slack(len(samples), rate, seconds) / 2
-    at = start + np.arange(steps) * (seconds / steps)
-    times = np.flatnonzero(good) / rate
-    channels = samples[good].T.astype(np.float64)
-    return np.stack([np.interp(at, times, c) for c in channels], axis=-1).astype(np.float32)
+    at = np.minimum(start + np.arange(steps) * (seconds / steps), end)
+    averaged = (
+        0 < _step(times) * 1.01 < seconds / steps
+    )  # a clock that is 1 % fast is still the grid's
+    channels = []
+    for axis, channel in zip(AXES, samples.T):
+        good = np.isfinite(channel)
+        if not good.any():
+            raise ValueError(f"{axis} has no finite value in {len(channel)} rows")
+        x, y = times[good], channel[good].astype(np.float64)
+        channels.append(_means(at, seconds / steps, x, y) if averaged else np.interp(at, x, y))
+    return np.stack(channels, axis=-1).astype(np.float32)
 
 
-def slack(count: int, rate: float, seconds: float) -> float:
-    """Seconds by which a recording of `count` samples is longer than the window; 0 if shorter."""
-    return max(count / rate - seconds, 0.0)
+def _means(
+    at: Float[np.ndarray, "m"], width: float, x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]
+) -> Float[np.ndarray, "m"]:
+    """The mean of the line through the points (x, y) over `width` around each place."""
+    areas = np.concatenate([[0.0], np.cumsum((y[1:] + y[:-1]) / 2 * np.diff(x))])
 
+    def area(to: Float[np.ndarray, "m"]) -> Float[np.ndarray, "m"]:
+        i = np.clip(np.searchsorted(x, to, side="right") - 1, 0, None)
+        return areas[i] + (y[i] + np.interp(to, x, y)) / 2 * (to - x[i])
 
-def read_imu(source: bytes) -> np.ndarray:
-    """The array in the bytes of a .npy file; never a pickle. Raises `MediaError`."""
-    with decoding(source):
-        return np.lib.format.read_array(io.BytesIO(source), allow_pickle=False)
+    return (area(at + width / 2) - area(at - width / 2)) / width
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """record["imu"] (.npy, [n, 6]) at record["imu_rate"] Hz to [steps, 6].
+    """record["imu"], a file as in `imu_files.read_imu`, to [steps, 6].
 
-    With rng the window starts anywhere in the recording, without it the window is the centre one.
+    A file without times needs record["imu_rate"] in Hz; its first row is at time 0. With "start"
+    and "seconds" only that part of the recording counts. Without rng the window is the part's
+    centre, with rng where the sample's view has its clip; a part that is shorter than the window
+    repeats its last value.
+
+    Missing values are interpolated over for at most `max_gap` seconds. A window that a longer gap
+    reaches into is moved to the nearest place without one, within the part; if there is none, or
+    anything else is wrong, the error is a `MediaError`. Which window ImageBind was trained on is
+    not settled: 2000 steps at Ego4D's own rate would be `Window(seconds=10.0)`.
     """
 
     seconds: float = 5.0
     steps: int = 2000
+    max_gap: float = 0.5
+
+    def __post_init__(self):
+        if not (self.seconds > 0 and self.steps > 0 and self.max_gap > 0):
+            raise ValueError(f"seconds, steps and max_gap of {self} must be positive")
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "steps 6"]:
-        source, rate = record["imu"], float(record["imu_rate"])
-        samples = read_imu(source)
+        source = field(record, "imu")
+        recording = read_imu(source)
         with decoding(source):
-            start = None
-            if rng is not None:
-                start = rng.random() * slack(len(samples), rate, self.seconds)
-            return window(samples, rate, self.seconds, self.steps, start)
+            samples, times = recording.samples, _with_times(recording, record)
+            # A sample stands for the time until the next one, so the last one does not end it.
+            first, last = times[0], times[-1] + _step(times)
+            start, seconds = record.get("start"), record.get("seconds")
+            begin = recording.begin if start is None else float(start)
+            end = last if seconds is None else min(begin + float(seconds), last)
+            low = max(begin, first)
+            if not low < end:
+                raise ValueError(f"no samples in [{begin}, {end}) s of [{first}, {last}) s")
+            high = low + max(end - low - self.seconds, 0.0)
+            if rng is None:
+                wanted = low + max(end - low - self.seconds, 0.0) / 2
+            else:
+                wanted = begin + view_of(record, rng).start(end - begin, self.seconds)
+            wanted = float(np.clip(wanted, low, high))
+            gaps = _gaps(samples, times, self.max_gap)
+            at = _beside(gaps[(gaps[:, 1] > low) & (gaps[:, 0] < end)], wanted, self.seconds)
+            at = [place for place in at if low <= place <= high]
+            if not at:
+                need = f"{self.seconds} s of [{low}, {end}) s without a gap of {self.max_gap} s"
+                raise ValueError(f"no {need}: give another part, or more max_gap")
+            return window(samples, times, at[0], self.seconds, self.steps, end)
+
+
+def _with_times(recording: Recording, record: Mapping[str, Any]) -> Float[np.ndarray, "n"]:
+    """Seconds of the samples. Raises `MediaError`."""
+    if recording.times is not None:
+        return recording.times
+    rate = record.get("imu_rate")
+    try:
+        rate = float("nan" if rate is None else rate)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not (math.isfinite(rate) and rate > 0):
+        wrong = f"imu_rate is {record.get('imu_rate')!r}, but its file has no times: give it in Hz"
+        raise MediaError(f"record {record.get('id', '?')}", wrong)
+    return np.arange(len(recording.samples)) / rate
+
+
+def _step(times: Float[np.ndarray, "n"]) -> float:
+    return (times[-1] - times[0]) / max(len(times) - 1, 1)
+
+
+def _gaps(
+    samples: Num[np.ndarray, "n 6"], times: Float[np.ndarray, "n"], longest: float
+) -> Float[np.ndarray, "gaps 2"]:
+    """Where a channel has no finite value for longer, (from, to) in seconds, in order."""
+    good = np.isfinite(samples)
+    channels = [times] if good.all() else [times[column] for column in good.T]
+    found = []
+    for x in channels:
+        x = np.concatenate([times[:1], x, times[-1:]])
+        wide = np.flatnonzero(np.diff(x) > longest)
+        found.append(np.stack([x[wide], x[wide + 1]], axis=-1))
+    gaps = np.concatenate(found)
+    return gaps[np.argsort(gaps[:, 0], kind="stable")]
+
+
+def _beside(gaps: Float[np.ndarray, "gaps 2"], wanted: float, seconds: float) -> list[float]:
+    """Where windows of `seconds` can start that no gap reaches into, nearest to `wanted` first."""
+    starts, ends = gaps[:, 0] - seconds, np.maximum.accumulate(gaps[:, 1])
+    inside = (starts < wanted) & (wanted < ends)
+    if not inside.any():
+        return [wanted]
+    # Blocked stretches that overlap are one: it begins where none before it reaches.
+    apart = np.flatnonzero(np.concatenate([[True], starts[1:] >= ends[:-1]]))
+    which = np.searchsorted(apart, np.flatnonzero(inside)[0], side="right") - 1
+    last = apart[which + 1] - 1 if which + 1 < len(apart) else -1
+    return sorted([starts[apart[which]], ends[last]], key=lambda place: abs(place - wanted))

@@ -121,4 +121,6 @@ def field(record: Mapping[str, Any], *names: str) -> Any:
     for wanted in names:
         if record.get(wanted) is not None:
             return record[wanted]
-    raise MediaError(str(record.get("id", "this record")), f"no field {' or '.join(map(repr, names))}")
+    raise MediaError(
+        str(record.get("id", "this record")), f"no field {' or '.join(map(repr, names))}"
+    )

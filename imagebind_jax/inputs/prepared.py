@@ -32,6 +32,7 @@ class Facts(msgspec.Struct):
     prompts: list[str]  # templates with one {}
     notes: list[str]
     splits: dict[str, Split]
+    names: dict[str, list[str]] = {}  # class -> its names, where they are several; the best counts
 
 
 def facts(folder: str | os.PathLike) -> Facts:

@@ -1,7 +1,5 @@
 """RandAugment's operations: what is drawn, how strong a level is, and what it does to an image."""
 
-import math
-
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
@@ -83,19 +81,15 @@ def apply(image: Image.Image, operations: tuple[Operation, ...]) -> Image.Image:
 
 def move(image: Image.Image, name: str, value: float) -> Image.Image:
     """A geometric operation, bilinear. From outside comes grey, or 0: disparity of the far, cold."""
-    width, height = image.size
-    if name == "Rotate":  # about the centre, counter-clockwise
-        cos, sin = math.cos(math.radians(value)), math.sin(math.radians(value))
-        x, y = width / 2, height / 2
-        matrix = (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
-    else:
-        matrix = {
-            "ShearX": (1.0, value, 0.0, 0.0, 1.0, 0.0),
-            "ShearY": (1.0, 0.0, 0.0, value, 1.0, 0.0),
-            "TranslateX": (1.0, 0.0, value * width, 0.0, 1.0, 0.0),
-            "TranslateY": (1.0, 0.0, 0.0, 0.0, 1.0, value * height),
-        }[name]
     fill = GREY if image.mode == "RGB" else 0
+    if name == "Rotate":  # about the centre, counter-clockwise
+        return image.rotate(value, Image.Resampling.BILINEAR, fillcolor=fill)
+    matrix = {
+        "ShearX": (1.0, value, 0.0, 0.0, 1.0, 0.0),
+        "ShearY": (1.0, 0.0, 0.0, value, 1.0, 0.0),
+        "TranslateX": (1.0, 0.0, value * image.width, 0.0, 1.0, 0.0),
+        "TranslateY": (1.0, 0.0, 0.0, 0.0, 1.0, value * image.height),
+    }[name]
     return image.transform(
         image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill
     )

@@ -3,21 +3,27 @@
 import contextlib
 import dataclasses
 import functools
+import io
+import os
 from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import soundfile
 from jaxtyping import Float
 
 from imagebind_jax.inputs import media
+from imagebind_jax.inputs.containers import ADTS
 from imagebind_jax.inputs.media import MediaError, Source
 from imagebind_jax.inputs.resampling import RATE, reduced
-from imagebind_jax.inputs.sound_tracks import open_track
+from imagebind_jax.inputs.sound_tracks import WARM_UP, open_track
+
+Time = int | float | Fraction  # seconds
 
 RATES, MAX_CHANNELS = (1_000, 768_000), 32
 MAX_SAMPLES = 100_000_000  # 400 MB: an hour of silence is a FLAC of 188 KB
 UNKNOWN = 2**63 - 1  # libsndfile's number of samples where a FLAC was written to a pipe
-ADTS = (b"\xff\xf0", b"\xff\xf1", b"\xff\xf8", b"\xff\xf9")  # AAC without a container
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +75,8 @@ def open_recording(source: Source) -> Iterator[Recording]:
         raise MediaError(media.name(source), "an image: no sound")
     if kind != "container" and _begins(source) not in ADTS:
         with media.decoding(source), media.open_source(source) as file:
-            handle = file if isinstance(source, bytes) else file.fileno()
-            with soundfile.SoundFile(handle, closefd=False) as sound:
+            handle = _Bytes(source) if isinstance(source, bytes) else file.fileno()
+            with _sound_file(handle) as sound:
                 if sound.frames < UNKNOWN:
                     yield Recording(
                         sound.samplerate,
@@ -84,9 +90,28 @@ def open_recording(source: Source) -> Iterator[Recording]:
         yield Recording(track.rate, track.channels, track.frames, track.decode)
 
 
+class _Bytes(io.BytesIO):
+    """libsndfile seeks before the beginning of damaged files: as in a real one, nothing happens."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with contextlib.suppress(ValueError):
+            super().seek(offset, whence)
+        return self.tell()
+
+
+def _sound_file(handle: Any) -> soundfile.SoundFile:
+    try:
+        return soundfile.SoundFile(handle, closefd=False)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(error.error_string) from error  # without the handle, which says nothing
+
+
 def _decode(sound: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
-    sound.seek(first)
-    return sound.read(last - first, dtype="float32", always_2d=True).T
+    # These two decoders need what came before, and libsndfile's own seek gives them too little.
+    lacking = sound.format == "MP3" or sound.subtype == "OPUS"
+    begin = max(first - int(WARM_UP * sound.samplerate), 0) if lacking else first
+    sound.seek(begin)
+    return sound.read(last - begin, dtype="float32", always_2d=True)[first - begin :].T
 
 
 def _begins(source: Source) -> bytes:
@@ -95,7 +120,7 @@ def _begins(source: Source) -> bytes:
 
 
 def read_audio(
-    source: Source, start: float = 0.0, seconds: float | None = None
+    source: Source, start: Time = 0.0, seconds: Time | None = None
 ) -> tuple[Float[np.ndarray, "channels n"], int]:
     """Samples in [-1, 1] from `start` on (at most `seconds`), and their rate in Hz.
 

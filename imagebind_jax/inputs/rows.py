@@ -108,7 +108,7 @@ class Rows:
 
 
 def _row(inputs: Batch, weight: int, bad: str) -> Batch:
-    return {**inputs, "weight": np.float32(weight), "bad": np.str_(bad)}
+    return {**inputs, "weight": np.array(weight, np.float32), "bad": np.array(bad)}
 
 
 class InMemory(Rows):

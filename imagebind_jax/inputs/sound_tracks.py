@@ -13,11 +13,10 @@ from imagebind_jax.inputs.containers import open_container, origin
 from imagebind_jax.inputs.media import MediaError, Source, name
 
 # Seconds decoded before the part that is wanted. An Opus decoder forgets by a factor of 1.7 a
-# packet: after half a second it is right to 1e-6. MP3 needs 3 packets, AAC-LC one.
+# packet: after half a second it is right to 1e-6. MP3 needs 3 packets, at low bit rates up to 20,
+# AAC-LC one.
 WARM_UP = Fraction(1, 2)
-TAIL = (
-    1_000_000  # microseconds decoded at the end of a file that does not say how long its track is
-)
+TAIL = 1_000_000  # microseconds decoded of a file that does not say where its track ends
 # Samples by which the packets of these differ in length; other codecs' are equally long.
 VARYING = {"vorbis": 64, "opus": 120, "libopus": 120}
 

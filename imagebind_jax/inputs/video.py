@@ -78,18 +78,16 @@ class Video:
 
     _container: Any
     _stream: Any
-    _begun: bool
 
     def __init__(self, source: Source, stack: contextlib.ExitStack):
-        self.source, self._stack = source, stack
+        self.source, self._stack, self._begun = source, stack, False
         self._open()
-        size = self._codec.width, self._codec.height
-        self._pixels = size[0] * size[1]
+        width, height = self._codec.width, self._codec.height
+        self._pixels = width * height
         if not 0 < self._pixels <= MAX_PIXELS:
-            raise self._error(f"frames of {size[0]} x {size[1]} pixels, not 1 to {MAX_PIXELS}")
+            raise self._error(f"frames of {width} x {height} pixels, not of 1 to {MAX_PIXELS}")
         shown = (packet.stamp for packet in self._read(None) if packet.shown)
-        head = list(itertools.islice(shown, REORDERED + 1))
-        if not head:
+        if not (head := list(itertools.islice(shown, REORDERED + 1))):
             raise self._error("no frames in its video stream")
         self._first = Fraction(min(head))
         self._origin = origin(self._container) / self._unit
@@ -129,7 +127,7 @@ class Video:
                 found = []
         if not found:
             clip = f"{float(start):.3f} to {float(start + seconds):.3f} s"
-            raise self._error(f"no frames from {clip}: the video is over before that")
+            raise self._error(f"the video has no frames from {clip}")
         return [Frame(p.stamp, max(k for k in keys if k <= p.stamp), place) for p in found]
 
     def decode(self, frames: Sequence[Frame]) -> list[Image.Image]:
@@ -150,8 +148,7 @@ class Video:
 
     def _decode(self, place: int | None, key: int, stamps: set[int], hurry: bool) -> dict[int, Any]:
         """The decoder's frame for each stamp or, where it gives none, its last one before that."""
-        waiting, decoded = set(stamps), 0
-        found: dict[int, Any] = {}
+        waiting, decoded, found = set(stamps), 0, dict[int, Any]()
 
         def keep(frames: list) -> None:
             for frame in frames:
@@ -165,8 +162,10 @@ class Video:
                 continue
             decoded += 1
             if decoded > min(MAX_FRAMES, MAX_DECODED // self._pixels):
-                reason = f"{decoded} frames of {self._pixels} pixels have to be decoded for one"
-                raise self._error(f"{reason}: encode with a keyframe every few seconds")
+                reason = (
+                    f"{decoded - 1} frames without a keyframe: encode with one every few seconds"
+                )
+                raise self._error(f"more than {reason}")
             self._codec.skip_frame = "NONREF" if hurry and stamp not in waiting else "DEFAULT"
             waiting.discard(stamp)
             keep(self._codec.decode(packet))
@@ -206,14 +205,13 @@ class Video:
         from av.stream import Discard, Disposition
 
         self._stack.close()
-        self._container = self._stack.enter_context(open_container(self.source))
-        self._begun = False
+        self._container, self._begun = self._stack.enter_context(open_container(self.source)), False
         streams = self._container.streams
-        moving = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
+        best = (streams.best("video"), *streams.video)
+        moving = [s for s in best if s and not s.disposition & Disposition.attached_pic]
         if not moving:
             raise self._error("no video stream")
-        best = streams.best("video")
-        self._stream = best if best in moving else moving[0]
+        self._stream = moving[0]
         self._codec, self._unit = self._stream.codec_context, Fraction(self._stream.time_base)
         if self._codec is None:
             raise self._error("its video is in a coding that FFmpeg does not know")

@@ -69,6 +69,7 @@ def _feed(elements, ready: queue.Queue, stop: threading.Event) -> None:
     iterator = iter(elements)
     try:
         while not stop.is_set():
+            made: tuple[Any, BaseException | None]
             try:
                 made = next(iterator), None
             except BaseException as error:

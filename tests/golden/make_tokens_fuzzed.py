@@ -3,7 +3,8 @@
 Needs open_clip_torch 3.3, ftfy 6.3.1 and regex 2026.11.15, run with Python 3.11:
 `python make_tokens_fuzzed.py`. Only characters of Unicode 14, so that no newer table of another
 Python or regex gives them other letters. open_clip's tokenizer (MIT) has the cleaning that
-ImageBind's has: ftfy, HTML entities twice, white space, lower case.
+ImageBind's has: ftfy, HTML entities twice, white space, lower case. They differ in how the special
+tokens are spelled, <|startoftext|> in ImageBind and <start_of_text> there: no text has either whole.
 """
 
 import html
@@ -24,7 +25,7 @@ LINES = (
 )
 WORDS = [word for line in LINES for word in line.split()]
 EMOJI = ["🐶", "👩‍👩‍👧‍👦", "👍🏽", "🇩🇪", "🏳️‍🌈", "❤️", "1️⃣", "🤷‍♀️", "🧑🏿‍🚀", "☺", "⛄️", "🫠"]
-SPECIAL = ["<|startoftext|>", "<|endoftext|>", "<|ENDOFTEXT|>", "<|start", "<|endoftext|", "|>"]
+BRACKETS = ["<|start", "<|endoftext|", "endoftext|>", "|>", "<|>", "<<", "<p>", "</p>"]
 ENTITIES = ["&amp;", "&lt;b&gt;", "&quot;", "&#39;", "&#x1F436;", "&nbsp;", "&eacute", "&hellip;"]
 ENTITIES += ["&amp;amp;", "&amp;lt;i&amp;gt;", "&amp;amp;amp;", "&#0;", "&#128;", "&#xD800;", "&;"]
 CODECS = ["latin-1", "cp1252", "mac_roman", "cp437", "cp1250", "cp1251"]
@@ -44,7 +45,7 @@ def texts(rng: random.Random) -> list[str]:
     everything = [letter for letters in some for letter in letters]
     made += ["".join(rng.choices(everything, k=rng.randint(1, 40))) for _ in range(40)]
     for _ in range(30):
-        pieces = rng.choices(WORDS + EMOJI + ENTITIES + SPECIAL, k=rng.randint(2, 14))
+        pieces = rng.choices(WORDS + EMOJI + ENTITIES + BRACKETS, k=rng.randint(2, 14))
         made.append(rng.choice(["", " ", "  ", "\n", "\t "]).join(pieces))
         made.append(
             "".join(

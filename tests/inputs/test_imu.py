@@ -6,12 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebind_jax.inputs import imu
+from imagebind_jax.inputs.augment import View
 from imagebind_jax.inputs.media import MediaError
 
+CHANNELS = np.arange(1, 7)
 
-def ramp(n: int, rate: float) -> np.ndarray:
+
+def ramp(times: np.ndarray) -> np.ndarray:
     """Every channel is the time in seconds, times its number."""
-    return (np.arange(n) / rate)[:, None] * np.arange(1, 7)
+    return times[:, None] * CHANNELS
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -20,62 +23,231 @@ def npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def record(rate: float, seconds: float, **fields) -> dict:
+    """A ramp in a .npy file without times."""
+    times = np.arange(round(rate * seconds)) / rate
+    return {"imu": npy(ramp(times)), "imu_rate": rate, **fields}
+
+
+def timed(times: np.ndarray, samples: np.ndarray | None = None, **fields) -> dict:
+    samples = ramp(times) if samples is None else samples
+    return {"imu": npy(np.concatenate([times[:, None], samples], axis=1)), **fields}
+
+
 def test_2000_samples_at_400_hz_stay_as_they_are():
     samples = np.random.default_rng(0).normal(size=(2000, 6)).astype(np.float32)
-    window = imu.window(samples, 400.0)
+    window = imu.window(samples, np.arange(2000) / 400, 0.0)
     assert window.dtype == np.float32
     np.testing.assert_allclose(window, samples, atol=1e-6)
 
 
-@pytest.mark.parametrize("rate", [50.0, 200.0, 201.005, 400.0, 1000.0])
+@pytest.mark.parametrize("rate", [50.0, 200.0, 201.005, 400.0, 403.0, 1000.0, 8000.0])
 def test_a_line_is_a_line_at_every_rate(rate):
-    window = imu.window(ramp(round(rate * 8), rate), rate)
+    window = imu.Window()(record(rate, 8.0), None)
     start = (round(rate * 8) / rate - 5) / 2
-    expected = (start + np.arange(2000) / 400)[:, None] * np.arange(1, 7)
-    np.testing.assert_allclose(window, expected, rtol=1e-5)
+    np.testing.assert_allclose(window, ramp(start + np.arange(2000) / 400), rtol=1e-5)
+
+
+def test_faster_sensors_are_averaged_so_that_they_do_not_alias():
+    times = np.arange(48_000) / 8000
+    hum = np.sin(2 * np.pi * 399 * times)[:, None] * np.ones(6)  # picked out at 400 Hz: 1 Hz
+    window = imu.window(hum, times, 0.5)
+    assert np.abs(window).max() < 0.01
+    slow = np.sin(2 * np.pi * 5 * times)[:, None] * np.ones(6)
+    expected = np.sin(2 * np.pi * 5 * (0.5 + np.arange(2000) / 400))[:, None] * np.ones(6)
+    np.testing.assert_allclose(imu.window(slow, times, 0.5), expected, atol=1e-3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40))
+def test_an_average_is_the_mean_of_the_line_through_the_points(seed, count):
+    rng = np.random.default_rng(seed)
+    x, y = np.sort(rng.uniform(0, 10, count)), rng.normal(size=count)
+    at, width = rng.uniform(-2, 12, 5), rng.uniform(0.1, 3)
+    fine = at[:, None] + width * ((np.arange(20_000) + 0.5) / 20_000 - 0.5)
+    expected = np.interp(fine, x, y).mean(axis=1)
+    np.testing.assert_allclose(imu._means(at, width, x, y), expected, atol=1e-4)
 
 
 def test_a_short_recording_repeats_its_last_row():
-    window = imu.window(ramp(400, 200), 200.0)
-    np.testing.assert_allclose(window[:797], ramp(797, 400), atol=1e-6)
+    window = imu.Window()(record(200.0, 2.0), None)
+    np.testing.assert_allclose(window[:797], ramp(np.arange(797) / 400), atol=1e-6)
     np.testing.assert_array_equal(window[798:], np.broadcast_to(window[-1], (1202, 6)))
-    assert imu.window(ramp(1, 200), 200.0).shape == (2000, 6)
+    assert imu.Window()(record(200.0, 0.005), None).shape == (2000, 6)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.sets(st.integers(1, 998), max_size=900), st.sampled_from([np.nan, np.inf, -np.inf]))
-def test_missing_rows_are_interpolated_over(rows, value):
-    samples = ramp(1000, 200)
-    whole = imu.window(samples, 200.0)
+def test_missing_values_are_interpolated_over(rows, value):
+    times = np.arange(1000) / 200
+    samples = ramp(times)
+    whole = imu.window(samples, times, 0.0)
     samples[list(rows), 3] = value
-    np.testing.assert_allclose(imu.window(samples, 200.0), whole, atol=1e-5)
+    window = imu.window(samples, times, 0.0)
+    np.testing.assert_allclose(window, whole, atol=1e-5)
+    np.testing.assert_array_equal(np.delete(window, 3, axis=1), np.delete(whole, 3, axis=1))
+
+
+def test_uneven_and_late_times():
+    rng = np.random.default_rng(0)
+    times = 100 + np.sort(rng.uniform(0, 8, 1600))
+    step = (times[-1] - times[0]) / 1599
+    start = times[0] + (times[-1] + step - times[0] - 5) / 2
+    window = imu.Window()(timed(times), None)
+    np.testing.assert_allclose(window, ramp(start + np.arange(2000) / 400), rtol=1e-5)
 
 
 def test_transform_takes_the_centre_or_a_random_window():
-    record = {"imu": npy(ramp(2000, 200)), "imu_rate": 200}
-    assert imu.Window()(record, None)[0, 0] == pytest.approx(2.5)
-    first, again, other = (imu.Window()(record, np.random.default_rng(s)) for s in (1, 1, 2))
+    given = record(200, 10.0)
+    assert imu.Window()(given, None)[0, 0] == pytest.approx(2.5)
+    first, again, other = (imu.Window()(given, np.random.default_rng(s)) for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert first[0, 0] != other[0, 0] and 0 <= first[0, 0] <= 5
-    assert imu.Window(seconds=1.0, steps=100)(record, None).shape == (100, 6)
+    assert imu.Window(seconds=1.0, steps=100)(given, None).shape == (100, 6)
+
+
+def test_the_other_reading_of_2000_steps_is_10_seconds():
+    window = imu.Window(seconds=10.0)(record(200, 10.0), None)
+    np.testing.assert_allclose(window, ramp(np.arange(2000) / 200), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_training_follows_the_moment_that_the_sample_shares(seed):
+    rng = np.random.default_rng
+    expected = View(seed).start(60.0, 5.0)
+    for given in (record(200, 60.0), timed(np.arange(12_000) / 200)):
+        got = imu.Window()(given | {"view": View(seed)}, rng(99))
+        assert got[0, 0] == pytest.approx(expected, abs=1e-4)
+    # A video's clip of 2 s was chosen first: its centre is the window's.
+    view = View(seed)
+    centre = view.start(60.0, 2.0) + 1
+    got = imu.Window()(record(200, 60.0, view=view), rng(0))
+    assert got[0, 0] == pytest.approx(np.clip(centre - 2.5, 0, 55), abs=1e-4)
+
+
+def test_ego4ds_time_is_its_videos():
+    """Its IMU may begin after the video: at 3 s here, of 60 s."""
+    rows = "\n".join(f"{t},{t},0,0,0,0,0" for t in range(3000, 60_000, 5))
+    text = "canonical_timestamp_ms,accl_x,accl_y,accl_z,gyro_x,gyro_y,gyro_z\n" + rows
+    given, starts = {"imu": text.encode()}, []
+    for seed in range(10):
+        view = View(seed)
+        start = view.start(60.0, 5.0)
+        got = imu.Window()(given | {"view": view}, np.random.default_rng(0))
+        assert got[0, 0] == pytest.approx(1000 * max(start, 3.0), abs=1)
+        starts.append(start)
+    assert min(starts) < 3.0  # the seeds reach the case in question
+
+
+@pytest.mark.parametrize("encode", [lambda **f: record(200, 60.0, **f), None])
+def test_a_part_of_a_recording(encode):
+    encode = encode or (lambda **f: timed(np.arange(12_000) / 200, **f))
+    assert imu.Window()(encode(start=20.0, seconds=10.0), None)[0, 0] == pytest.approx(22.5)
+    assert imu.Window()(encode(start=20.0, seconds=5.0), None)[0, 0] == pytest.approx(20.0)
+    assert imu.Window()(encode(start=20), None)[0, 0] == pytest.approx(37.5)
+    assert imu.Window()(encode(start=58.0, seconds=5.0), None)[0, 0] == pytest.approx(58.0)
+    short = imu.Window()(encode(start=20.0, seconds=2.0), None)
+    np.testing.assert_allclose(short[:, 0], np.minimum(20 + np.arange(2000) / 400, 22), atol=1e-4)
+    for seed in range(5):
+        got = imu.Window()(
+            encode(start=20.0, seconds=8.0, view=View(seed)), np.random.default_rng(0)
+        )
+        assert got[0, 0] == pytest.approx(20 + View(seed).start(8.0, 5.0), abs=1e-4)
+    for start, seconds in [(60.0, 5.0), (-9.0, 5.0), (20.0, 0.0), (float("nan"), 5.0)]:
+        with pytest.raises(MediaError, match="no samples in"):
+            imu.Window()(encode(start=start, seconds=seconds), None)
+
+
+def with_gaps(*gaps: tuple[float, float], seconds: float = 60.0) -> np.ndarray:
+    times = np.arange(round(200 * seconds)) / 200
+    for start, end in gaps:
+        times = times[(times <= start) | (times >= end)]
+    return times
+
+
+def test_short_gaps_are_bridged_and_windows_moved_out_of_long_ones():
+    assert imu.Window()(timed(with_gaps((29.0, 29.4))), None)[0, 0] == pytest.approx(27.5)
+    moved = imu.Window()(timed(with_gaps((29.0, 31.5))), None)
+    np.testing.assert_allclose(moved, ramp(24 + np.arange(2000) / 400), rtol=1e-5)  # 27.5 - 3.5
+    moved = imu.Window()(timed(with_gaps((25.0, 28.0), (29.0, 30.0))), None)
+    assert moved[0, 0] == pytest.approx(30.0)
+    bridged = imu.Window(max_gap=3.0)(timed(with_gaps((29.0, 31.5))), None)
+    np.testing.assert_allclose(bridged, ramp(27.5 + np.arange(2000) / 400), rtol=1e-5)
+
+
+def test_a_part_with_a_long_gap_is_refused():
+    given = timed(with_gaps((29.0, 31.0)), start=28.0, seconds=5.0)
+    for rng in (None, np.random.default_rng(0)):
+        with pytest.raises(MediaError, match="no 5.0 s of .* without a gap of 0.5 s"):
+            imu.Window()(given, rng)
+    beyond = timed(with_gaps((29.0, 31.0)), start=24.0, seconds=5.0)
+    assert imu.Window()(beyond, None)[0, 0] == pytest.approx(24.0)
+
+
+def test_a_sensor_that_fails_alone_is_a_gap_too():
+    times = np.arange(12_000) / 200
+    samples = ramp(times)
+    samples[(times > 29) & (times < 31.5), 4] = np.nan
+    assert imu.Window()(timed(times, samples), None)[0, 0] == pytest.approx(24.0, abs=1e-5)
+    samples[:, 4] = np.nan
+    with pytest.raises(MediaError, match="without a gap"):
+        imu.Window()(timed(times, samples), None)
+    samples = np.full((10, 6), np.nan)
+    with pytest.raises(MediaError, match="accel_x has no finite value"):
+        imu.Window()({"imu": npy(samples), "imu_rate": 200}, None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 60), st.floats(0.6, 8)), max_size=8),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_window_touches_a_gap_and_the_nearest_is_taken(gaps, seed):
+    times = with_gaps(*((start, start + length) for start, length in gaps))
+    window = imu.Window(steps=50)  # 10 Hz
+    edges = np.flatnonzero(np.diff(times) > 0.5)
+    gaps = np.stack([times[edges], times[edges + 1]], axis=-1)
+    places = np.arange(times[0], times[-1] - 4.99, 0.005)
+    free = [t for t in places if all(t >= b - 1e-6 or t + 5 <= a + 1e-6 for a, b in gaps)]
+    wanted = times[0] + View(seed).start(times[-1] - times[0] + 0.005, 5.0)
+    try:
+        got = window(timed(times, view=View(seed)), np.random.default_rng(0))
+    except MediaError:
+        assert not free
+        return
+    start = got[0, 0]
+    assert all(start >= b - 1e-3 or start + 5 <= a + 1e-3 for a, b in gaps)
+    assert not free or abs(start - wanted) <= min(abs(t - wanted) for t in free) + 0.02
+
+
+@pytest.mark.parametrize("rate", [None, 0, -5.0, float("nan"), float("inf"), "fast", [200]])
+def test_a_file_without_times_needs_a_rate(rate):
+    given = {"imu": npy(np.zeros((10, 6))), "imu_rate": rate, "id": "walk"}
+    with pytest.raises(MediaError, match="^record walk: imu_rate is .* give it in Hz"):
+        imu.Window()(given, None)
+    with pytest.raises(MediaError, match="no field 'imu'"):
+        imu.Window()({"imu_rate": 200}, None)
 
 
 @pytest.mark.parametrize(
-    ("source", "rate"),
+    "source",
     [
-        (b"", 200),
-        (b"no array", 200),
-        (npy(np.zeros((10, 3))), 200),
-        (npy(np.zeros(10)), 200),
-        (npy(np.zeros((0, 6))), 200),
-        (npy(np.full((10, 6), np.nan)), 200),
-        (npy(np.array([[None] * 6], object)), 200),
-        (npy(np.zeros((10, 6)).astype(str)), 200),
-        (npy(np.zeros((10, 6))), 0),
-        (npy(np.zeros((10, 6))), float("nan")),
-        (npy(np.zeros((10, 6)))[:-1], 200),
+        b"",
+        b"no array",
+        npy(np.zeros((10, 3))),
+        npy(np.zeros(10)),
+        npy(np.zeros((0, 6))),
+        npy(np.full((10, 6), np.nan)),
+        npy(np.array([["a"] * 6])),
+        npy(np.zeros((10, 6)))[:-1],
     ],
 )
-def test_unusable_arrays_are_media_errors(source, rate):
+def test_unusable_files_are_media_errors(source):
     with pytest.raises(MediaError):
-        imu.Window()({"imu": source, "imu_rate": rate}, None)
+        imu.Window()({"imu": source, "imu_rate": 200}, None)
+
+
+def test_wrong_settings_are_errors():
+    for settings_ in ({"seconds": 0.0}, {"steps": 0}, {"max_gap": -1.0}):
+        with pytest.raises(ValueError, match="must be positive"):
+            imu.Window(**settings_)

@@ -1,13 +1,14 @@
 import io
+import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from samples import GOLDEN, png
 
+from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import vision
+from imagebind_jax.inputs.augment import Spatial, View
 from imagebind_jax.inputs.images import open_image
 from imagebind_jax.inputs.media import MediaError
 
@@ -47,10 +48,10 @@ def test_one_image_is_one_frame_and_a_list_is_a_clip():
     assert vision.Clip(size=8)({"vision": frames[:1]}, None).shape == (2, 8, 8, 3)
 
 
-def test_random_crop_is_the_same_for_all_frames_and_follows_the_generator():
+def test_augmentation_is_the_same_for_all_frames_and_follows_the_generator():
     picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     record = {"vision": [png(picture)] * 3}
-    clip = vision.Clip(size=32, frames=3, crop_scale=(0.3, 0.6))
+    clip = vision.Clip(size=32, frames=3, augment=Spatial((0.3, 0.6)))
     first, again, other = (clip(record, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first[0], first[2])
     np.testing.assert_array_equal(first, again)
@@ -58,23 +59,83 @@ def test_random_crop_is_the_same_for_all_frames_and_follows_the_generator():
     np.testing.assert_array_equal(clip(record, None), vision.Clip(size=32, frames=3)(record, None))
 
 
-@settings(deadline=None)
-@given(
-    st.integers(1, 500),
-    st.integers(1, 500),
-    st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted).map(tuple),
-    st.integers(0, 2**32 - 1),
-)
-def test_crop_boxes_lie_inside(width, height, scale, seed):
-    left, top, right, bottom = vision.crop_box(width, height, scale, np.random.default_rng(seed))
-    assert 0 <= left < right <= width and 0 <= top < bottom <= height
+def test_without_augmentation_training_sees_what_evaluation_sees():
+    record = {"vision": png(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))}
+    clip = vision.Clip(size=32)
+    np.testing.assert_array_equal(clip(record, np.random.default_rng(0)), clip(record, None))
 
 
-def test_crop_box_holds_its_share_of_the_area():
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        left, top, right, bottom = vision.crop_box(400, 300, (0.5, 0.7), rng)
-        assert 0.49 < (right - left) * (bottom - top) / 120_000 < 0.71
+def test_augmentation_is_what_the_view_says():
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    spatial = Spatial((1.0, 1.0), flip=1.0, operations=0, jitter=0.0, erase=1.0)
+    record = {"vision": png(pixels), "view": View(0)}
+    got = vision.Clip(16, augment=spatial)(record, np.random.default_rng(0))
+    drawn = spatial.draw(View(0), np.random.default_rng(0), 60, 40)
+    expected = np.asarray(drawn.pixels(Image.fromarray(pixels), 16), np.float32) / np.float32(255)
+    expected = drawn.erase((expected - vision.MEAN) / vision.STD)
+    np.testing.assert_array_equal(got, expected[None])
+    assert (got == 0).any() and (got != 0).any()
+
+
+def test_a_large_jpeg_is_decoded_smaller_for_training_only(monkeypatch):
+    file, shrunk = io.BytesIO(), []
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+    Image.fromarray(pixels).resize((640, 480)).save(file, "JPEG")
+    original = vision.open_image
+    monkeypatch.setattr(
+        vision,
+        "open_image",
+        lambda *a, **k: shrunk.append(original(*a, **k).size) or original(*a, **k),
+    )
+    record = {"vision": file.getvalue(), "view": View(0)}
+    clip = vision.Clip(64, augment=Spatial((0.5, 0.5), 0.0, 0, jitter=0.0, erase=0.0))
+    small = clip(record, np.random.default_rng(0))
+    clip(record, None)
+    vision.Clip(300, augment=clip.augment)(record, np.random.default_rng(0))
+    assert shrunk == [(160, 120), (640, 480), (640, 480)]
+    monkeypatch.setattr(vision, "open_image", lambda source, **k: original(source))
+    assert np.abs(small - clip(record, np.random.default_rng(0))).mean() < 0.05
+
+
+def test_a_phones_portrait_is_upright():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
+    turned, tags = io.BytesIO(), Image.Exif()
+    tags[0x0112] = 6
+    picture.transpose(Image.Transpose.ROTATE_90).save(turned, "PNG", exif=tags)
+    got, expected = (
+        vision.Clip(16)({"vision": x}, None) for x in (turned.getvalue(), png(np.asarray(picture)))
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_views_of_images_are_one():
+    frames = [png(np.full((8, 8, 3), value, np.uint8)) for value in (0, 51, 255)]
+    views, clip = vision.Views(size=16), vision.Clip(size=16)
+    for source, count in [(frames[0], 1), (frames, 2)]:
+        got = views({"vision": source}, None)
+        assert got.shape == (1, count, 16, 16, 3)
+        np.testing.assert_array_equal(got[0], clip({"vision": source}, None))
+
+
+def test_crops_lie_left_centre_and_right():
+    # The red of a column is its number; 3 pixels high as wanted, nothing is resized.
+    ramp = np.zeros((3, 256, 3), np.uint8)
+    ramp[..., 0] = np.arange(256)
+    red = vision.spatial_crops(ramp, 3)[..., 0] * vision.STD[0] + vision.MEAN[0]
+    starts = np.round(red[:, 0, 0] * 255).tolist()
+    assert starts == [0, 127, 253]  # ceil(253 / 2)
+    down = vision.spatial_crops(ramp.swapaxes(0, 1), 3)
+    np.testing.assert_array_equal(down, vision.spatial_crops(ramp, 3).swapaxes(1, 2))
+    np.testing.assert_array_equal(
+        vision.spatial_crops(ramp, 3, 1), vision.spatial_crops(ramp, 3)[1:2]
+    )
+
+
+def test_resizing_of_frames_is_linear_between_centres():
+    # Twice as large: places 0.25 and 0.75 between two neighbours, the first before the first.
+    row = np.array([[[0, 0, 0], [100, 100, 100]]], np.uint8).repeat(2, 0)
+    got = vision.spatial_crops(row, 4, 1)[0, 0] * vision.STD + vision.MEAN
+    np.testing.assert_allclose(got[:, 0] * 255, [0, 25, 75, 100], atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
@@ -88,5 +149,15 @@ def test_bad_frames_and_settings_are_errors():
     for media in ([], b"", b"no image", [file.getvalue()[:300]]):
         with pytest.raises(MediaError):
             vision.Clip()({"vision": media}, None)
-    with pytest.raises(ValueError, match="crop_scale"):
-        vision.Clip(crop_scale=(0.9, 0.5))
+    thin = png(np.zeros((1, 300), np.uint8))
+    for transform in (vision.Clip(16), vision.Views(size=16)):
+        with pytest.raises(MediaError, match="300 x 1 pixels"):
+            transform({"vision": thin}, None)
+        assert pickle.loads(pickle.dumps(transform)) == transform
+    with pytest.raises(MediaError, match="no field 'vision'"):
+        vision.Clip()({"id": 3}, None)
+    for wrong in ({"frames": 0}, {"seconds": -1.0}, {"size": 0}):
+        with pytest.raises(UserError, match=f"{next(iter(wrong))} must be more than 0"):
+            vision.Clip(**wrong)
+    with pytest.raises(UserError, match="crops must be 1 or 3, got 2"):
+        vision.Views(crops=2)
