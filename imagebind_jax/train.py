@@ -127,6 +127,7 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
             in_memory=config.in_memory,
             bad=bad_records.BadRecords(folder, config.bad_records, start),
         )
+        _check_same_records(folder, batches, start)
         step_fn = place.compile(functools.partial(train_step, config=config), state)
         log = metrics.Metrics(folder, start)
         compiled: set[str] = set()
@@ -169,6 +170,20 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
     if _bad(batches):
         say(f"{_bad(batches)['bad_rows']:.0f} rows were masked: see {folder / 'bad_records.jsonl'}")
     return place.gather(state).params
+
+
+def _check_same_records(folder, batches, start):
+    """The shuffle depends on how many records there are: a source that grew is another stream."""
+    path = folder / "records.json"
+    now = [[rows.name, len(rows)] for rows in batches.rows]
+    if start and path.exists():
+        for (pair, before), (_, count) in zip(json.loads(path.read_text()), now):
+            if before != count:
+                raise UserError(
+                    f"{folder} was trained on {before} records of {pair} and now there are {count}: "
+                    "batches would be others; restore them, or choose another --out"
+                )
+    files.replace_text(path, json.dumps(now))
 
 
 def _placed(stream, place):

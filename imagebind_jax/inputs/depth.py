@@ -188,5 +188,5 @@ def _positive(record: Mapping[str, Any], name: str) -> float:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
         wrong = f"{name} is {value!r}, but disparity needs it, {REMEDIES[name]}"
-        raise MediaError(f"record {record.get('id', '?')}", wrong)
+        raise MediaError(str(record.get("id", "this record")), wrong)
     return number

@@ -29,9 +29,8 @@ def window(
     their units: no normalisation is documented for ImageBind. Raises ValueError.
     """
     at = np.minimum(start + np.arange(steps) * (seconds / steps), end)
-    averaged = (
-        0 < _step(times) * 1.01 < seconds / steps
-    )  # a clock that is 1 % fast is still the grid's
+    # A sensor whose clock is 1 % fast still has the grid's rate: averaging would only blur it.
+    averaged = 0 < _step(times) * 1.01 < seconds / steps
     channels = []
     for axis, channel in zip(AXES, samples.T):
         good = np.isfinite(channel)
@@ -84,9 +83,9 @@ class Window:
         source = field(record, "imu")
         recording = read_imu(source)
         with decoding(source):
-            samples, times = recording.samples, _with_times(recording, record)
-            # A sample stands for the time until the next one, so the last one does not end it.
-            first, last = times[0], times[-1] + _step(times)
+            samples = recording.samples
+            times, last = _times(recording, record)
+            first = times[0]
             start, seconds = record.get("start"), record.get("seconds")
             begin = recording.begin if start is None else float(start)
             end = last if seconds is None else min(begin + float(seconds), last)
@@ -108,10 +107,10 @@ class Window:
             return window(samples, times, at[0], self.seconds, self.steps, end)
 
 
-def _with_times(recording: Recording, record: Mapping[str, Any]) -> Float[np.ndarray, "n"]:
-    """Seconds of the samples. Raises `MediaError`."""
+def _times(recording: Recording, record: Mapping[str, Any]) -> tuple[Float[np.ndarray, "n"], float]:
+    """Seconds of the samples, and of the end: the last one stands for the time until a next one."""
     if recording.times is not None:
-        return recording.times
+        return recording.times, recording.times[-1] + _step(recording.times)
     rate = record.get("imu_rate")
     try:
         rate = float("nan" if rate is None else rate)
@@ -119,8 +118,9 @@ def _with_times(recording: Recording, record: Mapping[str, Any]) -> Float[np.nda
         rate = math.nan
     if not (math.isfinite(rate) and rate > 0):
         wrong = f"imu_rate is {record.get('imu_rate')!r}, but its file has no times: give it in Hz"
-        raise MediaError(f"record {record.get('id', '?')}", wrong)
-    return np.arange(len(recording.samples)) / rate
+        raise MediaError(str(record.get("id", "this record")), wrong)
+    count = len(recording.samples)
+    return np.arange(count) / rate, count / rate
 
 
 def _step(times: Float[np.ndarray, "n"]) -> float:

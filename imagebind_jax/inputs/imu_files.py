@@ -160,13 +160,17 @@ def _numbers(lines: Sequence[str], columns: Sequence[int]) -> Float[np.ndarray, 
     lines = [line for line in lines if not line.isspace() and line]
     if not lines:
         return np.zeros((0, len(columns)))
+    if any(line.count('"') % 2 for line in lines):  # it would swallow the lines up to the next one
+        raise ValueError("a quotation that does not end in its line")
     try:
         return _parsed(lines, columns)
-    except ValueError:  # slower, and rarely needed
-        text = "".join(f",{line.rstrip()},\n" for line in lines)
+    except ValueError:  # the rest is slower, and rarely needed
+        text = given = "".join(f",{line.rstrip()},\n" for line in lines)
         for word in MISSING:
             while f",{word}," in text:  # twice, since neighbours share a comma
                 text = text.replace(f",{word},", ",nan,")
+        if text == given:
+            raise
         return _parsed(text.split("\n"), [column + 1 for column in columns])
 
 

@@ -9,13 +9,16 @@ import concurrent.futures
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.media import MediaError, Source, name
+
+if TYPE_CHECKING:
+    from imagebind_jax.inputs.depth import Disparity
 
 Files = Source | Sequence[Source]
 
@@ -60,29 +63,37 @@ def load_audio(
 
 
 def load_depth(
-    files: Files, *, focal_length: float, baseline: float, disparity: Any = None
+    files: Files, *, focal_length: float, baseline: float, recipe: "Disparity | None" = None
 ) -> Float[np.ndarray, "b size size 1"]:
     """Depth maps as normalised disparity.
 
     focal_length: of the depth camera, in pixels of the map. baseline: metres between the lenses
-    of the pretended stereo pair, e.g. 0.075 for Kinect. disparity: how files are read and values
-    normalised, a `depth.Disparity` (default: millimetres in 16-bit images, metres in float files).
+    of the pretended stereo pair, e.g. 0.075 for Kinect (`depth.BASELINES`). recipe: how files are
+    read and values normalised, e.g. `depth.Disparity.sun_toolbox()` (default: millimetres in 16-bit
+    images, metres in float files, normalised as NYU Depth v2: `Disparity.nyu()`).
     """
     from imagebind_jax.inputs.depth import Disparity
 
     camera = {"focal_length": focal_length, "baseline": baseline}
-    return _load(files, "depth", disparity or Disparity(), camera)
+    return _load(files, "depth", recipe or Disparity.nyu(), camera)
 
 
-def load_thermal(files: Files, *, thermal: Any = None) -> Float[np.ndarray, "b size size 1"]:
+def load_thermal(
+    files: Files,
+    *,
+    scale: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    size: int = 224,
+) -> Float[np.ndarray, "b size size 1"]:
     """Thermal images in [0, 1], not standardised.
 
-    thermal: a `thermal.Thermal`, which for 16-bit and radiometric files has to say what the
-    numbers mean (default: 8-bit images).
+    8-bit images need nothing more. For others, scale says what their numbers mean (a name in
+    `thermal.SCALES`, e.g. "kelvin*100"), and low and high which degrees Celsius become 0 and 1.
     """
     from imagebind_jax.inputs.thermal import Thermal
 
-    return _load(files, "thermal", thermal or Thermal())
+    return _load(files, "thermal", Thermal(size, low, high, scale))
 
 
 def load_imu(

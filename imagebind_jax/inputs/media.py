@@ -31,6 +31,7 @@ BEGINNINGS = (
     (b"\xff\xf3", "audio"),
     (b"\xff\xf2", "audio"),
     (b"FORM", "audio"),
+    *((bytes([0xFF, second]), "container") for second in (0xF0, 0xF1, 0xF8, 0xF9)),  # ADTS: AAC
     (b"\x1aE\xdf\xa3", "container"),
 )
 # What people have in place of media, and what to do about it.

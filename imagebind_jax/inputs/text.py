@@ -38,14 +38,18 @@ def tokenize(
     reads. Case, repeated space, HTML entities and broken encodings do not matter. No more of a long
     text is looked at than its tokens need; of its first `MAX_CHARACTERS` and `MAX_LINES`, that is.
     """
-    if context_length < 2:
-        raise ValueError(f"context_length {context_length} has no room for start and end, use 77")
+    _check_length(context_length)
     texts = [texts] if isinstance(texts, str) else texts
     tokens = np.zeros((len(texts), context_length), np.int32)
     for row, text in zip(tokens, texts, strict=True):
         ids = [START, *encode(text, context_length - 2), END]
         row[: len(ids)] = ids
     return tokens
+
+
+def _check_length(context_length: int) -> None:
+    if context_length < 2:
+        raise ValueError(f"context_length {context_length} has no room for start and end, use 77")
 
 
 def encode(text: str, most: int | None = None) -> list[int]:
@@ -185,11 +189,14 @@ class Tokens:
 
     context_length: int = CONTEXT
 
+    def __post_init__(self):
+        _check_length(self.context_length)
+
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Int[np.ndarray, "context_length"]:
         given = field(record, "text")
-        with decoding(f"record {record.get('id', '?')}"):
+        with decoding(str(record.get("id", "this record"))):
             texts = [given] if isinstance(given, str) else given
             if not isinstance(texts, (list, tuple)) or not texts:
                 raise ValueError(f"text is {_short(given)}: expected a str or a list of them")

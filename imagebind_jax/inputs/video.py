@@ -114,7 +114,7 @@ class Video:
         """
         first = Fraction(start) / self._unit + self._origin
         last, moment = first + Fraction(seconds) / self._unit, MOMENT / self._unit
-        for place in (math.floor(first + moment), math.floor(first - 10 / self._unit), None):
+        for place in (math.floor(first + moment), math.floor(first - 1 / self._unit), None):
             packets = list(self._read(place, last))
             keys = sorted(packet.stamp for packet in packets if packet.key)
             if keys and (keys[0] <= first + moment or place is None):
@@ -136,9 +136,7 @@ class Video:
         pictures = {}
         for key, place in places.items():
             stamps = {frame.stamp for frame in frames if frame.key == key}
-            decoded = self._decode(place, key, stamps, hurry=self._codec.name in SKIPPING)
-            if any(stamp not in decoded or decoded[stamp].pts < stamp for stamp in stamps):
-                decoded = self._decode(place, key, stamps, hurry=False)
+            decoded = self._decode(place, key, stamps)
             for stamp in stamps:
                 if stamp not in decoded or (stamp - decoded[stamp].pts) * self._unit > NEAR:
                     time = float((stamp - self._origin) * self._unit)
@@ -146,7 +144,7 @@ class Video:
                 pictures[stamp] = Image.fromarray(_upright(decoded[stamp]))
         return [pictures[frame.stamp] for frame in frames]
 
-    def _decode(self, place: int | None, key: int, stamps: set[int], hurry: bool) -> dict[int, Any]:
+    def _decode(self, place: int | None, key: int, stamps: set[int]) -> dict[int, Any]:
         """The decoder's frame for each stamp or, where it gives none, its last one before that."""
         waiting, decoded, found = set(stamps), 0, dict[int, Any]()
 
@@ -166,7 +164,8 @@ class Video:
                     f"{decoded - 1} frames without a keyframe: encode with one every few seconds"
                 )
                 raise self._error(f"more than {reason}")
-            self._codec.skip_frame = "NONREF" if hurry and stamp not in waiting else "DEFAULT"
+            skip = self._codec.name in SKIPPING and stamp not in waiting
+            self._codec.skip_frame = "NONREF" if skip else "DEFAULT"
             waiting.discard(stamp)
             keep(self._codec.decode(packet))
             if not waiting:

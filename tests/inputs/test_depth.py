@@ -214,10 +214,10 @@ def test_focal_length_is_the_first_number():
 @pytest.mark.parametrize("value", [None, 0, -1.0, float("nan"), float("inf"), "wide", [1]])
 def test_what_the_camera_must_be_known_for_says_so(name, value):
     given = record(np.ones((4, 4))) | {name: value, "id": "room/7"}
-    with pytest.raises(MediaError, match=f"^record room/7: {name} is .*SUN RGB-D"):
+    with pytest.raises(MediaError, match=f"^room/7: {name} is .*SUN RGB-D"):
         depth.Disparity()(given, None)
     del given[name]
-    with pytest.raises(MediaError, match=f"^record room/7: {name} is None"):
+    with pytest.raises(MediaError, match=f"^room/7: {name} is None"):
         depth.Disparity()(given, None)
 
 

@@ -138,7 +138,10 @@ def test_a_jpeg_of_endless_scans_is_refused(monkeypatch):
     with pytest.raises(MediaError, match="scans of 307200 pixels"):
         images.open_image(progressive(60))
     # What comes behind the picture, such as a phone's film, is none of its scans.
-    assert images.open_image(progressive(40) + b"\xff\xda\0\x02" * 100).size == (640, 480)
+    assert images.open_image(progressive(40) + b"\0\x02" + b"\xff\xda\0\x02" * 100).size == (
+        640,
+        480,
+    )
     comment = b"\xff\xfe\0\xca" + b"\xff\xda" * 100
     assert images.open_image(progressive(40).replace(b"\xff\xd8", b"\xff\xd8" + comment, 1))
 

@@ -23,9 +23,9 @@ def npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def record(rate: float, seconds: float, **fields) -> dict:
+def record(rate: float, duration: float, **fields) -> dict:
     """A ramp in a .npy file without times."""
-    times = np.arange(round(rate * seconds)) / rate
+    times = np.arange(round(rate * duration)) / rate
     return {"imu": npy(ramp(times)), "imu_rate": rate, **fields}
 
 
@@ -98,12 +98,12 @@ def test_uneven_and_late_times():
 
 
 def test_transform_takes_the_centre_or_a_random_window():
-    given = record(200, 10.0)
-    assert imu.Window()(given, None)[0, 0] == pytest.approx(2.5)
-    first, again, other = (imu.Window()(given, np.random.default_rng(s)) for s in (1, 1, 2))
+    walk = record(200, 10.0)
+    assert imu.Window()(walk, None)[0, 0] == pytest.approx(2.5)
+    first, again, other = (imu.Window()(walk, np.random.default_rng(s)) for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert first[0, 0] != other[0, 0] and 0 <= first[0, 0] <= 5
-    assert imu.Window(seconds=1.0, steps=100)(given, None).shape == (100, 6)
+    assert imu.Window(seconds=1.0, steps=100)(walk, None).shape == (100, 6)
 
 
 def test_the_other_reading_of_2000_steps_is_10_seconds():
@@ -115,8 +115,8 @@ def test_the_other_reading_of_2000_steps_is_10_seconds():
 def test_training_follows_the_moment_that_the_sample_shares(seed):
     rng = np.random.default_rng
     expected = View(seed).start(60.0, 5.0)
-    for given in (record(200, 60.0), timed(np.arange(12_000) / 200)):
-        got = imu.Window()(given | {"view": View(seed)}, rng(99))
+    for walk in (record(200, 60.0), timed(np.arange(12_000) / 200)):
+        got = imu.Window()(walk | {"view": View(seed)}, rng(99))
         assert got[0, 0] == pytest.approx(expected, abs=1e-4)
     # A video's clip of 2 s was chosen first: its centre is the window's.
     view = View(seed)
@@ -126,17 +126,17 @@ def test_training_follows_the_moment_that_the_sample_shares(seed):
 
 
 def test_ego4ds_time_is_its_videos():
-    """Its IMU may begin after the video: at 3 s here, of 60 s."""
-    rows = "\n".join(f"{t},{t},0,0,0,0,0" for t in range(3000, 60_000, 5))
+    """Its IMU may begin after the video: at 6 s here, of 60 s."""
+    rows = "\n".join(f"{t},{t},0,0,0,0,0" for t in range(6000, 60_000, 5))
     text = "canonical_timestamp_ms,accl_x,accl_y,accl_z,gyro_x,gyro_y,gyro_z\n" + rows
-    given, starts = {"imu": text.encode()}, []
+    walk, starts = {"imu": text.encode()}, []
     for seed in range(10):
         view = View(seed)
         start = view.start(60.0, 5.0)
-        got = imu.Window()(given | {"view": view}, np.random.default_rng(0))
-        assert got[0, 0] == pytest.approx(1000 * max(start, 3.0), abs=1)
+        got = imu.Window()(walk | {"view": view}, np.random.default_rng(0))
+        assert got[0, 0] == pytest.approx(1000 * max(start, 6.0), abs=1)
         starts.append(start)
-    assert min(starts) < 3.0  # the seeds reach the case in question
+    assert min(starts) < 6.0  # the seeds reach the case in question
 
 
 @pytest.mark.parametrize("encode", [lambda **f: record(200, 60.0, **f), None])
@@ -176,10 +176,10 @@ def test_short_gaps_are_bridged_and_windows_moved_out_of_long_ones():
 
 
 def test_a_part_with_a_long_gap_is_refused():
-    given = timed(with_gaps((29.0, 31.0)), start=28.0, seconds=5.0)
+    walk = timed(with_gaps((29.0, 31.0)), start=28.0, seconds=5.0)
     for rng in (None, np.random.default_rng(0)):
         with pytest.raises(MediaError, match="no 5.0 s of .* without a gap of 0.5 s"):
-            imu.Window()(given, rng)
+            imu.Window()(walk, rng)
     beyond = timed(with_gaps((29.0, 31.0)), start=24.0, seconds=5.0)
     assert imu.Window()(beyond, None)[0, 0] == pytest.approx(24.0)
 
@@ -197,34 +197,35 @@ def test_a_sensor_that_fails_alone_is_a_gap_too():
         imu.Window()({"imu": npy(samples), "imu_rate": 200}, None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 60), st.floats(0.6, 8)), max_size=8),
     st.integers(0, 2**32 - 1),
 )
 def test_no_window_touches_a_gap_and_the_nearest_is_taken(gaps, seed):
-    times = with_gaps(*((start, start + length) for start, length in gaps))
-    window = imu.Window(steps=50)  # 10 Hz
+    times = with_gaps(*((start, start + length) for start, length in gaps))[::4]  # 50 Hz
     edges = np.flatnonzero(np.diff(times) > 0.5)
     gaps = np.stack([times[edges], times[edges + 1]], axis=-1)
-    places = np.arange(times[0], times[-1] - 4.99, 0.005)
-    free = [t for t in places if all(t >= b - 1e-6 or t + 5 <= a + 1e-6 for a, b in gaps)]
-    wanted = times[0] + View(seed).start(times[-1] - times[0] + 0.005, 5.0)
+    last = times[-1] + (times[-1] - times[0]) / (len(times) - 1)
+    places = np.concatenate([gaps[:, 0] - 5, gaps[:, 1], np.linspace(times[0], last - 5, 200)])
+    places = places[(places >= times[0]) & (places <= last - 5)]
+    free = [t for t in places if all(t >= b or t + 5 <= a for a, b in gaps)]
+    wanted = times[0] + View(seed).start(last - times[0], 5.0)
+    walk = timed(times, view=View(seed))
     try:
-        got = window(timed(times, view=View(seed)), np.random.default_rng(0))
+        start = imu.Window(steps=50)(walk, np.random.default_rng(0))[0, 0]
     except MediaError:
         assert not free
         return
-    start = got[0, 0]
-    assert all(start >= b - 1e-3 or start + 5 <= a + 1e-3 for a, b in gaps)
-    assert not free or abs(start - wanted) <= min(abs(t - wanted) for t in free) + 0.02
+    assert all(start >= b - 1e-4 or start + 5 <= a + 1e-4 for a, b in gaps)
+    assert not free or abs(start - wanted) <= min(abs(t - wanted) for t in free) + 1e-4
 
 
 @pytest.mark.parametrize("rate", [None, 0, -5.0, float("nan"), float("inf"), "fast", [200]])
 def test_a_file_without_times_needs_a_rate(rate):
-    given = {"imu": npy(np.zeros((10, 6))), "imu_rate": rate, "id": "walk"}
-    with pytest.raises(MediaError, match="^record walk: imu_rate is .* give it in Hz"):
-        imu.Window()(given, None)
+    walk = {"imu": npy(np.zeros((10, 6))), "imu_rate": rate, "id": "walk"}
+    with pytest.raises(MediaError, match="^walk: imu_rate is .* give it in Hz"):
+        imu.Window()(walk, None)
     with pytest.raises(MediaError, match="no field 'imu'"):
         imu.Window()({"imu_rate": 200}, None)
 

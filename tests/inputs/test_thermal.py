@@ -84,8 +84,8 @@ def test_counts_to_fractions_by_the_formula(count, scale, low):
 
 def test_the_same_temperature_is_the_same_level_in_every_image():
     transform = thermal.Thermal(8, 0.0, 50.0, "celsius")
-    hand, furnace = (np.full((8, 8), 20, np.float32) for _ in range(2))
-    hand[4:], furnace[4:] = 35, 900
+    hand, furnace = (np.full((80, 80), 20, np.float32) for _ in range(2))
+    hand[40:], furnace[40:] = 35, 900
     got = [transform({"thermal": tiff(x)}, None) for x in (hand, furnace)]
     assert got[0][0, 0, 0] == pytest.approx(0.4, abs=0.01)
     assert got[1].max() == 1 and got[0].max() < 0.75  # nor does the filter go beyond 1

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from movies import HEIGHT, WIDTH, av, movie, numbers, remuxed
+from PIL import Image
 from samples import GOLDEN
 
 from imagebind_jax.errors import UserError
@@ -85,6 +86,8 @@ def test_clip_starts_of_the_golden_video():
 def test_no_more_is_decoded_than_from_the_keyframe(monkeypatch):
     monkeypatch.setattr(video, "MAX_FRAMES", 12)  # a group of pictures
     assert numbers(video.frames_at(LONG, [0.0, 59 / 30, 1.0])) == [0, 59, 30]
+    with video.open_video(LONG) as opened:
+        assert numbers(opened.decode([opened.frames(0, 99)[58]])) == [58]
     with pytest.raises(MediaError, match="more than 12 frames without a keyframe"):
         video.frames_at(movie(60, gop=1000), [59 / 30])
     monkeypatch.setattr(video, "MAX_DECODED", 11 * WIDTH * HEIGHT)
@@ -92,10 +95,36 @@ def test_no_more_is_decoded_than_from_the_keyframe(monkeypatch):
         video.frames_at(LONG, [11 / 30])
 
 
+def test_no_more_is_read_than_from_a_second_before(monkeypatch):
+    monkeypatch.setattr(video, "MAX_PACKETS", 55)
+    assert [numbers(video.frames_at(LONG, [i / 30])) for i in range(44, 51)] == [
+        [i] for i in range(44, 51)
+    ]
+
+
 def test_large_frames_are_refused_before_decoding(monkeypatch):
     monkeypatch.setattr(video, "MAX_PIXELS", WIDTH * HEIGHT - 1)
     with pytest.raises(MediaError, match=f"frames of {WIDTH} x {HEIGHT} pixels"):
         video.duration(LONG)
+
+
+def test_frames_that_become_large_on_the_way_are_refused(monkeypatch):
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        stream = output.add_stream("mjpeg", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuvj420p"
+        for i in range(60):
+            picture = io.BytesIO()
+            Image.new("RGB", (16, 16) if i < 50 else (160, 160)).save(picture, "JPEG")
+            packet = av.Packet(picture.getvalue())
+            packet.pts, packet.time_base, packet.is_keyframe = i, Fraction(1, 30), True
+            packet.stream = stream
+            output.mux(packet)
+    assert video.frames_at(file.getvalue(), [1.9])[0].size == (160, 160)
+    monkeypatch.setattr(video, "MAX_PIXELS", 1000)
+    assert video.frames_at(file.getvalue(), [1.0])[0].size == (16, 16)
+    with pytest.raises(MediaError):
+        video.frames_at(file.getvalue(), [1.9])
 
 
 def test_a_frame_is_shown_until_the_next_whenever_that_comes():
@@ -157,8 +186,11 @@ def test_of_a_file_that_was_cut_off_there_is_what_comes_before(container):
     if container == "mp4":
         whole = moov_first(whole)
     cut = whole[: len(whole) // 2]
-    np.testing.assert_array_equal(*(video.frames_at(s, [0.5])[0] for s in (whole, cut)))
-    assert len(stamps(cut, 0, 2)) in range(20, 40)
+    there = stamps(cut, 0, 2)
+    assert there == list(range(len(there))) and len(there) in range(20, 40)
+    with video.open_video(whole) as a, video.open_video(cut) as b:
+        for one, other in zip(*(v.decode(v.frames(0, 2)[: len(there)]) for v in (a, b))):
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
     with pytest.raises(MediaError, match="no frames from 1.700 to 1.900 s"):
         stamps(cut, 1.7, 0.2)
 
@@ -218,6 +250,34 @@ def sound_file(cover: bool) -> bytes:
         output.mux(sound.encode(frame))
         output.mux(sound.encode())
     return file.getvalue()
+
+
+def with_sound(delay: float) -> bytes:
+    """The packets of `LONG`, after `delay` seconds in which there is only sound."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(LONG)) as old, av.open(file, "w", format="matroska") as new:
+        sound = new.add_stream("pcm_s16le", rate=8_000, layout="mono")
+        stream = new.add_stream_from_template(old.streams.video[0])
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 24_000), np.int16), "s16", "mono")
+        frame.rate = 8_000
+        new.mux(sound.encode(frame))
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.pts += round(delay / packet.time_base)
+                packet.dts += round(delay / packet.time_base)
+                packet.stream = stream
+                new.mux(packet)
+        new.mux(sound.encode())
+    return file.getvalue()
+
+
+def test_time_is_that_of_the_sound_if_that_begins_well_before():
+    assert stamps(with_sound(0.0), 0, 1) == stamps(with_sound(0.07), 0, 1) == list(range(30))
+    assert stamps(with_sound(0.5), 0, 1) == list(range(15, 30))  # 15 frames after half a second
+    assert numbers(video.frames_at(with_sound(0.5), [0.5, 1.5])) == [0, 30]
+    assert video.duration(with_sound(0.5)) == pytest.approx(2.5, abs=0.002)
+    with pytest.raises(MediaError, match="no frames"):
+        video.frames_at(with_sound(0.5), [0.2])
 
 
 @pytest.mark.parametrize("cover", [False, True])
@@ -327,7 +387,8 @@ def test_a_record_may_be_a_part_of_its_video(tmp_path):
     views = vision.Views(2, 1, 16, 2, 0.5)
     assert shown(views(part, None)) == [[15, 29], [30, 44]]
     assert shown(views({"vision": str(tmp_path / "a.mp4")}, None)) == [[0, 14], [45, 59]]
-    for bad in ({"start": 2.5}, {"start": -1.0}, {"seconds": 0.0}, {"start": math.nan}):
+    before = {"start": -0.5, "seconds": 2.0}
+    for bad in ({"start": 2.5}, before, {"seconds": 0.0}, {"start": math.nan}):
         with pytest.raises(MediaError):
             vision.Clip(16)(part | bad, None)
 
