@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import manifest, records
 from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.sources import Manifest
+from imagebind_jax.inputs.sources import Manifest, manifest, records
 
 GOOD = '{"text": "good"}\n'
 

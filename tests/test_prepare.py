@@ -16,8 +16,9 @@ import pytest
 import imagebind_jax.data
 from imagebind_jax import cli, prepare
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import datasets, parts, prepared
-from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs import datasets
+from imagebind_jax.inputs.sources import Prepared, prepared
+from imagebind_jax.prepare import parts
 
 BUILDER = '''
 """A dataset of a test: list.txt names split and file; each file's record is as it is."""
@@ -273,7 +274,8 @@ import contextlib, os, pathlib, shutil, signal, sys, traceback
 import array_record.python.array_record_module  # once, and not in each child
 import imagebind_jax.data
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import datasets, parts
+from imagebind_jax.inputs import datasets
+from imagebind_jax.prepare import parts
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.prepare import prepare
 
@@ -353,7 +355,7 @@ MAIN = """
 import sys
 import imagebind_jax.data
 from imagebind_jax import cli
-from imagebind_jax.inputs import parts
+from imagebind_jax.prepare import parts
 if __name__ == "__main__":
     imagebind_jax.data.__path__.append(sys.argv[1])
     parts.RECORDS = 3

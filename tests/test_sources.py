@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import array_records, records
-from imagebind_jax.inputs.array_records import ArrayRecords, Shard, write_shard
 from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.sources import Manifest, Prepared, Source, Tar
+from imagebind_jax.inputs.sources import Manifest, Prepared, Source, Tar, array_records, records
+from imagebind_jax.inputs.sources.array_records import ArrayRecords, Shard, write_shard
 
 COUNT = 20
 IMAGES = [bytes([i]) * (i + 1) for i in range(COUNT)]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media, records, tar_index
+from imagebind_jax.inputs import media
 from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.sources import Tar
-from imagebind_jax.inputs.tar_files import members
+from imagebind_jax.inputs.sources import Tar, records, tar_index
+from imagebind_jax.inputs.sources.tar_files import members
 
 FILES = {"a/1.jpg": b"one", "a/1.txt": "№ 1\n".encode(), "a/2.jpg": b"two" * 400, "a/2.txt": b"2"}
 

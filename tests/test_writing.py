@@ -13,8 +13,16 @@ import sys
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import array_records, records, writing
-from imagebind_jax.inputs.sources import CACHE_VARIABLE, ArrayRecords, Cached, verify, write_records
+from imagebind_jax.inputs.sources import (
+    CACHE_VARIABLE,
+    ArrayRecords,
+    Cached,
+    array_records,
+    records,
+    verify,
+    write_records,
+    writing,
+)
 
 MADE = "IMAGEBIND_JAX_TEST_MADE"  # a file that gets one line a made record
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.media import MediaError, open_source
-from imagebind_jax.inputs.records import LARGEST
+from imagebind_jax.inputs.sources.records import LARGEST
 
 # A record to be: `pathlib.Path`s are files to embed whole; the rest are texts, numbers and lists of them.
 Row = Mapping[str, Any]

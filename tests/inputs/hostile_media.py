@@ -13,11 +13,11 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from imagebind_jax.inputs import manifest
 from imagebind_jax.inputs.audio import Clips, LogMel
 from imagebind_jax.inputs.augment import IMAGES, VIDEO
 from imagebind_jax.inputs.depth import Disparity
 from imagebind_jax.inputs.imu import Window
+from imagebind_jax.inputs.sources import manifest
 from imagebind_jax.inputs.text import Tokens
 from imagebind_jax.inputs.thermal import Thermal
 from imagebind_jax.inputs.vision import Clip, Views

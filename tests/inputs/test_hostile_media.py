@@ -1,13 +1,11 @@
 """Bombs, lies and mistakes in place of media: each has one documented answer, in bounded time and memory."""
 
-import contextlib
 import io
 import os
 import pathlib
 import pickle
 import re
 import struct
-import threading
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hostile_media import CAMERA, FORMATS, RATE, Format
+from hostile_media import CAMERA, FORMATS, RATE
 from judge import Judge
 from PIL import Image
 

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from imagebind_jax.inputs import datasets, media
-from imagebind_jax.inputs.array_records import write_shard
 from imagebind_jax.inputs.datasets import Dataset, Row
-from imagebind_jax.inputs.journal import Done, Unreadable, enter, settle
-from imagebind_jax.inputs.records import MEDIA, checked
+from imagebind_jax.inputs.sources.array_records import write_shard
+from imagebind_jax.inputs.sources.records import MEDIA, checked
+from imagebind_jax.prepare.journal import Done, Unreadable, enter, settle
 
 RECORDS, BYTES = 256, 256 << 20  # of one shard at most: seconds of work, and files of a handy size
 FORMAT = b"1"  # of the records written: another one makes other shards

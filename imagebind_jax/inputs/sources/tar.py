@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media, tar_index
-from imagebind_jax.inputs.records import (
+from imagebind_jax.inputs import media
+from imagebind_jax.inputs.sources import tar_index
+from imagebind_jax.inputs.sources.records import (
     LONGEST,
     MEDIA,
     NUMBERS,

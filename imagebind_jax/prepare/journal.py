@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from imagebind_jax.inputs.array_records import Shard
-from imagebind_jax.inputs.prepared import changed
+from imagebind_jax.inputs.sources.array_records import Shard
+from imagebind_jax.inputs.sources.prepared import changed
 
 FOLDER = ".prepare"  # in the folder that is being prepared
 

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator
 
 from imagebind_jax.inputs import media
-from imagebind_jax.inputs.records import LONGEST
+from imagebind_jax.inputs.sources.records import LONGEST
 
 BLOCK = 512
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)

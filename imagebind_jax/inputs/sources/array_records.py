@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from imagebind_jax.inputs import media
-from imagebind_jax.inputs.records import Record, checked, position
+from imagebind_jax.inputs.sources.records import Record, checked, position
 
 FACTS = "dataset.json"  # beside the shards of a folder, written last
 OPEN = 64  # shards that a process keeps open

@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import journal, prepared
-from imagebind_jax.inputs.array_records import FACTS
 from imagebind_jax.inputs.datasets import Dataset
-from imagebind_jax.inputs.journal import Done, Unreadable
-from imagebind_jax.inputs.parts import Part
-from imagebind_jax.inputs.prepared import Facts
+from imagebind_jax.inputs.sources import prepared
+from imagebind_jax.inputs.sources.array_records import FACTS
+from imagebind_jax.inputs.sources.prepared import Facts
+from imagebind_jax.prepare import journal
+from imagebind_jax.prepare.journal import Done, Unreadable
+from imagebind_jax.prepare.parts import Part
 
 UNREADABLE = "missing.jsonl"
 

@@ -15,8 +15,8 @@ import numpy as np
 from imagebind_jax import files
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import media
-from imagebind_jax.inputs.records import CACHE_VARIABLE, Stamp, cache_folder, stamp
-from imagebind_jax.inputs.tar_files import members
+from imagebind_jax.inputs.sources.records import CACHE_VARIABLE, Stamp, cache_folder, stamp
+from imagebind_jax.inputs.sources.tar_files import members
 
 JSON = "json"  # the ending whose object has fields of its own
 FORMAT = 1  # of an index: another one is another folder

@@ -12,14 +12,16 @@ import msgspec
 
 from imagebind_jax import files, metrics
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import datasets, journal, media, parts, prepared, resuming
-from imagebind_jax.inputs.array_records import FACTS, Shard, whole
+from imagebind_jax.inputs import datasets, media
 from imagebind_jax.inputs.datasets import Dataset, Listing
-from imagebind_jax.inputs.journal import Done
-from imagebind_jax.inputs.parts import Part
-from imagebind_jax.inputs.prepared import Facts, Split
-from imagebind_jax.inputs.resuming import Planned
-from imagebind_jax.inputs.writing import in_processes
+from imagebind_jax.inputs.sources import prepared
+from imagebind_jax.inputs.sources.array_records import FACTS, Shard, whole
+from imagebind_jax.inputs.sources.prepared import Facts, Split
+from imagebind_jax.inputs.sources.writing import in_processes
+from imagebind_jax.prepare import journal, parts, resuming
+from imagebind_jax.prepare.journal import Done
+from imagebind_jax.prepare.parts import Part
+from imagebind_jax.prepare.resuming import Planned
 
 LOCK, DOWNLOAD = ".lock", "download"
 SHARD = re.compile(r".+-\d{5}\.array_record(\.partial)?")

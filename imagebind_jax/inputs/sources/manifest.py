@@ -13,7 +13,7 @@ import numpy as np
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import media
-from imagebind_jax.inputs.records import (
+from imagebind_jax.inputs.sources.records import (
     LONGEST,
     MEDIA,
     NUMBERS,

@@ -8,7 +8,7 @@ import pathlib
 import msgspec
 
 from imagebind_jax.errors import UserError, first_line
-from imagebind_jax.inputs.array_records import FACTS, ArrayRecords, Shard
+from imagebind_jax.inputs.sources.array_records import FACTS, ArrayRecords, Shard
 
 
 class Split(msgspec.Struct):
