@@ -154,6 +154,8 @@ class Batches:
                 elements = elements.mp_prefetch(processes, Begin(folder))
             made = watched(elements, patience, folder if workers else None)
             for step, batch in enumerate(made, start):
+                if workers:  # out of shared memory, which is scarce and must be given back
+                    batch = {name: np.array(rows) for name, rows in batch.items()}
                 yield self._told(step, batch)
 
 

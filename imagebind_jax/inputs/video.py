@@ -177,7 +177,7 @@ class Video:
         """What is said of the packets, up to those after which none can come before `last`."""
         later = 0
         for packet in itertools.islice(self._packets(place), MAX_PACKETS):
-            stamp, lasts = _stamp(packet), packet.duration or self._lasts
+            stamp, lasts = _stamp(packet), packet.duration or 1
             yield _Packet(stamp, lasts, packet.is_keyframe, not packet.is_discard)
             later += last is not None and stamp >= last
             if later > REORDERED:
@@ -215,8 +215,6 @@ class Video:
         if self._codec is None:
             raise self._error("its video is in a coding that FFmpeg does not know")
         self._codec.options = {"max_pixels": str(MAX_PIXELS)}  # frames may grow on the way
-        rate = self._stream.average_rate
-        self._lasts = int(1 / (rate * self._unit)) if rate else 0
         for other in streams:
             if other is not self._stream:
                 other.discard = Discard.all

@@ -1,4 +1,5 @@
 import io
+import itertools
 import math
 import os
 import sys
@@ -95,11 +96,24 @@ def test_no_more_is_decoded_than_from_the_keyframe(monkeypatch):
         video.frames_at(LONG, [11 / 30])
 
 
-def test_no_more_is_read_than_from_a_second_before(monkeypatch):
-    monkeypatch.setattr(video, "MAX_PACKETS", 55)
-    assert [numbers(video.frames_at(LONG, [i / 30])) for i in range(44, 51)] == [
-        [i] for i in range(44, 51)
-    ]
+@pytest.mark.parametrize("container", ["mp4", "matroska", "avi"])
+def test_no_more_is_read_than_from_the_keyframe(container, monkeypatch):
+    source = movie(60, container=container)
+    monkeypatch.setattr(video, "MAX_PACKETS", 55)  # of 60
+    assert [stamps(source, i / 30, 1 / 30) for i in range(44, 60)] == [[i] for i in range(44, 60)]
+    assert video.duration(source) == pytest.approx(2, abs=2e-3)
+
+
+def test_frames_without_their_keyframe_are_not_there():
+    file = io.BytesIO()
+    with av.open(io.BytesIO(LONG)) as old, av.open(file, "w", "matroska") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in itertools.islice(old.demux(video=0), 1, 60):
+            packet.stream = stream
+            new.mux(packet)
+    with video.open_video(file.getvalue()) as opened:
+        frames = opened.frames(0, 9)
+        assert len(frames) == 48 and numbers(opened.decode(frames[:1])) == [12]
 
 
 def test_large_frames_are_refused_before_decoding(monkeypatch):
