@@ -22,6 +22,7 @@ DEMUXERS = (
 )
 MAX_STREAMS = 64
 MAX_HEADER = 256 << 20  # bytes of an MP4 file that are not media
+MAX_READ = 2 << 30  # bytes: without an index, or where it is damaged, FFmpeg reads to the end
 MAX_BOXES = 500_000  # at the top of an MP4 file: a day in fragments of a second has 173,000
 
 
@@ -47,11 +48,27 @@ def open_container(source: Source) -> Iterator[Any]:
     with (
         decoding(source),
         open_source(source) as file,
-        av.open(file, format=_demuxer(file), **options) as container,
+        av.open(_Bounded(file), format=_demuxer(file), **options) as container,
     ):
         for stream in (*container.streams.audio, *container.streams.video):
-            stream.codec_context.thread_count = 1
+            if stream.codec_context is not None:  # FFmpeg knows its coding
+                stream.codec_context.thread_count = 1
         yield container
+
+
+class _Bounded:
+    """The file as PyAV wants it, of which no more than `MAX_READ` bytes are read."""
+
+    def __init__(self, file: io.BytesIO | io.BufferedReader):
+        self.seek, self.tell, self._read, self._left = file.seek, file.tell, file.read, MAX_READ
+
+    def read(self, size: int) -> bytes:
+        self._left -= size
+        if self._left < 0:
+            raise ValueError(
+                f"it takes more than {MAX_READ} bytes to find one part: remux the file"
+            )
+        return self._read(size)
 
 
 def origin(container: Any) -> Fraction:

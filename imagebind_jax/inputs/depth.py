@@ -29,6 +29,8 @@ NYU_CAMERA = {
     "baseline": 0.075,
 }  # facebookresearch/ImageBind, issue 107
 
+MAX_DISPARITY = 1e9  # pixels: beyond any sensor; larger ones would overflow where they are resized
+
 REMEDIES = {
     "focal_length": "in pixels of this map: depth.focal_length reads SUN RGB-D's intrinsics.txt, "
     f"NYU v2 has {NYU_CAMERA['focal_length']}",
@@ -55,8 +57,10 @@ def disparity(
     """
     depth_m = np.asarray(depth_m, np.float32)
     valid = np.isfinite(depth_m) & (depth_m > 0)
-    numerator = np.float32(focal_length * baseline)
-    return np.divide(numerator, depth_m, out=np.zeros_like(depth_m), where=valid)
+    with np.errstate(over="ignore"):
+        numerator = np.float32(focal_length * baseline)
+        found = np.divide(numerator, depth_m, out=np.zeros_like(depth_m), where=valid)
+    return np.minimum(found, np.float32(MAX_DISPARITY))
 
 
 def normalise(

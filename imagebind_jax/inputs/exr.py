@@ -113,6 +113,8 @@ def _text(file: io.BytesIO) -> str:
     if not end:
         raise ValueError("a name in the header does not end")
     file.seek(place + len(text) + 1)
+    if not text.decode().isprintable():
+        raise ValueError(f"the name {text!r:.99} in the header is not text")
     return text.decode()
 
 

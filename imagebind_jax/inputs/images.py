@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import os
 import re
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -11,6 +13,7 @@ from imagebind_jax.inputs.media import MediaError, Source, decoding, name, open_
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # no EPS: Pillow would start Ghostscript
 MAX_PIXELS = 64_000_000
+MAX_FILE = 512 << 20  # bytes; 64 megapixels of 16-bit RGBA have 512 MB, and WebP is read at once
 MAX_SCANNED = 16 * MAX_PIXELS  # pixels times scans of a JPEG: about a second and a half
 MAX_JPEG = 256 << 20  # bytes; 64 megapixels of noise at quality 100 have 200 MB
 MAX_RATIO = 256  # of an image's sides where it is resized: 1 x 60,000,000 would become 10^10 pixels
@@ -25,6 +28,9 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Pillow's warnings are of damaged or odd metadata and name no file: pixels are good or an error.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 def open_image(
     source: Source, max_pixels: int = MAX_PIXELS, upright: bool = True, shrink: int = 1
@@ -38,10 +44,11 @@ def open_image(
     truncated file, like every other defect, is a `MediaError`.
     """
     with decoding(source), open_source(source) as file:
-        image = Image.open(file, formats=FORMATS)
+        image = _opened(file)
         if image.width * image.height > max_pixels:
             reason = f"{image.width} x {image.height} pixels are more than {max_pixels}"
             raise MediaError(name(source), reason)
+        check_ratio(*image.size)
         if image.format in ("JPEG", "MPO"):
             _check_scans(file, image.width * image.height)
             if shrink > 1:
@@ -58,9 +65,20 @@ def open_image(
 def image_size(source: Source) -> tuple[int, int]:
     """Width and height in pixels of the upright image, without decoding it. Raises `MediaError`."""
     with decoding(source), open_source(source) as file:
-        image = Image.open(file, formats=FORMATS)
+        image = _opened(file)
         turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFF's already
         return image.size[::-1] if turned else image.size
+
+
+def _opened(file: io.BytesIO | io.BufferedReader) -> Image.Image:
+    """The header of an image; no pixel is decoded yet."""
+    if file.seek(0, os.SEEK_END) > MAX_FILE:
+        raise ValueError(f"more than {MAX_FILE} bytes")
+    file.seek(0)
+    try:
+        return Image.open(file, formats=FORMATS)
+    except Image.UnidentifiedImageError:  # which says no more than where `file` is in memory
+        raise ValueError(f"cannot identify it: none of {', '.join(FORMATS)}") from None
 
 
 def _orientation(image: Image.Image) -> int:

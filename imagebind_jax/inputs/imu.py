@@ -37,7 +37,11 @@ def window(
         if not good.any():
             raise ValueError(f"{axis} has no finite value in {len(channel)} rows")
         x, y = times[good], channel[good].astype(np.float64)
-        channels.append(_means(at, seconds / steps, x, y) if averaged else np.interp(at, x, y))
+        with np.errstate(over="ignore", invalid="ignore"):
+            channels.append(_means(at, seconds / steps, x, y) if averaged else np.interp(at, x, y))
+        largest = np.abs(channels[-1]).max()
+        if not largest <= np.finfo(np.float32).max:
+            raise ValueError(f"{axis} has values up to {largest}: beyond float32")
     return np.stack(channels, axis=-1).astype(np.float32)
 
 

@@ -125,7 +125,7 @@ def _columns(names: Sequence[str]) -> tuple[list[int], float | None]:
         if len(places) > 1:
             raise ValueError(f"{axis} could be any of {', '.join(names[i] for i in places)}")
         if not places and axis != "time":
-            given = ", ".join(names)[:200]
+            given = repr(", ".join(names)[:200])[1:-1]  # printable, whatever the file is
             need = f"{', '.join(AXES)} and, for the time, {', '.join(units)}"
             raise ValueError(f"no column {axis} in the first line ({given}): it must name {need}")
         found += places

@@ -23,6 +23,7 @@ Time = int | float | Fraction  # seconds
 
 RATES, MAX_CHANNELS = (1_000, 768_000), 32
 MAX_SAMPLES = 100_000_000  # 400 MB: an hour of silence is a FLAC of 188 KB
+MAX_OGG = 1 << 30  # bytes, a day of 96 kbit/s: libsndfile reads all of it to know how long it is
 UNKNOWN = 2**63 - 1  # libsndfile's number of samples where a FLAC was written to a pipe
 
 
@@ -77,6 +78,8 @@ def open_recording(source: Source) -> Iterator[Recording]:
         with media.decoding(source), media.open_source(source) as file:
             handle = _Bytes(source) if isinstance(source, bytes) else file.fileno()
             with _sound_file(handle) as sound:
+                if sound.subtype == "VORBIS":
+                    _check_vorbis(sound)
                 if sound.frames < UNKNOWN:
                     yield Recording(
                         sound.samplerate,
@@ -106,6 +109,13 @@ def _sound_file(handle: Any) -> soundfile.SoundFile:
         raise ValueError(error.error_string) from error  # without the handle, which says nothing
 
 
+def _check_vorbis(sound: soundfile.SoundFile) -> None:
+    """Where the codebooks are damaged, libsndfile (1.2.2) crashes on seeking, but not on reading."""
+    if not len(sound.read(1)):
+        raise ValueError("nothing of it decodes")
+    sound.seek(0)  # or else its next seek is off
+
+
 def _decode(sound: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
     # These two decoders need what came before, and libsndfile's own seek gives them too little.
     lacking = sound.format == "MP3" or sound.subtype == "OPUS"
@@ -116,7 +126,10 @@ def _decode(sound: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
 
 def _begins(source: Source) -> bytes:
     with media.open_source(source) as file:
-        return file.read(2)
+        head = file.read(4)
+        if head == b"OggS" and file.seek(0, os.SEEK_END) > MAX_OGG:
+            raise MediaError(media.name(source), f"more than {MAX_OGG} bytes of Ogg")
+        return head[:2]
 
 
 def read_audio(

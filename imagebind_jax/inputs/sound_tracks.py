@@ -122,6 +122,8 @@ def _best(container: Any, source: Source) -> Any:
     stream = container.streams.best("audio")
     if stream is None:
         raise MediaError(name(source), "no sound")
+    if stream.codec_context is None:
+        raise MediaError(name(source), "its sound is in a coding that FFmpeg does not know")
     return stream
 
 

@@ -1,11 +1,10 @@
 """The datasets of sounds: samples in the official layouts are listed exactly, and nothing is made up."""
 
-import importlib
-import pathlib
 import pickle
 import shutil
 
 import pytest
+from official import dataset, rows
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
@@ -15,45 +14,9 @@ pytest.importorskip("av")
 NAMES = ("esc50", "audioset", "vggsound", "clotho", "audiocaps")
 
 
-def dataset(name):
-    return importlib.import_module(f"imagebind_jax.data.{name}.builder").DATASET
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    """{name: the folder into which its sample was written}: to be read only."""
-    folders = {}
-    for name in NAMES:
-        folders[name] = tmp_path_factory.mktemp(name)
-        importlib.import_module(f"imagebind_jax.data.{name}.sample").write(folders[name])
-    return folders
-
-
-@pytest.fixture
-def copy(samples, tmp_path):
-    """A sample that a test may change, by its name: its own folder."""
-
-    def made(name):
-        (inner,) = samples[name].iterdir()
-        return pathlib.Path(shutil.copytree(inner, tmp_path / inner.name))
-
-    return made
-
-
-def rows(listing, split):
-    """The rows, files by their names only."""
-    return [
-        {
-            key: value.name if isinstance(value, pathlib.Path) else value
-            for key, value in row.items()
-        }
-        for row in listing.splits[split]
-    ]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sample_is_listed_and_its_records_hold_media(samples, name):
-    listing = dataset(name).listing(samples[name])
+    listing = dataset(name).listing(samples(name))
     everything = [row for split in listing.splits.values() for row in split]
     assert len({row["id"] for row in everything}) == len(everything) > 0
     assert sum(listing.missing.values()) == 1 and listing.missing.keys() == listing.splits.keys()
@@ -70,8 +33,8 @@ def test_a_sample_is_listed_and_its_records_hold_media(samples, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_folder_itself_is_the_same_download_as_its_parent(samples, name):
-    (inner,) = samples[name].iterdir()
-    whole, itself = (dataset(name).listing(folder) for folder in (samples[name], inner))
+    (inner,) = samples(name).iterdir()
+    whole, itself = (dataset(name).listing(folder) for folder in (samples(name), inner))
     assert {split: list(found) for split, found in whole.splits.items()} == {
         split: list(found) for split, found in itself.splits.items()
     }
@@ -107,7 +70,7 @@ def test_tables_without_one_file_are_refused(copy, name):
     ],
 )
 def test_the_classes_are_known(samples, name, count, some):
-    listing = dataset(name).listing(samples[name])
+    listing = dataset(name).listing(samples(name))
     assert len(set(listing.classes)) == len(listing.classes) == count
     assert {label: listing.classes[label] for label in some} == some
     assert listing.prompts == reading.templates() and listing.notes == ()
@@ -121,7 +84,7 @@ def test_the_prompts_are_clips_80():
 
 
 def test_esc50(samples):
-    listing = dataset("esc50").listing(samples["esc50"])
+    listing = dataset("esc50").listing(samples("esc50"))
     assert list(listing.splits) == ["fold1", "fold2", "fold3", "fold4", "fold5"]
     assert rows(listing, "fold1") == [
         {"id": "1-100032-A-0", "audio": "1-100032-A-0.wav", "label": 0, "fold": 1},
@@ -159,7 +122,7 @@ def test_a_name_in_a_table_does_not_lead_out_of_the_folder(copy):
 
 
 def test_audioset(samples):
-    listing = dataset("audioset").listing(samples["audioset"])
+    listing = dataset("audioset").listing(samples("audioset"))
     assert {split: rows(listing, split) for split in listing.splits} == {
         "balanced_train": [
             {"id": "sample-0001_30", "audio": "sample-0001.wav", "label": [0]},
@@ -180,7 +143,7 @@ def test_audioset(samples):
 
 
 def test_audiosets_rows_are_a_sequence(samples):
-    found = dataset("audioset").listing(samples["audioset"]).splits["unbalanced_train"]
+    found = dataset("audioset").listing(samples("audioset")).splits["unbalanced_train"]
     first, last = found
     assert (found[0], found[-1], list(found[1:])) == (first, last, [last])
     assert pickle.loads(pickle.dumps(found))[1] == last
@@ -219,7 +182,7 @@ def test_audiosets_own_classes(copy):
 
 
 def test_vggsound(samples):
-    listing = dataset("vggsound").listing(samples["vggsound"])
+    listing = dataset("vggsound").listing(samples("vggsound"))
     place = listing.classes.index
     assert [(row["id"], row["label"]) for row in listing.splits["train"]] == [
         ("sample-0001_000030", place("playing hammond organ")),
@@ -275,7 +238,7 @@ def test_vggsounds_test_list(copy):
 
 
 def test_clotho(samples, copy):
-    listing = dataset("clotho").listing(samples["clotho"])
+    listing = dataset("clotho").listing(samples("clotho"))
     assert {split: len(found) for split, found in listing.splits.items()} == {
         "development": 2,
         "validation": 1,
@@ -331,7 +294,7 @@ def test_one_split_can_be_prepared_without_the_media_of_another(copy, name, fold
 
 
 def test_audiocaps_is_the_papers_subset_where_that_is_there(samples):
-    listing = dataset("audiocaps").listing(samples["audiocaps"])
+    listing = dataset("audiocaps").listing(samples("audiocaps"))
     assert [len(row["text"]) for row in listing.splits["train"]] == [1]
     assert [len(row["text"]) for row in listing.splits["val"]] == [5]
     first, second = rows(listing, "test")

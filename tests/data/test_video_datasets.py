@@ -1,11 +1,11 @@
 """The datasets of videos, and what all builders read tables and folders with."""
 
-import importlib
 import json
 import pathlib
 import shutil
 
 import pytest
+from official import dataset, rows
 
 from imagebind_jax.data import invented, reading
 from imagebind_jax.errors import UserError
@@ -15,46 +15,10 @@ av = pytest.importorskip("av")
 NAMES = ("msrvtt", "kinetics400")
 
 
-def dataset(name):
-    return importlib.import_module(f"imagebind_jax.data.{name}.builder").DATASET
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    """{name: the folder into which its sample was written}: to be read only."""
-    folders = {}
-    for name in NAMES:
-        folders[name] = tmp_path_factory.mktemp(name)
-        importlib.import_module(f"imagebind_jax.data.{name}.sample").write(folders[name])
-    return folders
-
-
-@pytest.fixture
-def copy(samples, tmp_path):
-    """A sample that a test may change, by its name: its own folder."""
-
-    def made(name):
-        (inner,) = samples[name].iterdir()
-        return pathlib.Path(shutil.copytree(inner, tmp_path / inner.name))
-
-    return made
-
-
-def rows(listing, split):
-    """The rows, files by their names only."""
-    return [
-        {
-            key: value.name if isinstance(value, pathlib.Path) else value
-            for key, value in row.items()
-        }
-        for row in listing.splits[split]
-    ]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sample_is_listed_and_its_records_hold_videos(samples, name):
-    (inner,) = samples[name].iterdir()
-    listing = dataset(name).listing(samples[name])
+    (inner,) = samples(name).iterdir()
+    listing = dataset(name).listing(samples(name))
     assert listing == dataset(name).listing(inner)  # the folder itself, or its parent
     everything = [row for split in listing.splits.values() for row in split]
     assert len({row["id"] for row in everything}) == len(everything) > 3
@@ -77,7 +41,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, copy, name):
 
 
 def test_msrvtt(samples):
-    listing = dataset("msrvtt").listing(samples["msrvtt"])
+    listing = dataset("msrvtt").listing(samples("msrvtt"))
     assert {split: rows(listing, split) for split in listing.splits} == {
         "test": [
             {
@@ -138,7 +102,7 @@ def test_msrvtt_where_frozen_in_time_puts_the_videos(copy):
 
 
 def test_kinetics(samples):
-    listing = dataset("kinetics400").listing(samples["kinetics400"])
+    listing = dataset("kinetics400").listing(samples("kinetics400"))
     place = listing.classes.index
     stems = {
         "train": {"sample-0004_000132_000142": "zumba"},
@@ -159,7 +123,7 @@ def test_kinetics(samples):
 
 
 def test_kinetics_prompts_are_clips_28(samples):
-    prompts = dataset("kinetics400").listing(samples["kinetics400"]).prompts
+    prompts = dataset("kinetics400").listing(samples("kinetics400")).prompts
     assert len(set(prompts)) == 28 and all(prompt.count("{}") == 1 for prompt in prompts)
     assert prompts[0] == "a photo of {}."
     assert prompts[-1] == "a demonstration of a person practicing {}."

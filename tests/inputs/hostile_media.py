@@ -149,6 +149,11 @@ class Format:
     transforms: tuple[Callable, ...]
     fields: tuple[tuple[str, Any], ...] = ()
 
+    @property
+    def loud(self) -> bool:
+        """Whether its libraries print what they think: libtiff, OpenEXR, libmpg123 (of libsndfile)."""
+        return self.suffix in ("tif", "exr") or self.field == "audio"
+
     def record(self, data: bytes, path: pathlib.Path | None = None) -> dict[str, Any]:
         """A record that holds it, as bytes or as the file `path`, which is written."""
         source: Any = data
@@ -157,7 +162,7 @@ class Format:
         elif path is not None:
             path.write_bytes(data)
             source = path
-        return {**dict(self.fields), self.field: source}
+        return {"id": "record", **dict(self.fields), self.field: source}
 
 
 VISION = (Clip(32), Clip(32, augment=IMAGES), Views(clips=2, size=32))

@@ -177,7 +177,9 @@ def mp3() -> bytes:
     return data[:at] + b"\xff\xff\xff\xf0" + data[at + 4 :]
 
 
-def box(name: bytes, at: int, value: bytes, film: Callable[[], bytes] = FILM) -> Callable[[], bytes]:
+def box(
+    name: bytes, at: int, value: bytes, film: Callable[[], bytes] = FILM
+) -> Callable[[], bytes]:
     """A film with `value` at that place in each of the boxes of that name."""
 
     def make() -> bytes:
@@ -194,7 +196,10 @@ def cover() -> bytes:
     import av
 
     made = io.BytesIO()
-    with av.open(io.BytesIO(FORMATS["m4a"].good())) as sound, av.open(made, "w", format="ipod") as out:
+    with (
+        av.open(io.BytesIO(FORMATS["m4a"].good())) as sound,
+        av.open(made, "w", format="ipod") as out,
+    ):
         stream = out.add_stream_from_template(sound.streams.audio[0])
         art = out.add_stream("mjpeg", 25, width=32, height=24, pix_fmt="yuvj420p")
         art.disposition = av.stream.Disposition.attached_pic
@@ -241,7 +246,9 @@ def objects() -> bytes:
 def exr(window: tuple[int, int, int, int]) -> bytes:
     """Both windows claim that size."""
     data = FORMATS["exr"].good()
-    return re.sub(rb"(Window\0box2i\0\x10\0\0\0).{16}", rb"\1" + struct.pack("<4i", *window), data, flags=re.S)
+    return re.sub(
+        rb"(Window\0box2i\0\x10\0\0\0).{16}", rb"\1" + struct.pack("<4i", *window), data, flags=re.S
+    )
 
 
 TABLE = "time_s,ax,ay,az,gx,gy,gz\n" + "".join(f"{i / 100},1,2,3,4,5,6\n" for i in range(60))
@@ -282,9 +289,17 @@ CASES: dict[str, tuple[str, Make, str]] = {
     "text as sound": ("audio", file("a.wav", b"hello, world"), "not|known|recognised"),
     "a picture as sound": ("audio", file("a.wav", FORMATS["png"].good), "an image: no sound"),
     "sound as a picture": ("vision", file("a.png", FORMATS["wav"].good), "not|cannot"),
-    "PNG of 179 megapixels": ("vision", file("a.png", lambda: png(13_000, 13_778)), "more than 64000000"),
+    "PNG of 179 megapixels": (
+        "vision",
+        file("a.png", lambda: png(13_000, 13_778)),
+        "more than 64000000",
+    ),
     "PNG of 64 megapixels": ("vision", file("a.png", lambda: png(8_000, 8_000)), ARRAY),
-    "PNG of 64 megapixels, 16 bits, alpha": ("vision", file("a.png", lambda: png(8_000, 8_000, 16, 6)), ARRAY),
+    "PNG of 64 megapixels, 16 bits, alpha": (
+        "vision",
+        file("a.png", lambda: png(8_000, 8_000, 16, 6)),
+        ARRAY,
+    ),
     "PNG with a gigabyte of text": (
         "vision",
         file("a.png", lambda: png(9, 9, extra=chunk(b"zTXt", b"k\0\0" + zeros(1 << 30)))),
@@ -295,10 +310,26 @@ CASES: dict[str, tuple[str, Make, str]] = {
         file("a.png", lambda: png(9, 9, extra=chunk(b"iCCP", b"k\0\0" + zeros(1 << 30)))),
         ARRAY,
     ),
-    "PNG of 1 x 60,000,000": ("vision", file("a.png", lambda: png(1, 60_000_000)), "more than 256 times"),
-    "PNG of 60,000,000 x 1": ("vision", file("a.png", lambda: png(60_000_000, 1)), "more than 256 times"),
-    "JPEG of 65,535 x 65,535": ("vision", file("a.jpg", lambda: jpeg(65_535, 65_535)), "more than 64000000"),
-    "JPEG of 8,000 x 8,000, cut off": ("vision", file("a.jpg", lambda: jpeg(8_000, 8_000)), "JPEG|stream|truncated"),
+    "PNG of 1 x 60,000,000": (
+        "vision",
+        file("a.png", lambda: png(1, 60_000_000)),
+        "more than 256 times",
+    ),
+    "PNG of 60,000,000 x 1": (
+        "vision",
+        file("a.png", lambda: png(60_000_000, 1)),
+        "more than 256 times",
+    ),
+    "JPEG of 65,535 x 65,535": (
+        "vision",
+        file("a.jpg", lambda: jpeg(65_535, 65_535)),
+        "more than 64000000",
+    ),
+    "JPEG of 8,000 x 8,000, cut off": (
+        "vision",
+        file("a.jpg", lambda: jpeg(8_000, 8_000)),
+        "JPEG|stream|truncated",
+    ),
     "JPEG of 10,000 scans": ("vision", file("a.jpg", lambda: jpeg(4_000, 4_000, 10_000)), "scans"),
     "JPEG cut off": ("vision", file("a.jpg", lambda: FORMATS["jpeg"].good()[:-300]), "truncated"),
     "GIF of 100,000 frames": ("vision", file("a.gif", lambda: gif(100_000)), ARRAY),
@@ -310,7 +341,19 @@ CASES: dict[str, tuple[str, Make, str]] = {
     ),
     "TIFF with tiles of 4 gigapixels": (
         "vision",
-        file("a.tif", lambda: tiff(32, 32, bytes(1024), (259, 3, 5), (322, 4, 65536), (323, 4, 65536), (324, 4, 8), (325, 4, 1024))),
+        file(
+            "a.tif",
+            lambda: tiff(
+                32,
+                32,
+                bytes(1024),
+                (259, 3, 5),
+                (322, 4, 65536),
+                (323, 4, 65536),
+                (324, 4, 8),
+                (325, 4, 1024),
+            ),
+        ),
         "error|tile",
     ),
     "TIFF of 8,000 x 8,000, deflated": (
@@ -324,40 +367,108 @@ CASES: dict[str, tuple[str, Make, str]] = {
     "alpha": ("vision", file("a.webp", FORMATS["webp-lossless"].good), ARRAY),
     "CMYK": ("vision", file("a.jpg", FORMATS["jpeg-cmyk"].good), ARRAY),
     "16 bits where 8 are wanted": ("vision", file("a.png", FORMATS["depth-png"].good), ARRAY),
-    "16 bits as thermal": ("thermal", file("a.png", FORMATS["thermal-png"].good), "holds temperatures"),
+    "16 bits as thermal": (
+        "thermal",
+        file("a.png", FORMATS["thermal-png"].good),
+        "holds temperatures",
+    ),
     "8 bits as depth": ("depth", file("a.png", FORMATS["png"].good), "a picture: depth maps have"),
     "WAV of 1 Hz": ("audio", file("a.wav", wav(1)), "1 channels at 1 Hz are not a recording"),
     "WAV of 2 GHz": ("audio", file("a.wav", wav(2_000_000_000)), "not a recording"),
-    "WAV of 65,535 channels": ("audio", file("a.wav", wav(16000, 65_535, np.zeros(65_535))), "channels|SF_INFO"),
+    "WAV of 65,535 channels": (
+        "audio",
+        file("a.wav", wav(16000, 65_535, np.zeros(65_535))),
+        "channels|SF_INFO",
+    ),
     "WAV of NaN": ("audio", file("a.wav", wav(16000, 1, [0, np.nan] * 999)), "not finite"),
     "WAV of infinity": ("audio", file("a.wav", wav(16000, 1, [0, np.inf] * 999)), "not finite"),
     "WAV of 1e30": ("audio", file("a.wav", wav(16000, 1, [0, 1e30] * 999)), "beyond 2\\^31"),
     "WAV of no samples": ("audio", file("a.wav", wav(16000, 1, [])), "no samples"),
     "WAV of one sample": ("audio", file("a.wav", wav(16000)), ARRAY),
-    "WAV that claims 4 GB": ("audio", file("a.wav", wav(16000, 1, np.zeros(99), claimed=0xFFFFFFF0)), ARRAY),
+    "WAV that claims 4 GB": (
+        "audio",
+        file("a.wav", wav(16000, 1, np.zeros(99), claimed=0xFFFFFFF0)),
+        ARRAY,
+    ),
     "an hour of silence": ("audio", file("a.flac", silence), ARRAY),
     "MP3 that claims 3.5 years": ("audio", file("a.mp3", mp3), "ends before|no samples"),
-    "MP4 that claims 2^32 frames of no size": ("vision", file("a.mp4", box(b"stsz", 4, struct.pack(">II", 1, 0xFFFFFFFF))), "claims"),
-    "MP4 that claims 2^32 durations": ("vision", file("a.mp4", box(b"stts", 4, struct.pack(">III", 1, 0xFFFFFFFF, 1))), "|array"),
-    "MP4 that claims years": ("vision", file("a.mp4", box(b"mdhd", 16, b"\x7f\xff\xff\xff")), "no frames|over"),
-    "MP4 that claims years, as sound": ("audio", file("a.mp4", box(b"mdhd", 16, b"\x7f\xff\xff\xff")), "no samples"),
+    "MP4 that claims 2^32 frames of no size": (
+        "vision",
+        file("a.mp4", box(b"stsz", 4, struct.pack(">II", 1, 0xFFFFFFFF))),
+        "claims",
+    ),
+    "MP4 that claims 2^32 durations": (
+        "vision",
+        file("a.mp4", box(b"stts", 4, struct.pack(">III", 1, 0xFFFFFFFF, 1))),
+        "|array",
+    ),
+    "MP4 that claims years": (
+        "vision",
+        file("a.mp4", box(b"mdhd", 16, b"\x7f\xff\xff\xff")),
+        "no frames|over",
+    ),
+    "MP4 that claims years, as sound": (
+        "audio",
+        file("a.mp4", box(b"mdhd", 16, b"\x7f\xff\xff\xff")),
+        "no samples",
+    ),
     "MP4 without video": ("vision", file("a.mp4", FORMATS["m4a"].good), "no video"),
     "MP4 without sound": ("audio", file("a.mp4", FORMATS["hevc"].good), "no sound"),
     "M4A with a cover": ("vision", file("a.m4a", cover), "no video"),
     "M4A with a cover, as sound": ("audio", file("a.m4a", cover), ARRAY),
     "film of one frame": ("vision", file("a.mp4", lambda: FORMATS["hevc"].good()), ARRAY),
-    "film of 16,384 x 16,384, cut off": ("vision", file("a.mov", huge_film), "does not decode|pixels"),
-    "npy of 3.6 TiB": ("depth", file("a.npy", npy(array("'<f4'", "(1000000, 1000000)"))), "more than"),
+    "film of 16,384 x 16,384, cut off": (
+        "vision",
+        file("a.mov", huge_film),
+        "does not decode|pixels",
+    ),
+    "npy of 3.6 TiB": (
+        "depth",
+        file("a.npy", npy(array("'<f4'", "(1000000, 1000000)"))),
+        "more than",
+    ),
     "npy of objects": ("depth", file("a.npy", objects), "not integers or floats"),
     "npy of objects as IMU": ("imu", file("a.npy", objects), "not integers or floats"),
-    "npy with a header of 64 MB": ("depth", file("a.npy", npy(array("'<f4'", "(4, 4)"), bytes(64), 64 << 20)), "header"),
-    "npy with a program": ("depth", file("a.npy", npy("__import__('os').mkdir('was-run')")), "header"),
-    "npy of (-1, 4)": ("depth", file("a.npy", npy(array("'<f4'", "(-1, 4)"), bytes(64))), "not integers or floats|shape"),
-    "EXR of 2^62 pixels": ("depth", file("a.exr", lambda: exr((0, 0, 2**31 - 2, 2**31 - 2))), "more than"),
-    "EXR of 2^32 x 2^32": ("depth", file("a.exr", lambda: exr((-(2**31), -(2**31), 2**31 - 1, 2**31 - 1))), "more than"),
-    "CSV of one line of 100 MB": ("imu", sparse("a.csv", TABLE.encode() + b"1," * 999, 100 << 20), "line|bytes|long"),
-    "CSV of 100 MB of text": ("imu", file("a.csv", lambda: TABLE.encode() + b"1," * (50 << 20)), "line|bytes|long"),
-    "CSV of a million columns": ("imu", file("a.csv", b"a," * 1_000_000 + b"\n" + b"1," * 1_000_000), "line|bytes|columns"),
+    "npy with a header of 64 MB": (
+        "depth",
+        file("a.npy", npy(array("'<f4'", "(4, 4)"), bytes(64), 64 << 20)),
+        "header",
+    ),
+    "npy with a program": (
+        "depth",
+        file("a.npy", npy("__import__('os').mkdir('was-run')")),
+        "header",
+    ),
+    "npy of (-1, 4)": (
+        "depth",
+        file("a.npy", npy(array("'<f4'", "(-1, 4)"), bytes(64))),
+        "not integers or floats|shape",
+    ),
+    "EXR of 2^62 pixels": (
+        "depth",
+        file("a.exr", lambda: exr((0, 0, 2**31 - 2, 2**31 - 2))),
+        "more than",
+    ),
+    "EXR of 2^32 x 2^32": (
+        "depth",
+        file("a.exr", lambda: exr((-(2**31), -(2**31), 2**31 - 1, 2**31 - 1))),
+        "more than",
+    ),
+    "CSV of one line of 100 MB": (
+        "imu",
+        sparse("a.csv", TABLE.encode() + b"1," * 999, 100 << 20),
+        "line|bytes|long",
+    ),
+    "CSV of 100 MB of text": (
+        "imu",
+        file("a.csv", lambda: TABLE.encode() + b"1," * (50 << 20)),
+        "line|bytes|long",
+    ),
+    "CSV of a million columns": (
+        "imu",
+        file("a.csv", b"a," * 1_000_000 + b"\n" + b"1," * 1_000_000),
+        "line|bytes|columns",
+    ),
     "CSV with NUL": ("imu", file("a.csv", TABLE.encode().replace(b"3,4", b"3\0,4")), "."),
     "text of 10 MB": ("text", lambda folder: "a dog " * 1_700_000, ARRAY),
     "text of one word of 10 MB": ("text", lambda folder: "x" * 10_000_000, ARRAY),
@@ -379,11 +490,13 @@ def test_answer(what, judge, tmp_path):
     for transform in WANTED[field]:
         for seed in (None, 0):
             answer = judge.answer(transform, {field: source, **FIELDS.get(field, {})}, seed)
-            print(what, '|', type(transform).__name__, seed, '|', answer)
+            print(what, "|", type(transform).__name__, seed, "|", answer)
             assert not answer.problems, answer
             if words == ARRAY:
                 assert answer.kind == ARRAY, answer
             else:
                 assert answer.kind == "MediaError", answer
                 assert re.search(words, answer.text), answer
-                assert answer.text.startswith((media.name(source) if not isinstance(source, str) else "record", "record")), answer
+                assert answer.text.startswith(
+                    (media.name(source) if not isinstance(source, str) else "record", "record")
+                ), answer
