@@ -1,5 +1,6 @@
-"""docs/porting.md: every command and every snippet in it runs, in order, on the golden files."""
+"""The pages in docs/: every block of code and every command runs, in order; tables say what the code says."""
 
+import importlib
 import pathlib
 import re
 import shlex
@@ -7,17 +8,34 @@ import shutil
 
 import pytest
 
-from imagebind_jax import cli
+from imagebind_jax import cli, train
+from imagebind_jax.inputs import augment, datasets
+from imagebind_jax.inputs.pipeline import Batches
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
-BLOCK = re.compile(r"^( *)```(bash|python)\n(.*?)^ *```", re.M | re.S)
+PORTING, DATA = (ROOT / "docs" / name for name in ("porting.md", "data.md"))
+# ```python runs, ```bash is commands, ```python a.py (or any language and a name) is that file.
+BLOCK = re.compile(r"^( *)```(\w+)(?: (\S+))?\n(.*?)^ *```$", re.M | re.S)
 
 
-def blocks(page):
-    """(language, code) of every block, without the indentation of its list."""
-    for indent, language, code in BLOCK.findall(page.read_text()):
-        yield language, "".join(line.removeprefix(indent) for line in code.splitlines(True))
+def run(page, capsys):
+    """Runs all blocks of a page; returns how many."""
+    names, count = {}, 0
+    for indent, language, file, code in BLOCK.findall(page.read_text()):
+        code = "".join(line.removeprefix(indent) for line in code.splitlines(True))
+        count += 1
+        if file:
+            pathlib.Path(file).write_text(code)
+        elif language == "python":
+            exec(compile(code, str(page), "exec"), names)
+        else:
+            assert language == "bash"
+            for line in code.splitlines():
+                command, *arguments = shlex.split(line)
+                assert command == "imagebind-jax"
+                assert cli.main(arguments) == 0, capsys.readouterr().err
+    return count
 
 
 @pytest.fixture
@@ -34,17 +52,7 @@ def downloads(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.*a vocabulary of 40")
 def test_porting(downloads, capsys):
-    page, names, run = ROOT / "docs" / "porting.md", {}, 0
-    for language, code in blocks(page):
-        run += 1
-        if language == "python":
-            exec(compile(code, str(page), "exec"), names)
-            continue
-        for line in code.splitlines():
-            command, *arguments = shlex.split(line)
-            assert command == "imagebind-jax"
-            assert cli.main(arguments) == 0, capsys.readouterr().err
-    assert run == len(re.findall(r"```(?:bash|python)", page.read_text())) >= 8
+    assert run(PORTING, capsys) >= 8
     assert {
         "imagebind",
         "back.pth",
@@ -55,5 +63,87 @@ def test_porting(downloads, capsys):
     } <= {path.name for path in downloads.iterdir()}
 
 
+@pytest.mark.usefixtures("quick_compilation")
+def test_data(downloads, capsys, monkeypatch):
+    fed = []
+    monkeypatch.setattr(train, "fit", lambda config, folder: fed.append(feed(config)))
+    assert run(DATA, capsys) >= 12
+    assert fed == [{"vision+depth", "vision+audio"}]
+    said = capsys.readouterr().out
+    assert "{'step': 0, 'pair': 'vision+depth', 'record': 2," in said
+    assert re.search(r"\[(?=[01. ]*0)1?[01. ]*\] \(3, 64, 64, 1\)", said)  # weights, shape
+
+
+def feed(config):
+    """The pairs of which a run gets its batches. Training on them takes a minute, and other tests do."""
+    options = {"seed": config.seed, "batch_size": config.batch_size, "steps": config.steps}
+    batches = Batches(config.pairs, config.inputs, **options)
+    for step in range(config.steps):
+        batch = batches[step]
+        assert (batch.pop("weight") == 1).all()
+        for modality, x in batch.items():
+            shape = config.model.encoders[modality].shape
+            assert x.shape[1:] in (shape, (1, *shape[1:])), modality
+    return {batches.name(step) for step in range(config.steps)}
+
+
+def table(page, heading):
+    """The rows of the table whose first line begins so, as lists of cells."""
+    _, _, rest = page.read_text().partition(f"\n| {heading} |")
+    assert rest, heading
+    lines = rest.partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_every_dataset_is_in_the_table():
+    told = [(name.strip("`"), *rest) for name, *rest in table(DATA, "name")]
+    found = [datasets.find(name) for name in datasets.names()]
+    assert [(row[0], row[1], row[3]) for row in told] == [
+        (dataset.name, " ".join(dataset.modalities), dataset.licence) for dataset in found
+    ]
+    assert [row[4] for row in told] == [f"[README](../data/{d.name}/README.md)" for d in found]
+
+
+def test_limits_are_those_of_the_code():
+    rows = table(DATA, "of")
+    assert len(rows) >= 10
+    for _, told, constants in rows:
+        for constant in re.findall(r"`(.*?)`", constants):
+            module, _, name = constant.rpartition(".")
+            limits = getattr(importlib.import_module(f"imagebind_jax.inputs.{module}"), name)
+            for limit in limits if isinstance(limits, tuple) else (limits,):
+                written = {f"{limit:,}", f"{limit >> 20} MiB", f"{limit >> 30} GiB"}
+                pattern = "|".join(map(re.escape, sorted(written)))
+                assert re.search(rf"(?<![\d,])({pattern})(?![\d,])", told), (constant, limit)
+
+
+def test_augmentation_is_that_of_table_9():
+    rows = {name: cells for name, *cells in table(DATA, "Table 9 of the paper")}
+    fields = {"horizontal flip": "flip", "colour jitter": "jitter", "random erasing": "erase"}
+    for name, field in fields.items():
+        sound, sun, llvip, ego4d, _ = rows[name]
+        assert sound == ego4d == "–" and getattr(augment.VIDEO, field) == 0
+        assert float(sun) == float(llvip) == getattr(augment.IMAGES, field)
+    images = augment.IMAGES
+    assert rows["RandAugment"][1] == f"{images.magnitude:g} / {images.magnitude_std:g}"
+
+
+def test_links_lead_somewhere():
+    for page in (PORTING, DATA):
+        text = page.read_text()
+        anchors = {anchor(title) for title in re.findall(r"^#+ (.*)$", text, re.M)}
+        for link in re.findall(r"\]\(([^)]*)\)", text):
+            path, _, part = link.partition("#")
+            if path.startswith("http"):
+                continue
+            assert not path or (page.parent / path).exists(), link
+            assert path or part in anchors or part.removesuffix("-1") in anchors, link
+
+
+def anchor(title):
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
 def test_readme_and_docs_name_each_other():
-    assert "docs/porting.md" in (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert "docs/porting.md" in readme and "docs/data.md" in readme

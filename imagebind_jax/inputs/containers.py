@@ -21,6 +21,7 @@ DEMUXERS = (
     (0, (b"fLaC",), "flac"),
 )
 MAX_STREAMS = 64
+MAX_PIXELS = 17_000_000  # of a frame: 5760 x 2880; some codings need 17 of them in memory
 MAX_HEADER = 256 << 20  # bytes of an MP4 file that are not media
 MAX_READ = 2 << 30  # bytes: without an index, or where it is damaged, FFmpeg reads to the end
 MAX_BOXES = 500_000  # at the top of an MP4 file: a day in fragments of a second has 173,000
@@ -41,6 +42,7 @@ def open_container(source: Source) -> Iterator[Any]:
         remedy = "pip install 'imagebind-jax[video]'"
         raise UserError(f"video files and M4A need PyAV, which is missing: {remedy}") from None
     options: dict[str, Any] = {
+        "options": {"max_pixels": str(MAX_PIXELS)},  # FFmpeg decodes a frame to know the stream
         "container_options": {"protocol_whitelist": "none", "max_streams": str(MAX_STREAMS)}
     }
     if int(av.__version__.split(".")[0]) < 19:  # from 19 on titles may hold any bytes

@@ -45,12 +45,13 @@ def open_image(
     """
     with decoding(source), open_source(source) as file:
         image = _opened(file)
-        if image.width * image.height > max_pixels:
+        pixels = image.width * image.height
+        if pixels > max_pixels:
             reason = f"{image.width} x {image.height} pixels are more than {max_pixels}"
             raise MediaError(name(source), reason)
         check_ratio(*image.size)
         if image.format in ("JPEG", "MPO"):
-            _check_scans(file, image.width * image.height)
+            _check_scans(file, pixels)
             if shrink > 1:
                 image.draft(None, (image.width // shrink, image.height // shrink))
         image.load()
@@ -83,7 +84,8 @@ def _opened(file: io.BytesIO | io.BufferedReader) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     with contextlib.suppress(Exception):  # damaged EXIF says nothing, and the pixels are fine
-        return int(image.getexif().get(ORIENTATION, 1))
+        # PNG's own method would decode the picture, as its EXIF may come last.
+        return int(Image.Image.getexif(image).get(ORIENTATION, 1))
     return 1
 
 

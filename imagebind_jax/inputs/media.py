@@ -112,6 +112,8 @@ def kind(source: Source) -> str:
             raise MediaError(name(source), what)
     if head[:4] == b"RIFF":
         return {b"WAVE": "audio", b"WEBP": "image", b"AVI ": "container"}.get(head[8:12], "")
+    if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):  # old QuickTime
+        return "container"
     if head[4:8] == b"ftyp":
         return "image" if head[8:12] in (b"avif", b"heic", b"mif1") else "container"
     return next((what for beginning, what in BEGINNINGS if head.startswith(beginning)), "")

@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from imagebind_jax.inputs.containers import open_container, origin
+from imagebind_jax.inputs.containers import MAX_PIXELS, open_container, origin
 from imagebind_jax.inputs.media import MediaError, Source, name
 
-MAX_PIXELS = 17_000_000  # of a frame: 5760 x 2880; some codings need 17 of them in memory
 # From a keyframe to a wanted frame: pixels (77 s of 720p, 8.6 s of 4K at 30 Hz) and frames.
 MAX_DECODED, MAX_FRAMES = 1 << 31, 20_000
 MAX_PACKETS = 500_000  # looked through, not decoded: 4.6 hours at 30 Hz

@@ -62,10 +62,10 @@ def _sound(format: str, subtype: str, rate: int = 16000, seconds: float = 0.1) -
     data = bytearray(re.sub(rb"(PEAK.{8}).{4}", rb"\1time", file.getvalue(), flags=re.DOTALL))
     for page in re.finditer(b"OggS", data):  # whose serial numbers are random
         data[page.start() + 14 : page.start() + 18] = b"page"
-    return bytes(_repaired(data))
+    return bytes(repaired(data))
 
 
-def _film(container: str, video: str = "", audio: str = "", frames: int = 12, **options) -> bytes:
+def film(container: str, video: str = "", audio: str = "", frames: int = 12, **options) -> bytes:
     """`frames` pictures at 25 Hz, a keyframe every 5, and as much sound."""
     import av
 
@@ -195,7 +195,7 @@ def _depth_exr(*args, **settings) -> Format:
 
 
 def _video(suffix: str, *args, **settings) -> Format:
-    return Format(suffix, lambda: _film(*args, **settings), "vision", FILM)
+    return Format(suffix, lambda: film(*args, **settings), "vision", FILM)
 
 
 FORMATS = {
@@ -223,12 +223,12 @@ FORMATS = {
     "opus": _recording("opus", "OGG", "OPUS", rate=48000),
     "mp3": _recording("mp3", "MP3", "MPEG_LAYER_III", rate=44100),
     "caf": _recording("caf", "CAF", "ALAC_16"),
-    "m4a": Format("m4a", lambda: _film("ipod", "", "aac"), "audio", SOUND),
-    "adts": Format("aac", lambda: _film("adts", "", "aac"), "audio", SOUND),
+    "m4a": Format("m4a", lambda: film("ipod", "", "aac"), "audio", SOUND),
+    "adts": Format("aac", lambda: film("adts", "", "aac"), "audio", SOUND),
     "mp4": _video("mp4", "mp4", "libx264", "aac"),
     "mp4-fragmented": _video("mp4", "mp4", "mpeg4", "aac", movflags="frag_keyframe+empty_moov"),
     "mov": _video("mov", "mov", "mjpeg", "pcm_s16le"),
-    "hevc": Format("mp4", lambda: _film("mp4", "libx265"), "vision", FILM[:3]),
+    "hevc": Format("mp4", lambda: film("mp4", "libx265"), "vision", FILM[:3]),
     "mkv": _video("mkv", "matroska", "libx264", "aac"),
     "webm": _video("webm", "webm", "libvpx-vp9", "libopus"),
     "webm-vp8": _video("webm", "webm", "libvpx", "libopus"),
@@ -258,7 +258,7 @@ def mutant(data: bytes, rng: np.random.Generator) -> bytes:
     for _ in range(int(rng.integers(1, 4))):
         if made:
             _change(made, rng)
-    return bytes(_repaired(made) if rng.random() < 0.5 else made)
+    return bytes(repaired(made) if rng.random() < 0.5 else made)
 
 
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 1 << 24, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
@@ -289,7 +289,7 @@ def _change(made: bytearray, rng: np.random.Generator) -> None:
         del made[other:]
 
 
-def _repaired(made: bytearray) -> bytearray:
+def repaired(made: bytearray) -> bytearray:
     if made.startswith(b"\x89PNG"):
         at = 8
         while at + 12 <= len(made):
