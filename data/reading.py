@@ -1,6 +1,7 @@
 """What the builders share: strict reading of a download's tables, and of which files are there."""
 
 import csv
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,10 +35,14 @@ def templates() -> tuple[str, ...]:
 
 
 def folders(download: pathlib.Path) -> list[pathlib.Path]:
-    """The download and the folders directly in it: it may be given itself, or by its parent."""
+    """The download and the folders directly in it, since it may be given itself or by its parent.
+
+    Hidden folders, such as .ipynb_checkpoints, are nobody's download.
+    """
     try:
         with os.scandir(download) as entries:
-            inner = sorted(entry.name for entry in entries if entry.is_dir())
+            visible = (entry for entry in entries if not entry.name.startswith("."))
+            inner = sorted(entry.name for entry in visible if entry.is_dir())
     except OSError as error:
         raise UserError(f"cannot read the folder {download}: {error.strerror}") from error
     return [download, *(download / name for name in inner)]
@@ -101,6 +106,16 @@ def integer(text: str, path: pathlib.Path) -> int:
     except (ValueError, OverflowError):
         pass
     raise UserError(f"{path}: {text[:40]!r} is not a whole number")
+
+
+def seconds(text: str, path: pathlib.Path) -> float:
+    """A time in a table, not always whole. Raises UserError, naming the file."""
+    try:
+        if math.isfinite(value := float(text)) and value >= 0:
+            return value
+    except ValueError:
+        pass
+    raise UserError(f"{path}: {text[:40]!r} is not a time in seconds")
 
 
 def scan(folder: pathlib.Path, suffixes: Sequence[str]) -> dict[str, str]:

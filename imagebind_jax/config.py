@@ -63,7 +63,7 @@ class TrainConfig:
             for modality in pair.modalities:
                 for name, known in (
                     ("model.encoders", self.model.encoders),
-                    ("inputs", self.inputs),
+                    ("inputs", {**self.inputs, **pair.inputs}),
                 ):
                     if modality not in known:
                         raise UserError(f"a pair needs {modality!r}, which {name} lacks")

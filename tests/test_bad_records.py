@@ -102,6 +102,21 @@ def test_records_that_cannot_be_read_are_bad_and_other_errors_are_not_hidden():
         rows.row(2, None)
 
 
+class Shaped:
+    """A record's own number of values."""
+
+    def __call__(self, record, rng):
+        return np.zeros(record["number"], np.float32)
+
+
+def test_a_row_of_another_shape_is_bad_too():
+    rows = Rows([{"number": n} for n in (3, 3, 2)], ToInputs({"vision": Shaped()}), "x")
+    assert [rows.row(index, None)["vision"].shape for index in range(3)] == [(3,)] * 3
+    said = json.loads(str(rows.row(2, None)["bad"]))
+    assert said["file"] == "record 2"
+    assert said["reason"] == "vision is float32 [2], and not float32 [3] as the first record's"
+
+
 def test_nothing_usable_at_all_says_so():
     rows = Rows(Records([{}, {}]), ToInputs({"vision": Infinite()}), "x+y")
     with pytest.raises(UserError, match="x\\+y: none of the first 2 records can be used: .*finite"):

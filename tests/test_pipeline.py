@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline import Batches, Pair, evaluation_batches
+from imagebind_jax.inputs.pipeline import Batches, Pair, Standardised, evaluation_batches
 
 STEPS = 12
 BATCH = 8
@@ -173,7 +173,7 @@ def test_in_memory_is_the_evaluation_form_and_decodes_each_record_once():
     inputs = {"vision": counting, "audio": Number()}
     batches = make(pairs=(pair,), inputs=inputs, in_memory=True)
     found = [batches[step] for step in range(STEPS)]  # 96 rows
-    assert counting.seen == dict.fromkeys(range(20), 1)
+    assert counting.seen == dict.fromkeys(range(20), 1) | {0: 2}  # the first also for its shape
     assert all((batch["vision"][:, 1] == -1).all() for batch in found)
     # The order of the records is the one that augmented training sees.
     for step, batch in enumerate(make(pairs=(pair,))[step] for step in range(STEPS)):
@@ -186,12 +186,20 @@ def test_not_in_memory_decodes_at_every_sight():
     batches = make(pairs=(pair,), inputs={"vision": counting, "audio": Number()}, steps=5)
     for step in range(5):
         batches[step]
-    assert counting.seen == dict.fromkeys(range(20), 2)  # 40 rows
+    assert counting.seen == dict.fromkeys(range(20), 2) | {0: 3}  # 40 rows, and the first's shape
 
 
 def test_a_batch_may_be_larger_than_a_source():
     batch = make(pairs=(Pair(("vision", "imu"), Numbers(0, 5)),), batch_size=20)[0]
     assert np.bincount(batch["vision"][:, 0].astype(int)).tolist() == [4] * 5
+
+
+def test_a_pair_may_have_inputs_of_its_own():
+    own = Pair(
+        ("vision", "imu"), Numbers(0, 8), inputs={"imu": Standardised(Number(), (4.0,), (2.0,))}
+    )
+    batch = make(pairs=(own,), inputs={"vision": Number(), "imu": Number()})[0]
+    np.testing.assert_array_equal((batch["vision"][:, 0] - 4) / 2, batch["imu"][:, 0])
 
 
 def test_an_evaluation_sees_all_records_once_in_order():
@@ -213,6 +221,7 @@ def test_an_evaluation_sees_all_records_once_in_order():
         ),
         (lambda: make(pairs=(Pair(("vision", "imu"), Numbers(0, 0)),)), "vision+imu"),
         (lambda: make(pairs=()), "pair"),
+        (lambda: Pair(("vision", "imu"), Numbers(0, 1), inputs={"audio": Number()}), "['audio']"),
         (lambda: make(seed=-1), "seed"),
     ],
 )

@@ -38,9 +38,9 @@ def _rows(
     download: pathlib.Path, split: str, table: pathlib.Path
 ) -> tuple[list[dict[str, Any]], int]:
     """The split's rows whose file is there, with all captions of a segment, and how many are not."""
-    captions: dict[tuple[str, int], list[str]] = {}
+    captions: dict[tuple[str, float], list[str]] = {}
     for row in reading.table(table, COLUMNS):
-        segment = row["youtube_id"], reading.integer(row["start_time"], table)
+        segment = row["youtube_id"], reading.seconds(row["start_time"], table)
         captions.setdefault(segment, []).append(row["caption"])
     folders = [folder.format(split) for folder in FOLDERS]
     stems = reading.media(download, *folders, suffixes=(*reading.VIDEO, *reading.AUDIO))
@@ -51,7 +51,7 @@ def _rows(
     rows: list[dict[str, Any]] = []
     for (video, start), texts in captions.items():
         if (path := files.get(video)) is not None:
-            rows.append({"id": f"{video}_{start}", reading.medium(path): path, "text": texts})
+            rows.append({"id": f"{video}_{start:g}", reading.medium(path): path, "text": texts})
     return rows, len(captions) - len(rows)
 
 

@@ -94,8 +94,8 @@ def _segments(
             labels = ",".join(str(mids[mid]) for mid in row["positive_labels"].split(","))
         except KeyError as error:
             raise UserError(f"{table}: {row['YTID']} has the unknown label {error}") from error
-        start = reading.integer(row["start_seconds"], table)
-        lines.append(f"{row['YTID']}\t{start}\t{labels}\t{file}")
+        start = reading.seconds(row["start_seconds"], table)
+        lines.append(f"{row['YTID']}\t{start:g}\t{labels}\t{file}")
     return Segments(folders, lines), missing
 
 

@@ -11,6 +11,7 @@ HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"
 REMEDY = f"get vggsound.csv from {HOMEPAGE}"
 COLUMNS = ("video", "start", "label", "split")
+WHOLE = ("vggsound.csv", "data/vggsound.csv")  # the latter in the authors' repository
 SPLITS = ("train", "test")
 UNPACKED = "scratch/shared/beegfs/hchen/train_data/VGGSound_final/video"  # the authors' archives
 FOLDERS = ("video", "videos", UNPACKED, "audio")
@@ -18,11 +19,15 @@ FOLDERS = ("video", "videos", UNPACKED, "audio")
 
 def listing(download: pathlib.Path) -> Listing:
     """The rows of `vggsound.csv`, or of the authors' `test.csv` where only that is there."""
-    table = reading.find(download, "vggsound.csv", "data/test.csv", "test.csv", remedy=REMEDY)
+    table = reading.seek(download, *WHOLE) or reading.find(
+        download, *WHOLE, "data/test.csv", "test.csv", remedy=REMEDY
+    )
     names = _from_all(table) if table.name == "vggsound.csv" else _from_test(table)
     files = reading.media(download, *FOLDERS, suffixes=(*reading.VIDEO, *reading.AUDIO))
     known = reading.lines(HERE / "classes.txt")
     classes, notes = reading.settle(known, (label for _, label, _ in names), table)
+    if table.name != "vggsound.csv":
+        notes += (f"{table.name} has the test split alone; vggsound.csv has train too",)
     labels = {name: label for label, name in enumerate(classes)}
     used = [split for split in SPLITS if any(split == name[2] for name in names)]
     splits: dict[str, list[dict[str, Any]]] = {split: [] for split in used}

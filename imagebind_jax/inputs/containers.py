@@ -23,7 +23,8 @@ DEMUXERS = (
 MAX_STREAMS = 64
 MAX_PIXELS = 17_000_000  # of a frame: 5760 x 2880; some codings need 17 of them in memory
 MAX_HEADER = 256 << 20  # bytes of an MP4 file that are not media
-MAX_READ = 2 << 30  # bytes: without an index, or where it is damaged, FFmpeg reads to the end
+# Bytes that are read: without an index, or where it is damaged, FFmpeg looks to the end of the file.
+MAX_OPENING, MAX_READ = 64 << 20, 1 << 30  # of other files than MP4; of a part, 5 s long
 MAX_BOXES = 500_000  # at the top of an MP4 file: a day in fragments of a second has 173,000
 
 
@@ -43,32 +44,32 @@ def open_container(source: Source) -> Iterator[Any]:
         raise UserError(f"video files and M4A need PyAV, which is missing: {remedy}") from None
     options: dict[str, Any] = {
         "options": {"max_pixels": str(MAX_PIXELS)},  # FFmpeg decodes a frame to know the stream
-        "container_options": {"protocol_whitelist": "none", "max_streams": str(MAX_STREAMS)}
+        "container_options": {"protocol_whitelist": "none", "max_streams": str(MAX_STREAMS)},
     }
     if int(av.__version__.split(".")[0]) < 19:  # from 19 on titles may hold any bytes
         options["metadata_errors"] = "replace"
-    with (
-        decoding(source),
-        open_source(source) as file,
-        av.open(_Bounded(file), format=_demuxer(file), **options) as container,
-    ):
-        for stream in (*container.streams.audio, *container.streams.video):
-            if stream.codec_context is not None:  # FFmpeg knows its coding
-                stream.codec_context.thread_count = 1
-        yield container
+    with decoding(source), open_source(source) as file:
+        demuxer = _demuxer(file)
+        bounded = _Bounded(file, MAX_READ if demuxer == "mov" else MAX_OPENING)
+        with av.open(bounded, format=demuxer, **options) as container:
+            bounded.left = MAX_READ
+            for stream in (*container.streams.audio, *container.streams.video):
+                if stream.codec_context is not None:  # FFmpeg knows its coding
+                    stream.codec_context.thread_count = 1
+            yield container
 
 
 class _Bounded:
-    """The file as PyAV wants it, of which no more than `MAX_READ` bytes are read."""
+    """The file as PyAV wants it, of which no more than `left` bytes are read."""
 
-    def __init__(self, file: io.BytesIO | io.BufferedReader):
-        self.seek, self.tell, self._read, self._left = file.seek, file.tell, file.read, MAX_READ
+    def __init__(self, file: io.BytesIO | io.BufferedReader, left: int):
+        self.seek, self.tell, self._read, self.left = file.seek, file.tell, file.read, left
 
     def read(self, size: int) -> bytes:
-        self._left -= size
-        if self._left < 0:
+        self.left -= size
+        if self.left < 0:
             raise ValueError(
-                f"it takes more than {MAX_READ} bytes to find one part: remux the file"
+                "too much to look through for one part: its index is missing or damaged"
             )
         return self._read(size)
 

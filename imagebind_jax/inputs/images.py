@@ -64,7 +64,10 @@ def open_image(
 
 
 def image_size(source: Source) -> tuple[int, int]:
-    """Width and height in pixels of the upright image, without decoding it. Raises `MediaError`."""
+    """Width and height in pixels of the upright image, without decoding it. Raises `MediaError`.
+
+    Of a PNG whose EXIF comes after its pixels, which is rare: as it is stored.
+    """
     with decoding(source), open_source(source) as file:
         image = _opened(file)
         turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFF's already

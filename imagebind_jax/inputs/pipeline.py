@@ -26,10 +26,14 @@ class Pair:
     weight: float = 1.0  # share of the steps, relative to the other pairs'
     replication: float = 1.0  # how often an epoch holds each record; 1.25: every fourth one twice
     aligned: bool = True  # the same crop, flip and moment for both; else each its own
+    # In place of the config's: vision beside depth is augmented otherwise than beside sound.
+    inputs: Mapping[str, Transform] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if len(set(self.modalities)) != 2:
             raise UserError(f"a pair is of two different modalities, not {self.modalities}")
+        if unknown := self.inputs.keys() - set(self.modalities):
+            raise UserError(f"inputs of {sorted(unknown)}, which the pair {self.name} has not")
         if not self.weight > 0:
             raise UserError(f"the weight of {self.modalities} must be > 0, got {self.weight}")
         if not 1 <= self.replication < 1e6:
@@ -86,7 +90,8 @@ class Batches:
         self._seeds = [int(sequence.generate_state(1)[0]) for sequence in seeds]
         self.rows = []
         for pair in self.pairs:
-            to_inputs = ToInputs({m: inputs[m] for m in pair.modalities}, pair.aligned)
+            transforms = {m: pair.inputs.get(m) or inputs[m] for m in pair.modalities}
+            to_inputs = ToInputs(transforms, pair.aligned)
             records = pair.source.open()
             if not len(records):
                 raise UserError(f"the source of {pair.name} has no records")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import math
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -24,6 +25,7 @@ Time = int | float | Fraction  # seconds
 RATES, MAX_CHANNELS = (1_000, 768_000), 32
 MAX_SAMPLES = 100_000_000  # 400 MB: an hour of silence is a FLAC of 188 KB
 MAX_OGG = 1 << 30  # bytes, a day of 96 kbit/s: libsndfile reads all of it to know how long it is
+MAX_SEARCH = 64 << 20  # bytes that are read beyond a clip: where a FLAC is damaged, 20 s a GB
 UNKNOWN = 2**63 - 1  # libsndfile's number of samples where a FLAC was written to a pipe
 
 
@@ -76,8 +78,9 @@ def open_recording(source: Source) -> Iterator[Recording]:
         raise MediaError(media.name(source), "an image: no sound")
     if kind != "container" and _begins(source) not in ADTS:
         with media.decoding(source), media.open_source(source) as file:
-            handle = _Bytes(source) if isinstance(source, bytes) else file.fileno()
-            with _sound_file(handle) as sound:
+            flac = _Handle(file, MAX_SEARCH) if _begins(source) == b"fL" else None
+            plain = _Handle(file) if isinstance(source, bytes) else file.fileno()
+            with _sound_file(flac or plain) as sound:
                 if sound.subtype == "VORBIS":
                     _check_vorbis(sound)
                 if sound.frames < UNKNOWN:
@@ -85,7 +88,7 @@ def open_recording(source: Source) -> Iterator[Recording]:
                         sound.samplerate,
                         sound.channels,
                         sound.frames,
-                        functools.partial(_decode, sound),
+                        functools.partial(_decode, sound, flac),
                     )
                     return
     track = open_track(source)
@@ -93,13 +96,20 @@ def open_recording(source: Source) -> Iterator[Recording]:
         yield Recording(track.rate, track.channels, track.frames, track.decode)
 
 
-class _Bytes(io.BytesIO):
-    """libsndfile seeks before the beginning of damaged files: as in a real one, nothing happens."""
+class _Handle:
+    """A file as libsndfile wants it, that ends where `left` bytes have been read."""
+
+    def __init__(self, file: io.BytesIO | io.BufferedReader, left: int | float = math.inf):
+        self._file, self.tell, self.left = file, file.tell, left
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with contextlib.suppress(ValueError):
-            super().seek(offset, whence)
+        with contextlib.suppress(ValueError, OSError):  # damaged files seek before their beginning
+            self._file.seek(offset, whence)
         return self.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        self.left -= len(buffer)
+        return self._file.readinto(buffer) if self.left >= 0 else 0
 
 
 def _sound_file(handle: Any) -> soundfile.SoundFile:
@@ -116,7 +126,9 @@ def _check_vorbis(sound: soundfile.SoundFile) -> None:
     sound.seek(0)  # or else its next seek is off
 
 
-def _decode(sound: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
+def _decode(sound: soundfile.SoundFile, flac: _Handle | None, first: int, last: int) -> np.ndarray:
+    if flac is not None:
+        flac.left = MAX_SEARCH + (last - first) * sound.channels * 4
     # These two decoders need what came before, and libsndfile's own seek gives them too little.
     lacking = sound.format == "MP3" or sound.subtype == "OPUS"
     begin = max(first - int(WARM_UP * sound.samplerate), 0) if lacking else first

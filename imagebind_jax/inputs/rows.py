@@ -85,14 +85,25 @@ class Rows:
         crumbs.note(f"{self.name}, record {index}")
         try:
             record = self.records[index]
-            return _row(self.to_inputs(record, rng), 1, "")
+            inputs = self.to_inputs(record, rng)
+            self._check_shapes(inputs)
+            return _row(inputs, 1, "")
         except MediaError as error:
-            said = {"record": index, "file": error.source, "reason": error.reason}
+            file = error.source or f"record {index}"
+            said = {"record": index, "file": file, "reason": error.reason}
             if "id" in record:
                 said["id"] = str(record["id"])
             return _row(self._zeros, 0, json.dumps(said))
         finally:
             crumbs.note("")
+
+    def _check_shapes(self, inputs: Batch) -> None:
+        """A still among videos is a row of another shape, which no batch could hold."""
+        for name, x in inputs.items():
+            like = self._zeros[name]
+            if (x.shape, x.dtype) != (like.shape, like.dtype):
+                found, wanted = (f"{y.dtype} {list(y.shape)}" for y in (x, like))
+                raise MediaError("", f"{name} is {found}, and not {wanted} as the first record's")
 
     @functools.cached_property
     def _zeros(self) -> Batch:

@@ -130,7 +130,11 @@ def test_audioset(samples):
         ],
         "unbalanced_train": [
             {"id": "Ysample0003_110", "vision": "Ysample0003_110.mp4", "label": [137]},
-            {"id": "sample-004__20", "vision": "sample-004__20000_30000.mp4", "label": [137, 140]},
+            {
+                "id": "sample-004__239.8",
+                "vision": "sample-004__239800_249800.mp4",
+                "label": [137, 140],
+            },
         ],
         "eval": [{"id": "sample-0005_4", "audio": "sample-0005_4.000.wav", "label": [307]}],
     }
@@ -140,6 +144,16 @@ def test_audioset(samples):
         "Car",
     ]
     assert listing.missing == {"balanced_train": 0, "unbalanced_train": 0, "eval": 1}
+
+
+def test_audiocaps_with_a_start_between_two_seconds(copy):
+    download = copy("audiocaps")
+    table = download / "dataset/train.csv"
+    shutil.rmtree(download / "AudioCaps_retrieval_dataset")
+    table.write_text(table.read_text().replace(",70,", ",417.3,"))
+    assert [row["id"] for row in dataset("audiocaps").listing(download).splits["train"]] == [
+        "sample-0001_417.3"
+    ]
 
 
 def test_audiosets_rows_are_a_sequence(samples):
@@ -235,6 +249,14 @@ def test_vggsounds_test_list(copy):
         "-ample-0004_000061",
     ]
     assert list(listing.splits) == ["test"] and listing.missing == {"test": 0}
+    assert listing.notes == ("test.csv has the test split alone; vggsound.csv has train too",)
+    # The authors' repository has both in data/: then all is listed.
+    (download / "data").mkdir()
+    (download / "data" / "vggsound.csv").write_text("sample-0001,30,playing hammond organ,train\n")
+    (download / "test.csv").rename(download / "data" / "test.csv")
+    listing = dataset("vggsound").listing(download)
+    assert {split: len(found) for split, found in listing.splits.items()} == {"train": 1}
+    assert listing.notes == ()
 
 
 def test_clotho(samples, copy):

@@ -222,6 +222,17 @@ def test_what_is_no_whole_number_is_refused(text):
         reading.integer(text, pathlib.Path("t.csv"))
 
 
+@pytest.mark.parametrize("text, value", [("239.800", 239.8), ("7", 7.0), ("0.000", 0.0)])
+def test_times(text, value):
+    assert reading.seconds(text, pathlib.Path("t.csv")) == value
+
+
+@pytest.mark.parametrize("text", ["", "-0.5", "inf", "nan", "1e999", "x"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(UserError, match="t.csv: .* is not a time in seconds"):
+        reading.seconds(text, pathlib.Path("t.csv"))
+
+
 @pytest.mark.parametrize(
     ("stem", "ids"),
     [

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from damage import repaired
 from hostile_media import FORMATS, film
 from PIL import Image
 
@@ -155,8 +156,6 @@ def mp3() -> bytes:
 
 def vorbis() -> bytes:
     """Its third header, of the codebooks, is damaged, and its checksum made good again."""
-    from hostile_media import repaired
-
     data = bytearray(FORMATS["vorbis"].good())
     data[data.index(b"\x05vorbis") + 20] ^= 0xFF
     return bytes(repaired(data))

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile_media import FORMATS, mutant
+from damage import mutant
+from hostile_media import FORMATS
 from judge import Judge, judged
 
 MUTANTS = 800 if os.environ.get("IBJ_SOAK") else 150  # of each format

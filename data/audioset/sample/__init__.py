@@ -8,12 +8,12 @@ from imagebind_jax.data.invented import write_sound, write_video
 HERE = pathlib.Path(__file__).parent.parent
 # Split, invented video, start, labels, file ("" where it is listed, but not there).
 ITEMS = (
-    ("balanced_train", "sample-0001", 30, "/m/09x0r", "sample-0001.wav"),
-    ("balanced_train", "sample_0002", 0, "/m/0bt9lr,/m/068hy", "Ysample_0002.flac"),
-    ("unbalanced_train", "Ysample0003", 110, "/m/04rlf", "Ysample0003_110.mp4"),
-    ("unbalanced_train", "sample-004_", 20, "/m/04rlf,/m/0342h", "sample-004__20000_30000.mp4"),
-    ("eval", "sample-0005", 4, "/m/0k4j", "sample-0005_4.000.wav"),
-    ("eval", "sample-0006", 9, "/m/0395lw", ""),
+    ("balanced_train", "sample-0001", 30.0, "/m/09x0r", "sample-0001.wav"),
+    ("balanced_train", "sample_0002", 0.0, "/m/0bt9lr,/m/068hy", "Ysample_0002.flac"),
+    ("unbalanced_train", "Ysample0003", 110.0, "/m/04rlf", "Ysample0003_110.mp4"),
+    ("unbalanced_train", "sample-004_", 239.8, "/m/04rlf,/m/0342h", "sample-004__239800_249800.mp4"),
+    ("eval", "sample-0005", 4.0, "/m/0k4j", "sample-0005_4.000.wav"),
+    ("eval", "sample-0006", 9.0, "/m/0395lw", ""),
 )
 QUOTED = '"{}"'
 
@@ -32,7 +32,7 @@ def write(folder: pathlib.Path) -> None:
         text += f"# num_ytids={len(items)}, num_segs={len(items)}\n"
         text += "# YTID, start_seconds, end_seconds, positive_labels\n"
         for _, video, start, labels, _ in items:
-            text += f"{video}, {start}.000, {start + 10}.000, {QUOTED.format(labels)}\n"
+            text += f"{video}, {start:.3f}, {start + 10:.3f}, {QUOTED.format(labels)}\n"
         (root / f"{split}_segments.csv").write_text(text, encoding="utf-8")
     for number, (split, _, _, _, file) in enumerate(ITEMS):
         write = write_video if file.endswith(".mp4") else write_sound
