@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except Stopped as error:
         _fail(str(error))
+        sys.stdout.flush()
         os._exit(1)  # threads may hang that an ordinary exit would wait for
     except OSError as error:
         if debug or error.errno not in MACHINE:
@@ -56,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last committed step"
         others = {"convert": "", "prepare": "; the same command goes on"}
-        return _fail(f"stopped{others.get(arguments[0], goes_on)}", code=1)
+        code = _fail(f"stopped{others.get(arguments[0], goes_on)}", code=1)
+        if arguments[0] in ("train", "demo"):
+            sys.stdout.flush()
+            os._exit(code)  # JAX crashes if it is torn down while it compiles
+        return code
 
 
 def _fail(message: str, code: int = 2) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 
 from imagebind_jax import checkpoint, files, metrics, optimizer, sharding
@@ -86,10 +87,10 @@ def check(
     begun = folder / "config.json"
     if begun.exists():
         try:
-            before = json.loads(begun.read_text())
-        except ValueError as error:
+            before = msgspec.json.decode(begun.read_bytes(), type=dict[str, dict[str, Any]])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UserError(f"{begun} is damaged ({error}): checkpoints do without it") from error
-        _check_same_run(folder, before, facts(config))
+        _check_same_run(folder, {"config": {}} | before, facts(config))
     elif not (folder / "checkpoints").exists():
         for path in config.initial:
             theirs = loading.read_config(path, assumed=config.model.encoders)
@@ -175,12 +176,16 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
 def _check_same_records(folder, batches, start):
     """The shuffle depends on how many records there are: a source that grew is another stream."""
     path = folder / "records.json"
-    now = [[rows.name, len(rows)] for rows in batches.rows]
+    now = [(rows.name, len(rows)) for rows in batches.rows]
     if start and path.exists():
-        for (pair, before), (_, count) in zip(json.loads(path.read_text()), now):
-            if before != count:
+        try:
+            before = msgspec.json.decode(path.read_bytes(), type=list[tuple[str, int]])
+        except msgspec.MsgspecError as error:
+            raise UserError(f"{path} is damaged ({error}): checkpoints do without it") from error
+        for (pair, count), (_, found) in zip(before, now):
+            if count != found:
                 raise UserError(
-                    f"{folder} was trained on {before} records of {pair} and now there are {count}: "
+                    f"{folder} was trained on {count} records of {pair} and now there are {found}: "
                     "batches would be others; restore them, or choose another --out"
                 )
     files.replace_text(path, json.dumps(now))

@@ -66,6 +66,16 @@ def test_a_run_that_goes_on_finds_again_what_it_lost(tmp_path):
     assert lines(tmp_path) == uninterrupted
 
 
+@pytest.mark.parametrize(
+    "line", [b"123", b"{}", b'{"step": "a", "pair": 1, "record": 2}', b"\xff", b'{"step": 1, "pa']
+)
+def test_a_damaged_line_is_left_out(line, tmp_path):
+    whole = b'{"step": 1, "pair": "a", "record": 2, "reason": "x"}'
+    (tmp_path / "bad_records.jsonl").write_bytes(whole + b"\n" + line + b"\n" + whole)
+    BadRecords(tmp_path, start=5)
+    assert lines(tmp_path) == [json.loads(whole)] * 2
+
+
 def test_too_many_end_the_run_and_a_few_do_not():
     stream = batches(second=Noisy(bad=(3,)), steps=80)  # 1 of 20 rows of the first pair
     with pytest.raises(UserError, match=r"^vision\+audio: 11 of \d+ rows .* 1.0%; .*3.wav: broken"):
@@ -94,12 +104,13 @@ class Records(list):
 
 
 def test_records_that_cannot_be_read_are_bad_and_other_errors_are_not_hidden():
-    rows = Rows(Records([{"number": 0}, {}, {"wrong": 2}]), ToInputs({"vision": Noisy()}), "x")
+    records = Records([{"number": 0}, {}, {"number": 1}, {"number": 2}, {"wrong": 2}])
+    rows = Rows(records, ToInputs({"vision": Noisy()}), "x")
     row = rows.row(1, None)
     assert row["weight"] == 0 and row["vision"].tolist() == [0, 0]
     assert json.loads(str(row["bad"]))["file"] == "shard.tar, member 1"
     with pytest.raises(KeyError):  # a transform that does not fit: no fault of the data
-        rows.row(2, None)
+        rows.row(4, None)
 
 
 class Shaped:
@@ -110,16 +121,16 @@ class Shaped:
 
 
 def test_a_row_of_another_shape_is_bad_too():
-    rows = Rows([{"number": n} for n in (3, 3, 2)], ToInputs({"vision": Shaped()}), "x")
+    rows = Rows([{"number": n} for n in (2, 3, 3)], ToInputs({"vision": Shaped()}), "x")
     assert [rows.row(index, None)["vision"].shape for index in range(3)] == [(3,)] * 3
-    said = json.loads(str(rows.row(2, None)["bad"]))
-    assert said["file"] == "record 2"
-    assert said["reason"] == "vision is float32 [2], and not float32 [3] as the first record's"
+    said = json.loads(str(rows.row(0, None)["bad"]))
+    assert said["file"] == "record 0"
+    assert said["reason"] == "vision is float32 [2], and not float32 [3] as most records'"
 
 
 def test_nothing_usable_at_all_says_so():
     rows = Rows(Records([{}, {}]), ToInputs({"vision": Infinite()}), "x+y")
-    with pytest.raises(UserError, match="x\\+y: none of the first 2 records can be used: .*finite"):
+    with pytest.raises(UserError, match="x\\+y: none of 2 records can be used: .*finite"):
         rows.row(0, None)
 
 

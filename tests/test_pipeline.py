@@ -10,6 +10,7 @@ import pytest
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.pipeline import Batches, Pair, Standardised, evaluation_batches
 
+SHAPED = {0: 2, 1: 2, 2: 2}  # records that are decoded once more, to know the shape of a row
 STEPS = 12
 BATCH = 8
 
@@ -173,7 +174,7 @@ def test_in_memory_is_the_evaluation_form_and_decodes_each_record_once():
     inputs = {"vision": counting, "audio": Number()}
     batches = make(pairs=(pair,), inputs=inputs, in_memory=True)
     found = [batches[step] for step in range(STEPS)]  # 96 rows
-    assert counting.seen == dict.fromkeys(range(20), 1) | {0: 2}  # the first also for its shape
+    assert counting.seen == dict.fromkeys(range(20), 1) | SHAPED
     assert all((batch["vision"][:, 1] == -1).all() for batch in found)
     # The order of the records is the one that augmented training sees.
     for step, batch in enumerate(make(pairs=(pair,))[step] for step in range(STEPS)):
@@ -186,7 +187,26 @@ def test_not_in_memory_decodes_at_every_sight():
     batches = make(pairs=(pair,), inputs={"vision": counting, "audio": Number()}, steps=5)
     for step in range(5):
         batches[step]
-    assert counting.seen == dict.fromkeys(range(20), 2) | {0: 3}  # 40 rows, and the first's shape
+    assert counting.seen == {n: 2 + (n in SHAPED) for n in range(20)}  # 40 rows
+
+
+@pytest.mark.parametrize("hosts", [1, 4])
+def test_a_host_may_have_a_single_row(hosts):
+    wide, narrow = (
+        make(batch_size=4),
+        [make(batch_size=hosts, hosts=hosts, host=h) for h in range(hosts)],
+    )
+    rows = np.concatenate([batches[0]["vision"] for batches in narrow])
+    np.testing.assert_array_equal(rows, wide[0]["vision"][:hosts])
+
+
+def test_replication_spreads_what_is_seen_more_often():
+    pairs = (Pair(("vision", "imu"), Numbers(0, 20), replication=1.25),)
+    batches = make(pairs=pairs, batch_size=5, steps=10)
+    for epoch in (0, 5):
+        rows = [batches[step]["vision"][:, 0] for step in range(epoch, epoch + 5)]
+        seen = np.bincount(np.concatenate(rows).astype(int), minlength=20)
+        assert seen.tolist() == [2, 1, 1, 1] * 5
 
 
 def test_a_batch_may_be_larger_than_a_source():

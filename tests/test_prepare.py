@@ -1,22 +1,30 @@
 """`imagebind-jax prepare`: killed anywhere, it goes on; what is damaged or left out is counted and named."""
 
+import dataclasses
 import errno
 import fcntl
+import functools
+import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
 import imagebind_jax.data
 from imagebind_jax import cli, prepare
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import datasets
+from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.sources import Prepared, prepared
 from imagebind_jax.prepare import parts
 
@@ -59,14 +67,14 @@ DATASET = Dataset(
 SAMPLE = """
 def write(folder):
     (folder / "media").mkdir()
-    (folder / "media" / "x").write_bytes(b"x" * 10)
+    (folder / "media" / "x").write_bytes(b"fLaCxxxxxx")
     (folder / "list.txt").write_text("test x\\n")
 """
 TRAIN, TEST = 7, 3  # samples
 
 
 def content(name):
-    return name.encode() * 100
+    return b"fLaC" + name.encode() * 98
 
 
 @pytest.fixture
@@ -223,7 +231,7 @@ def test_other_files_are_noticed(run, out, download, monkeypatch):
         stop_after(patch, "train-00002.array_record")
         with pytest.raises(Killed):
             run()
-    (download / "media" / "t4").write_bytes(b"longer than it was" * 100)
+    (download / "media" / "t4").write_bytes(b"fLaC" + b"longer than it was" * 100)
     said, made = run()
     assert made == ["train-00001", "train-00002", "test-00000"]
     assert said[0].startswith("1 shards are of other rows or files, or by another version of the")
@@ -255,6 +263,33 @@ def test_another_builder_is_noticed(run, toy):
     path.write_text(path.read_text() + "# another version\n")
     with pytest.raises(UserError, match="another version of the builder"):
         run()
+
+
+def test_another_version_of_what_a_builder_imports_is_noticed(run, toy):
+    (toy / "more.py").write_text("from imagebind_jax.data.toy.most import record\n")
+    (toy / "most.py").write_text("from imagebind_jax.inputs.datasets import embed as record\n")
+    text = (toy / "builder.py").read_text() + "from imagebind_jax.data.toy import more\n"
+    (toy / "builder.py").write_text(text)
+    (toy / "most.py").write_text("def record(row):\n    return row\n")
+    run()
+    assert b"return row" in datasets.code("toy")
+    (toy / "most.py").write_text("def record(row):\n    return {}\n")
+    with pytest.raises(UserError, match="another version of the builder"):
+        run()
+
+
+def test_what_is_said_of_the_records_is_kept_up_to_date(run, out, monkeypatch):
+    run()
+    before, listing = tree(out), datasets.find("toy").listing
+
+    def told(download):
+        return dataclasses.replace(listing(download), prompts=("a {}",), names={"a": ["b", "c"]})
+
+    dataset = dataclasses.replace(datasets.find("toy"), listing=told)
+    monkeypatch.setattr(datasets, "find", lambda name: dataset)
+    assert run() == ([f"{out} is prepared already"], [])
+    assert (prepared.facts(out).prompts, prepared.facts(out).names) == (["a {}"], {"a": ["b", "c"]})
+    assert {name for name, data in tree(out).items() if data != before[name]} == {"dataset.json"}
 
 
 def test_a_lost_shard_is_made_again_and_no_other(run, out):
@@ -407,7 +442,12 @@ def is_alive(pid):
 # ---- files that cannot be read
 
 
-BAD = {"empty": b"", "a page": b"<!DOCTYPE html><html>not found</html>", "gone": None}
+BAD = {
+    "empty": b"",
+    "a text": b"in place of a sound\n",
+    "a page": b"<!DOCTYPE html><html>not found</html>",
+    "gone": None,
+}
 
 
 @pytest.mark.parametrize("what", BAD)
@@ -422,13 +462,79 @@ def test_a_few_files_may_be_unreadable(what, run, out, download):
     assert ids(out, "train") == ["t0", "t1", "t2", "t3", "t5", "t6"]
     [line] = unreadable(out)
     assert (line["split"], line["shard"], line["id"]) == ("train", "train-00001.array_record", "t4")
-    assert any(word in line["reason"] for word in ("empty: 0 bytes", "a web page", "No such file"))
+    assert any(
+        word in line["reason"]
+        for word in (
+            "empty: 0 bytes",
+            "a web page",
+            "No such file",
+            "LibsndfileError",
+            "Format not recognised",
+        )
+    )
     # It is known, and no reason to do anything again.
     assert run(allow_missing=0.1)[0] == [f"{out} is prepared already"]
     (out / "train-00000.array_record").unlink()
     before = unreadable(out)
     assert run(allow_missing=0.1)[1] == ["train-00000"]
     assert unreadable(out) == before
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_links_that_lead_out_of_the_download_are_not_followed(what, run, out, download, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (download / "media").rename(elsewhere)
+    if what == "folder":
+        (download / "media").symlink_to(elsewhere)
+        with pytest.raises(UserError, match="10 of 10 .* leads out of the download: have the"):
+            run(allow_missing=0.99)
+        return
+    shutil.copytree(elsewhere, download / "media")
+    (download / "media" / "t4").unlink()
+    (download / "media" / "t4").symlink_to(elsewhere / "t4")
+    (download / "media" / "t5").rename(download / "t5")
+    (download / "media" / "t5").symlink_to("../t5")  # as Kinetics' own script arranges its files
+    run(allow_missing=0.1)
+    assert ids(out, "train") == ["t0", "t1", "t2", "t3", "t5", "t6"]
+    assert "a link that leads out of the download" in unreadable(out)[0]["reason"]
+
+
+def sound(form):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(800), 8000, format=form)
+    return file.getvalue()
+
+
+def image(**options):
+    file = io.BytesIO()
+    Image.new("L", (9, 9)).save(file, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("key", "make"),
+    [
+        *(
+            ("audio", functools.partial(sound, form))
+            for form in ("AU", "CAF", "W64", "RF64", "MP3")
+        ),
+        ("vision", functools.partial(image, format="TIFF", big_tiff=True)),
+        ("thermal", functools.partial(image, format="TIFF", big_tiff=True)),
+    ],
+)
+def test_what_only_its_decoder_recognises_is_no_text(key, make):
+    parts._check_medium(key, make())
+    with pytest.raises(MediaError):
+        parts._check_medium(key, b"some text")
+    parts._check_medium("imu", b"time,x\n")
+
+
+def test_a_mistake_of_a_builder_is_told_with_its_row(run, toy):
+    slips = BUILDER.replace("return embed(row)", "return row['nothing']").replace("RECORD", "slow")
+    (toy / "builder.py").write_text(slips)
+    with pytest.raises(KeyError) as raised:
+        run()
+    assert raised.value.__notes__ == ["This was with toy train, row 't0'."]
 
 
 def test_too_many_unreadable_files_stop_it_until_they_are_mended(run, out, download):
@@ -491,6 +597,12 @@ def test_a_disk_that_runs_full_is_one_line_and_what_is_written_stays(run, out, m
     )
     assert not list(out.glob("*.partial"))
     assert run()[1] == ["train-00002", "test-00000"]
+
+
+def test_killed_before_anything_was_written_it_begins_anew(run, out):
+    out.mkdir()
+    (out / ".writable").touch()
+    assert run()[1] == ALL
 
 
 def test_only_one_writes(run, out):
@@ -561,7 +673,7 @@ def test_a_sample_needs_no_download(toy, out, command):
         code, said, _ = command("toy", "--sample", "--out", out)
         assert code == 0
     assert said == f"{out} is prepared already\n"
-    assert list(Prepared(out, "test").open()) == [{"id": "x", "audio": b"x" * 10, "label": 1}]
+    assert list(Prepared(out, "test").open()) == [{"id": "x", "audio": b"fLaCxxxxxx", "label": 1}]
     assert (out / "download" / "list.txt").exists()
 
 

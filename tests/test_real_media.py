@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,6 +22,7 @@ from imagebind_jax.inputs.world import World
 from imagebind_jax.model import ImageBindConfig
 
 SIZE = 32
+GOLDEN = Path(__file__).parent / "golden"
 INPUTS = {
     "vision": vision.Clip(SIZE, augment=augment.IMAGES),
     "depth": depth.Disparity.sun_toolbox(size=SIZE, augment=augment.IMAGES),
@@ -145,10 +150,74 @@ def test_what_cannot_be_loaded_is_named(files):
         ib.load_images([files / "a.jpg", files / "a.flac"])
     with pytest.raises(ib.MediaError, match="nothing.wav"):
         ib.load_audio(files / "nothing.wav")
-    with pytest.raises(ib.UserError, match="no files of imu"):
-        ib.load_imu([])
+    for load, what in [(ib.load_imu, "files of imu"), (ib.load_images, "images")]:
+        with pytest.raises(ib.UserError, match=f"no {what} to load"):
+            load([])
     with pytest.raises(ib.UserError, match="Thermal needs all of low, high and scale"):
         ib.load_thermal([files / "t.png"], low=0.0)
+
+
+def test_files_of_another_kind_are_named(files, tmp_path):
+    video = np.load(GOLDEN / "video" / "views_every8th.npz").files[0]
+    (tmp_path / "a.csv").write_text("hello, world")
+    wrong = [
+        (ib.load_images, GOLDEN / "video" / video, "is a video .*, not an image: ib.load_videos"),
+        (ib.load_videos, files / "a.jpg", "is an image, not a video: ib.load_images"),
+        (ib.load_videos, files / "a.flac", "a sound file; not a video of MP4, MOV"),
+        (ib.load_videos, tmp_path / "a.csv", "text, or .*; not a video of MP4, MOV"),
+        (ib.load_audio, files / "a.jpg", "an image: no sound"),
+        (ib.load_audio, files / "a.npy", "a NumPy array: no sound"),
+        (ib.load_audio, tmp_path / "a.csv", "not recognised. Text, or none of WAV, FLAC"),
+        (ib.load_images, tmp_path, "a folder, .*give its files"),
+    ]
+    for load, source, told in wrong:
+        with pytest.raises(ib.MediaError, match=told):
+            load(source)
+
+
+# The tests' type checks would come first, so this runs as users do, without them.
+UNCHECKED = """
+import io, numpy as np, imagebind_jax as ib
+from imagebind_jax.inputs import depth, imu, thermal, vision
+from PIL import Image
+
+def told(error, use):
+    try:
+        use()
+    except ib.UserError as raised:
+        assert type(raised) is error, repr(raised)
+        return str(raised)
+    raise AssertionError("nothing raised")
+
+image = Image.new("L", (2, 2))
+for x in (image, [image], np.zeros((2, 2)), [["a.png"]], bytearray(9), memoryview(b"x"), None, 5, io.BytesIO(b"x"),
+          io.StringIO("x"), {"a.png": 1}, [io.BytesIO(b"x")]):
+    inner = x[0] if isinstance(x, list) else x
+    said = told(ib.UserError, lambda: ib.load_images(x))
+    assert said.endswith(f"a path or its encoded bytes, not of type {type(inner).__name__}"), said
+assert "download it first" in told(ib.UserError, lambda: ib.load_images("https://a.org/b.png"))
+image.save(f"{folder}/a.png")
+assert ib.load_images("~/a.png", size=8).shape == ib.load_images(iter(["~/a.png"]), size=8).shape
+for settings in ({"clips": 1.5}, {"clips": None}, {"frames": 2.0}, {"size": 0}):
+    assert "whole number" in told(ib.UserError, lambda: ib.load_videos("a.mp4", **settings))
+for settings in ({"size": "224"}, {"size": None}, {"seconds": "2"}, {"seconds": None}):
+    for transform in (vision.Clip, vision.Views):
+        assert "must be" in told(ib.UserError, lambda: transform(**settings))
+assert "whole number" in told(ib.UserError, lambda: thermal.Thermal(2.5))
+assert "low must be a finite number" in told(ib.UserError, lambda: thermal.Thermal(8, "0", "50", "kelvin"))
+camera = {"focal_length": 1.0, "baseline": 1.0}
+for modality, transform in (("vision", vision.Clip()), ("vision", vision.Views()),
+        ("depth", depth.Disparity.nyu()), ("thermal", thermal.Thermal()), ("imu", imu.Window())):
+    said = told(ib.MediaError, lambda: transform({modality: 0, **camera}, None))
+    assert said == "<int>: neither a path nor the bytes of a file", said
+assert "<int>" in told(ib.MediaError, lambda: vision.Clip()({"vision": [0]}, None))
+"""
+
+
+def test_wrong_types_are_told_and_home_is_known(tmp_path):
+    code = f"folder = {str(tmp_path)!r}" + UNCHECKED
+    environment = os.environ | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_a_manifest_of_ones_own_files_feeds_the_same_transforms(files):

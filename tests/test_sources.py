@@ -16,6 +16,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.sources import Manifest, Prepared, Source, Tar, array_records, records
 from imagebind_jax.inputs.sources.array_records import ArrayRecords, Shard, write_shard
+from imagebind_jax.inputs.sources.prepared import facts
 
 COUNT = 20
 IMAGES = [bytes([i]) * (i + 1) for i in range(COUNT)]
@@ -121,12 +122,13 @@ def test_a_file_that_was_changed_is_not_read_as_if_it_were_not(source, tmp_path)
 
 def test_damage_costs_only_the_records_it_hits(tmp_path):
     made = [{"id": i, "audio": np.random.default_rng(i).bytes(50_000)} for i in range(20)]
-    source = Prepared(write_prepared(tmp_path, {"train": [made]}))
+    write_prepared(tmp_path, {"train": [made]})
     path = tmp_path / "train-00000.array_record"
     content = bytearray(path.read_bytes())
     content[500_000:502_000] = bytes(2000)
     path.write_bytes(content)
-    found, bad = source.open(), {}
+    # Not by Prepared.open, of whose result the type checker reads a record, perhaps a damaged one.
+    found, bad = ArrayRecords(tmp_path, facts(tmp_path).splits["train"].shards), {}
     for index in range(20):
         try:
             assert found[index] == made[index]
@@ -136,8 +138,8 @@ def test_damage_costs_only_the_records_it_hits(tmp_path):
     for index, error in bad.items():
         assert f"{path}, record {index}: " in error
     with pytest.raises(ValueError, match="is not what was written"):
-        facts = json.loads((tmp_path / "dataset.json").read_text())["splits"]["train"]
-        (tmp_path / "dataset.json").write_text(json.dumps(facts))
+        split = json.loads((tmp_path / "dataset.json").read_text())["splits"]["train"]
+        (tmp_path / "dataset.json").write_text(json.dumps(split))
         ArrayRecords(tmp_path)
 
 
@@ -225,6 +227,24 @@ def test_fields_are_what_transforms_expect(field, value):
     with pytest.raises(MediaError, match=f"^a record: {field} is .*: expected ") as raised:
         records.checked({**good, field: value}, "a record")
     assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "key", ["visoin", "viison", "vison", "visionn", "thermel", "txet", "texts", "deph", "Audio"]
+)
+def test_a_name_that_is_nearly_a_modalitys_is_told(key):
+    with pytest.raises(UserError, match=f"'{key}' is no modality: did you mean '[adtv]"):
+        records.check_fields([key, "label"])
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["text_1", "text1", "depth_m", "vision_id", "audio_2", "test", "next", "ext", "audit", "death"],
+)
+def test_a_name_of_ones_own_is_let_alone(key):
+    records.check_fields([key, "label", *records.MEDIA, *records.NUMBERS])
+    records.check_fields([key])
+    records.check_fields(["texts", "text", "visions", "vision"])  # which are there, too
 
 
 def test_a_shard_of_no_records_is_no_hole(tmp_path):

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -178,6 +179,48 @@ def test_offsets_are_those_of_the_library(tmp_path):
 def test_members_that_are_no_plain_files_are_refused(fields, words, tmp_path):
     path = pack(tmp_path / "s.tar", {**FILES, "x.jpg": fields}, format=tarfile.PAX_FORMAT)
     assert words in refused(path)
+
+
+def extended(body):
+    """An archive of a.jpg behind a PAX header of these bytes."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, len(body)
+    named = tarfile.TarInfo("a.jpg")
+    named.size = 1
+    blocks = [header.tobuf(), body + bytes(-len(body) % 512), named.tobuf(), b"x" + bytes(511)]
+    return b"".join(blocks) + bytes(1024)
+
+
+def test_what_an_extended_header_says_is_read(shard):
+    shard.write_bytes(extended(b"15 path=b1.jpg\n" + b"10 uid=12\n"))
+    assert [name for name, _, _ in members(str(shard))] == ["b1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"0 a=b\n", "an extended header cannot be read"),
+        (b"-1 a=b\n", "an extended header cannot be read"),
+        (b"a=b\n", "an extended header cannot be read"),
+        (b"7 a=b\n", "an extended header cannot be read"),
+        (b"999999 a=b\n", "an extended header cannot be read"),
+        (b"9" * 60_000, "an extended header cannot be read"),
+        (b"12 size=abc\n", "ValueError"),
+        (b"11 size=-5\n", "cut short"),
+        (b"5 a=\n" * 20_000, "a name or header of 100000 bytes, more than 65536"),
+    ],
+)
+def test_extended_headers_are_read_strictly(body, words, shard):
+    shard.write_bytes(extended(body))
+    assert words in refused(shard)
+
+
+def test_an_extended_header_takes_no_time_to_speak_of(shard):
+    for _ in range(2):  # the first time for what is loaded once
+        shard.write_bytes(extended(b"5 a=\n" * 13_000))
+        begin = time.process_time()
+        assert len(list(members(str(shard)))) == 1
+    assert time.process_time() - begin < 0.5
 
 
 def test_folders_are_left_alone(tmp_path):

@@ -115,6 +115,10 @@ def test_what_is_not_there_is_told(name, split, fields, words, folder):
     assert "\n" not in str(raised.value)
 
 
+def test_a_config_can_hold_a_path(tmp_path):
+    assert Tfds("toy_for_test", "train", tmp_path) == Tfds("toy_for_test", "train", str(tmp_path))
+
+
 def test_a_misspelt_field_is_told():
     with pytest.raises(UserError, match="did you mean 'vision'"):
         Tfds("toy_for_test", "train", fields={"vison": "image"})

@@ -276,11 +276,29 @@ def test_a_resumed_run_drops_what_the_uninterrupted_one_drops(tmp_path):
     assert_same_bits(train.fit(config, tmp_path, say=quiet), params)
 
 
+def test_a_run_that_finds_other_records_does_not_go_on(tmp_path):
+    config = make_config(pairs=make_config().pairs[1:], steps=2, checkpoint_every=1)
+    train.fit(config, tmp_path, say=quiet)
+    longer = dataclasses.replace(config, steps=3)
+    assert json.loads((tmp_path / "records.json").read_text()) == [["vision+imu", 32]]
+    for text, words in [
+        ('[["vision+imu", 31]]', "31 records .* now there are 32"),
+        ("[", "damaged"),
+    ]:
+        (tmp_path / "records.json").write_text(text)
+        with pytest.raises(UserError, match=words):
+            train._check_same_records(tmp_path, batches_of(longer), 2)
+
+
+def batches_of(config):
+    return pipeline.Batches(config.pairs, config.inputs, seed=0, batch_size=8, steps=3)
+
+
 @pytest.mark.parametrize(
     ("times", "words"),
     [
         (1e37, r"step 0 \(vision\+imu\): the loss is nan"),
-        (np.nan, r"vision\+imu: none of the first 32 records can be used: .*imu is not finite"),
+        (np.nan, r"vision\+imu: none of 32 records can be used: .*imu is not finite"),
     ],
 )
 def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(times, words, tmp_path):

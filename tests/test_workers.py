@@ -13,6 +13,8 @@ import pytest
 from feeding import Noisy, batches
 
 from imagebind_jax.errors import Stopped, UserError
+from imagebind_jax.inputs import crumbs
+from imagebind_jax.inputs import workers as workers_module
 
 HERE = pathlib.Path(__file__).parent
 STEPS = 16
@@ -66,6 +68,30 @@ def test_a_worker_that_is_stuck_ends_the_run_and_its_file_is_named():
     for process in multiprocessing.active_children():
         process.join(3)
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_hangs_while_it_reads_nothing_ends_the_run(monkeypatch):
+    monkeypatch.setattr(workers_module, "START", 1.0)
+    stream = batches(Noisy(50_000), steps=100).stream(workers=1, patience=2.0)
+    next(stream)
+    time.sleep(1)  # it has read ahead as far as it may
+    (process,) = multiprocessing.active_children()
+    os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(Stopped, match="no batch for .* nothing is being read|stuck for"):
+        list(stream)
+
+
+def test_a_pause_of_everything_is_no_hang(monkeypatch):
+    """As with Ctrl-Z and `fg`: the clock goes on, and nobody had a chance to read."""
+    watch = workers_module._Watch(2.0, None)
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(workers_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(crumbs, "found", lambda folder: {(1, 1): (0.0, "a.mp4")})
+    watch.look()
+    watch.look()
+    watch.look()  # 200 s have passed, of which two looks of 1 s count
+    with pytest.raises(Stopped, match="stuck for 3 s reading a.mp4"):
+        watch.look()
 
 
 def test_a_thread_that_is_stuck_ends_the_run_too():

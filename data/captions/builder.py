@@ -1,7 +1,8 @@
 """A folder of images with captions, in any of four layouts: records of vision and text."""
 
+import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -13,7 +14,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 REMEDY = "captions go into captions.jsonl, captions.csv, captions_*.json (COCO) or name.txt files"
 WHOLE = "all"  # the split of a folder that is not in splits
 
-Captions = dict[str, list[str]]  # image, relative to its folder -> what is said of it
+Captions = dict[str, list[str]]  # image, relative to its folder -> what is said of it, or []
 
 
 class Line(msgspec.Struct):
@@ -45,17 +46,29 @@ def listing(download: pathlib.Path) -> Listing:
     """One split a folder: the download itself, or those directly in it, or COCO's image folders."""
     inner = reading.folders(download)[1:]
     found = list(_coco(download)) or [(WHOLE, download, _captions(download))]
-    if not any(captions for _, _, captions in found):
+    if not any(any(captions.values()) for _, _, captions in found):
         found = [(folder.name, folder, _captions(folder)) for folder in inner]
     splits: dict[str, list[Row]] = {}
-    missing = {}
+    missing, notes = {}, []
     for split, folder, captions in found:
-        if captions:
-            splits[split] = list(_rows(split, folder, captions))
-            missing[split] = len(captions) - len(splits[split])
+        if told := {file: texts for file, texts in captions.items() if texts}:
+            splits[split] = list(_rows(split, folder, told))
+            missing[split] = len(told) - len(splits[split])
+            notes += _left_out(split, folder, len(captions) - len(told))
     if not any(splits.values()):
-        raise UserError(f"no captioned image in {download}; {REMEDY}")
-    return Listing(splits=splits, missing=missing)
+        raise UserError(f"no captioned image in {download}, nor in a folder in it; {REMEDY}")
+    return Listing(splits=splits, missing=missing, notes=tuple(notes))
+
+
+def _left_out(split: str, folder: pathlib.Path, bare: int) -> Iterator[str]:
+    """Notes of images without a caption, and of captions one folder deeper than is looked."""
+    if bare:
+        yield f"{split}: images without a caption are left out: {bare}"
+    if not folder.is_dir():
+        return
+    for inner in reading.folders(folder)[1:]:
+        if any(stem in reading.scan(inner, (".txt",)) for stem in _images(inner)):
+            yield f"{split}: the .txt captions in {inner.name}/ are not read: it lies too deep"
 
 
 def _rows(split: str, folder: pathlib.Path, captions: Captions) -> Iterator[Row]:
@@ -72,9 +85,24 @@ def _captions(folder: pathlib.Path) -> Captions:
         rows = reading.table(path, ("file", "caption"))
         return _gather(path, ((row["file"], row["caption"]) for row in rows))
     texts = reading.scan(folder, (".txt",))
-    images = reading.scan(folder, IMAGES)
-    beside = {images[stem]: reading.lines(folder / texts[stem]) for stem in images if stem in texts}
-    return {image: list(lines) for image, lines in beside.items() if lines}
+    captions: Captions = {}
+    for stem, images in _images(folder).items():
+        if stem in texts and len(images) > 1:
+            several = f"{' and '.join(images)} could each be meant by {texts[stem]}"
+            raise UserError(f"{folder}: {several}: rename one of them")
+        said = reading.lines(folder / texts[stem]) if stem in texts else ()
+        captions |= {image: list(said) for image in images}
+    return captions
+
+
+def _images(folder: pathlib.Path) -> dict[str, list[str]]:
+    """{stem: names} of the images in a folder; several may share a stem."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in IMAGES:
+            found.setdefault(stem, []).append(name)
+    return found
 
 
 def _json_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
@@ -84,7 +112,7 @@ def _json_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
             line = decoder.decode(text)
         except msgspec.MsgspecError as error:
             raise UserError(f"{path}, line {number}: {error}") from error
-        for caption in [*line.captions, *([line.caption] if line.caption else [])]:
+        for caption in [*line.captions, line.caption or ""]:
             yield line.file, caption
 
 
@@ -97,18 +125,22 @@ def _coco(download: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, Captions]
         except (OSError, msgspec.MsgspecError) as error:
             raise UserError(f"cannot read {path}: {error}") from error
         file = {image.id: image.file_name for image in coco.images}
-        told = ((file.get(a.image_id, ""), a.caption) for a in coco.annotations)
-        yield name, download / name, _gather(path, told)
+        # Captions of an image that is not listed count as those of an image that is not there.
+        told = [(file.get(a.image_id, f"image {a.image_id}"), a.caption) for a in coco.annotations]
+        listed = [(image.file_name, "") for image in coco.images]
+        yield name, download / name, _gather(path, listed + told)
 
 
-def _gather(path: pathlib.Path, told: Iterator[tuple[str, str]]) -> Captions:
+def _gather(path: pathlib.Path, told: Iterable[tuple[str, str]]) -> Captions:
+    """An empty caption says of an image only that it is listed."""
     captions: Captions = {}
     for file, caption in told:
         inside = pathlib.PurePosixPath(file)
         if not inside.parts or inside.is_absolute() or ".." in inside.parts:
             raise UserError(f"{path}: {file!r} is not a file in its folder")
+        said = captions.setdefault(str(inside), [])
         if text := " ".join(caption.split()):
-            captions.setdefault(str(inside), []).append(text)
+            said.append(text)
     return captions
 
 

@@ -6,7 +6,7 @@ import io
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from PIL import Image
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media
+from imagebind_jax.inputs import imu_files, media
 from imagebind_jax.inputs.datasets import Dataset, Listing, Row
 
 HOMEPAGE = "https://ego4d-data.org/docs/start-here/"
@@ -27,6 +27,10 @@ SHORT_SIDE = 256  # pixels at most: whole frames of all clips would be more than
 WIDEST_GAP = 1.0  # seconds without a sample that a window may have
 MAX_BYTES, BLOCK = 1 << 30, 1 << 24  # of a CSV file, of which an hour has 0.12 GB, and at once
 COLUMNS = ("canonical_timestamp_ms", "accl_x", "accl_y", "accl_z", "gyro_x", "gyro_y", "gyro_z")
+# A field that has no value, also as the first or last of a line.
+ABSENT = re.compile(
+    rf"(?m)(?:(?<=,)|^(?=[^\r\n]))(?:{'|'.join(imu_files.MISSING)})(?=[,\r\n]|\Z)".encode()
+)
 TEST_SHARE = 68_865 / (510_142 + 68_865)  # the paper's clips
 VIDEOS = ("full_scale", "video_540ss")
 
@@ -36,7 +40,7 @@ class Video(msgspec.Struct):
 
     video_uid: str
     duration_sec: float | None = None
-    scenarios: list[str] = []
+    scenarios: list[str] | None = None
     has_imu: bool | None = None
 
 
@@ -45,11 +49,11 @@ class Metadata(msgspec.Struct):
 
 
 class Narration(msgspec.Struct):
-    timestamp_sec: float
+    timestamp_sec: float | None = None
 
 
 class Pass(msgspec.Struct):
-    narrations: list[Narration] = []
+    narrations: list[Narration] | None = None
 
 
 class Narrated(msgspec.Struct):
@@ -69,18 +73,18 @@ def listing(download: pathlib.Path) -> Listing:
     told = reading.find(
         download, "annotations/narration.json", "v2/annotations/narration.json", remedy=REMEDY
     )
-    narrations = _decode(told, dict[str, Narrated])
+    narrations = _decode(told, dict[str, Narrated | None])
     imu = reading.find(download, "imu", "v2/imu", remedy=REMEDY)
     sensed = reading.scan(imu, (".csv",))
     seen = {folder: reading.scan(imu.parent / folder, (".mp4",)) for folder in VIDEOS}
-    single = sorted((v for v in videos if len(v.scenarios) == 1), key=lambda v: v.video_uid)
+    single = sorted((v for v in videos if len(v.scenarios or ()) == 1), key=lambda v: v.video_uid)
     classes = tuple(sorted({scenario(video) for video in single}))
     splits: dict[str, list[Row]] = {"train": [], "test": []}
     missing = {"train": 0, "test": 0}
     for video in single:
         uid = video.video_uid
         split = "test" if share(uid) < TEST_SHARE else "train"
-        starts = list(_starts(video, narrations.get(uid, Narrated())))
+        starts = list(_starts(video, narrations.get(uid) or Narrated()))
         if uid not in sensed:
             missing[split] += len(starts) if video.has_imu else 0
             continue
@@ -90,13 +94,16 @@ def listing(download: pathlib.Path) -> Listing:
             row["video_file"] = imu.parent / folder / seen[folder][uid]
         for index, start in enumerate(starts):
             splits[split].append({"id": f"{split}/{uid}/{index:05d}", "start": start, **row})
+    if not any((*splits.values(), *missing.values())):
+        none = f"none of the {len(single)} videos with one scenario has both narrations and IMU"
+        raise UserError(f"{none}, by {told} and ego4d.json: {REMEDY}")
     reading.check_found(splits, missing, f"{imu}/VIDEO_UID.csv")
     notes = (f"{len(single)} of {len(videos)} videos have one scenario",)
     return Listing(splits, classes, reading.templates(), missing, notes)
 
 
 def scenario(video: Video) -> str:
-    return " ".join(video.scenarios[0].split())
+    return " ".join((video.scenarios or [""])[0].split())
 
 
 def share(uid: str) -> float:
@@ -108,7 +115,8 @@ def _starts(video: Video, narrated: Narrated) -> Iterator[float]:
     """Of the windows centred on the narrations, moved inwards where they reach beyond the video."""
     last = np.inf if video.duration_sec is None else video.duration_sec - SECONDS
     passes = (narrated.narration_pass_1, narrated.narration_pass_2)
-    times = sorted(n.timestamp_sec for each in passes if each for n in each.narrations)
+    told = (n.timestamp_sec for each in passes if each for n in each.narrations or ())
+    times = sorted(time for time in told if time is not None)
     if last >= 0:
         yield from (float(np.clip(time - SECONDS / 2, 0.0, last)) for time in times)
 
@@ -166,12 +174,19 @@ def read_samples(path: pathlib.Path) -> Float[np.ndarray, "n 7"]:
         columns = [header.index(name) for name in COLUMNS]
         blocks = []
         while lines := file.readlines(BLOCK):
-            text = re.sub(rb"(?<=,)(?:NULL)?(?=[,\r\n])", b"nan", b"".join(lines))
-            blocks.append(np.loadtxt(io.BytesIO(text), delimiter=",", usecols=columns, ndmin=2))
+            blocks.append(_numbers(ABSENT.sub(b"nan", b"".join(lines)), columns))
         samples = np.concatenate([np.empty((0, len(COLUMNS))), *blocks])
     samples = samples[np.isfinite(samples).all(axis=-1)]
     samples[:, 0] /= 1000
     return samples[np.argsort(samples[:, 0], kind="stable")]
+
+
+def _numbers(text: bytes, columns: Sequence[int]) -> Float[np.ndarray, "rows 7"]:
+    """Raises ValueError."""
+    if b'"' in text and any(line.count(b'"') % 2 for line in text.split(b"\n")):
+        raise ValueError("a quotation that does not end in its line")
+    options = {"delimiter": ",", "comments": None, "quotechar": '"', "ndmin": 2}
+    return np.loadtxt(io.BytesIO(text), usecols=columns, **options)
 
 
 def _frames(path: pathlib.Path, start: float) -> list[bytes]:

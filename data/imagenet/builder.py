@@ -14,6 +14,7 @@ HOMEPAGE = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php"
 IMAGES = (".jpeg", ".jpg", ".png")
 REMEDY = f"get ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from {HOMEPAGE}"
 LAYOUTS = ("val", "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "ILSVRC2012_img_val")
+GIVEN = ("val", "ILSVRC2012_img_val")  # the images' own folder, as the download
 SOLUTION = "LOC_val_solution.csv"
 TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 
@@ -26,7 +27,10 @@ def listing(download: pathlib.Path) -> Listing:
     """
     synsets = reading.lines(HERE / "synsets.txt")
     labels = {synset: label for label, synset in enumerate(synsets)}
-    folder = reading.find(download, *LAYOUTS, remedy=REMEDY)
+    if reading.seek(download, *LAYOUTS) is None and download.resolve().name in GIVEN:
+        folder, download = download, download.resolve().parent
+    else:
+        folder = reading.find(download, *LAYOUTS, remedy=REMEDY)
     images = {path.stem: (path, synset) for path, synset in _images(folder, labels)}
     truth, origin = _truth(download, folder)
     if not truth:
@@ -44,7 +48,7 @@ def listing(download: pathlib.Path) -> Listing:
     }
     missing = {"val": len(truth) - len(splits["val"])}
     reading.check_found(splits, missing, f"{folder}/ILSVRC2012_val_00000001.JPEG")
-    if (train := folder.parent / "train").is_dir():
+    if (train := folder.resolve().parent / "train").is_dir():
         splits["train"] = [
             {"id": f"train/{path.stem}", "vision": path, "label": labels[synset]}
             for path, synset in _images(train, labels)

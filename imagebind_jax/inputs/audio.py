@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import media
 from imagebind_jax.inputs.augment import view_of
 from imagebind_jax.inputs.media import MediaError, Source
 from imagebind_jax.inputs.recordings import MAX_SAMPLES, Recording, Time, open_recording
 from imagebind_jax.inputs.resampling import RATE, reach, reduced, resample
+from imagebind_jax.inputs.settings import check_positive, check_whole
 from imagebind_jax.inputs.spectrograms import (
     BANDS,
     audio_input,
@@ -44,9 +46,11 @@ class LogMel:
     mask_bands: int = 0
 
     def __post_init__(self):
-        _check(self.seconds, self.frames)
-        if not 0 <= self.mask_bands <= BANDS:
-            raise ValueError(f"mask_bands {self.mask_bands} is not within 0 and {BANDS}")
+        check_positive(seconds=self.seconds)
+        check_whole(frames=self.frames)
+        check_whole(0, mask_bands=self.mask_bands)
+        if self.mask_bands > BANDS:
+            raise UserError(f"mask_bands {self.mask_bands} is not within 0 and {BANDS}")
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
@@ -68,7 +72,10 @@ class LogMel:
 class Clips:
     """The same record to `count` clips spread uniformly, [clips, 128, frames, 1]: for evaluation.
 
-    `count` None: as many as it takes to hear all, ceil(duration / seconds), the paper's rule.
+    `count` None: as many as it takes to hear all, ceil(duration / seconds), the paper's rule; the
+    reference has 3. Each clip's own mean is removed from its own samples. The reference removes it
+    in place, from the samples that clips of a recording shorter than 6 s share, so there its later
+    clips hold steps that ours do not: the two agree from 6 s on.
     """
 
     count: int | None = 3
@@ -76,9 +83,12 @@ class Clips:
     frames: int = 204
 
     def __post_init__(self):
-        _check(self.seconds, self.frames)
-        if self.count is not None and not 1 <= self.count <= MAX_CLIPS:
-            raise ValueError(f"count {self.count} is not within 1 and {MAX_CLIPS}")
+        check_positive(seconds=self.seconds)
+        check_whole(frames=self.frames)
+        if self.count is not None:
+            check_whole(count=self.count)
+            if self.count > MAX_CLIPS:
+                raise UserError(f"count {self.count} is not within 1 and {MAX_CLIPS}")
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
@@ -88,11 +98,6 @@ class Clips:
             starts = clip_starts(part.seconds, self.seconds, self.count)
             clips = (part.read(recording, start, self.seconds) for start in starts)
             return np.stack([audio_input(clip, self.frames) for clip in clips])
-
-
-def _check(seconds: float, frames: int) -> None:
-    if not (0 < seconds < math.inf and frames > 0):
-        raise ValueError(f"a clip of {seconds} seconds in {frames} frames")
 
 
 def _heard(record: Mapping[str, Any]) -> Source:
@@ -127,18 +132,6 @@ class Part:
     ) -> Float[np.ndarray, "channels n"]:
         """The clip that starts `start` seconds into the part, no longer than the part."""
         return clip_of(recording, self.start + start, min(seconds, self.limit))
-
-
-def audio_clips(
-    source: Source, clips: int | None = 3, seconds: float = 2.0, frames: int = 204
-) -> Float[np.ndarray, "clips 128 frames 1"]:
-    """`clips` model inputs, spread uniformly over a recording (evaluation; the reference: 3).
-
-    Each clip's own mean is removed from its own samples. The reference removes it in place, from
-    the samples that clips of a recording shorter than 6 s share, so there its later clips hold
-    steps that ours do not: the two agree from 6 s on.
-    """
-    return Clips(clips, seconds, frames)({"audio": source}, None)
 
 
 def clip_starts(duration: float, seconds: float, count: int | None) -> list[Fraction]:

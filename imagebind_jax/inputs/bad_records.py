@@ -1,10 +1,12 @@
 """Records that could not be used: counted, named in a file, and too many of them end the run."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
 
+import msgspec
 import numpy as np
 
 from imagebind_jax import files
@@ -54,10 +56,16 @@ class BadRecords:
 
 
 def _read(path: pathlib.Path) -> list[dict]:
+    """The lines that are whole: one may have been cut short by a crash."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(msgspec.MsgspecError):
+            msgspec.json.decode(text, type=_Line)
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break  # cut short by a crash
     return lines
+
+
+class _Line(msgspec.Struct):
+    step: int
+    pair: str
+    record: int

@@ -37,11 +37,7 @@ def open_container(source: Source) -> Iterator[Any]:
     Whatever is raised within the block becomes a `MediaError` that names the source. Raises
     `UserError` where PyAV is not installed.
     """
-    try:
-        import av
-    except ImportError:
-        remedy = "pip install 'imagebind-jax[video]'"
-        raise UserError(f"video files and M4A need PyAV, which is missing: {remedy}") from None
+    av = pyav()
     options: dict[str, Any] = {
         "options": {"max_pixels": str(MAX_PIXELS)},  # FFmpeg decodes a frame to know the stream
         "container_options": {"protocol_whitelist": "none", "max_streams": str(MAX_STREAMS)},
@@ -57,6 +53,16 @@ def open_container(source: Source) -> Iterator[Any]:
                 if stream.codec_context is not None:  # FFmpeg knows its coding
                     stream.codec_context.thread_count = 1
             yield container
+
+
+def pyav() -> Any:
+    """The module `av`, imported where it is needed. Raises `UserError` where it is not installed."""
+    try:
+        import av
+    except ImportError:
+        remedy = "pip install 'imagebind-jax[video]'"
+        raise UserError(f"video files and M4A need PyAV, which is missing: {remedy}") from None
+    return av
 
 
 class _Bounded:
@@ -90,7 +96,7 @@ def _demuxer(file: io.BytesIO | io.BufferedReader) -> str:
             if demuxer == "mov":
                 _check_boxes(file)
             return demuxer
-    raise ValueError("not MP4, MOV, Matroska, WebM, AVI or ADTS")
+    raise ValueError("not MP4, MOV, Matroska, WebM, AVI, ADTS or FLAC")
 
 
 def _check_boxes(file: io.BytesIO | io.BufferedReader) -> None:

@@ -39,12 +39,12 @@ def share(folder: str | os.PathLike) -> None:
     _folder = pathlib.Path(folder)
 
 
-def oldest(folder: str | os.PathLike | None = None) -> list[tuple[float, str, int]]:
-    """(seconds, what, process) of everything being read, longest first; of `folder`'s processes too."""
-    now = time.monotonic()
-    found = [(now - since, what, os.getpid()) for since, what in list(_reading.values())]
+def found(folder: str | os.PathLike | None = None) -> dict[tuple[int, int], tuple[float, str]]:
+    """(process, thread) -> (since when, what) of all that is being read; of `folder`'s processes too."""
+    crumbs = {(os.getpid(), thread): mark for thread, mark in list(_reading.items())}
     for path in pathlib.Path(folder).iterdir() if folder is not None else ():
         since, _, what = path.read_bytes().decode(errors="replace").strip().partition(" ")
         if what:
-            found.append((now - float(since), what, int(path.name.partition("-")[0])))
-    return sorted(found, reverse=True)
+            process, _, thread = path.name.partition("-")
+            crumbs[int(process), int(thread)] = float(since), what
+    return crumbs

@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import importlib
+import inspect
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -91,8 +93,22 @@ def table() -> list[str]:
 
 
 def code(name: str) -> bytes:
-    """The builder's source: another one may make other records."""
-    return pathlib.Path(_module(name, "builder").__file__).read_bytes()
+    """The source of the builder and of what it imports of `PACKAGE`: another may make other records."""
+    found: dict[str, bytes] = {}
+    left = [_module(name, "builder")]
+    while left:
+        module = left.pop()
+        if module.__name__ not in found:
+            found[module.__name__] = pathlib.Path(module.__file__).read_bytes()
+            left += _imported(module)
+    return b"".join(found[each] for each in sorted(found))
+
+
+def _imported(module: Any) -> list[Any]:
+    """Also those of which only a function or class was imported."""
+    values = vars(module).values()
+    names = (getattr(v, "__name__" if inspect.ismodule(v) else "__module__", "") for v in values)
+    return [sys.modules[each] for each in names if str(each).startswith(f"{PACKAGE}.")]
 
 
 def write_sample(name: str, folder: pathlib.Path) -> None:

@@ -9,10 +9,13 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.augment import Spatial, view_of
 from imagebind_jax.inputs.depth_maps import READINGS, read_depth
 from imagebind_jax.inputs.images import resize_and_crop, with_channel
 from imagebind_jax.inputs.media import MediaError, decoding, field
+from imagebind_jax.inputs.rand_augment import GEOMETRIC
+from imagebind_jax.inputs.settings import check_finite, check_positive, check_whole
 
 # facebookresearch/omnivore, predict.py and issue 12: the recipe that ImageBind's authors point to.
 OMNIVORE_RANGE = (0.01, 75.0)
@@ -29,6 +32,7 @@ NYU_CAMERA = {
     "baseline": 0.075,
 }  # facebookresearch/ImageBind, issue 107
 
+NEITHER = 'normalisation {!r} is neither "omnivore" nor "metric"'
 MAX_DISPARITY = 1e9  # pixels: beyond any sensor; larger ones would overflow where they are resized
 
 REMEDIES = {
@@ -65,7 +69,7 @@ def disparity(
 
 def normalise(
     disparity: Float[np.ndarray, "*shape"],
-    normalisation: str = "omnivore",
+    normalisation: str,
     mean: float | None = None,
     std: float | None = None,
 ) -> Float[np.ndarray, "*shape"]:
@@ -83,27 +87,30 @@ def normalise(
         mean = OMNIVORE_MEAN if mean is None else mean
         std = OMNIVORE_STD if std is None else std
     elif normalisation != "metric":
-        raise ValueError(f'normalisation {normalisation!r} is neither "omnivore" nor "metric"')
+        raise UserError(NEITHER.format(normalisation))
     if mean is None or std is None or not std > 0:
-        raise ValueError(f'normalisation "metric" needs mean and std > 0, got {mean} and {std}')
+        raise UserError(f'normalisation "metric" needs mean and std > 0, got {mean} and {std}')
     return (disparity - np.float32(mean)) / np.float32(std)
 
 
 def to_square(
-    disparity: Float[np.ndarray, "height width"], square: Callable[[Image.Image], Image.Image]
+    disparity: Float[np.ndarray, "height width"],
+    square: Callable[[Image.Image], Image.Image],
+    moved: bool = False,
 ) -> Float[np.ndarray, "size size 1"]:
     """Disparity, and not depth, resized in float by `square`, which maps an image of mode "F" to another.
 
     Where pixels have no depth (disparity 0), an output pixel is the weighted mean of those that
     have one, if they make up at least half of its weight, and else 0: a filter across the edge of
     a hole would invent surfaces in between, and bicubic even ring below 0. Without holes nothing
-    but `square` happens. Raises ValueError if no pixel has a depth.
+    but `square` happens, unless it is `moved`: a second operation would meet the places from
+    outside that the first one brought in. Raises ValueError if no pixel has a depth.
     """
     known = disparity > 0
     if not known.any():
         raise ValueError("no pixel has a depth: all are 0, negative, NaN or infinite")
     output = with_channel(square(Image.fromarray(disparity)))
-    if known.all():
+    if known.all() and not moved:
         return output
     share = with_channel(square(Image.fromarray(known.astype(np.float32))))
     mean = np.clip(output / np.maximum(share, 0.5), disparity[known].min(), disparity.max())
@@ -115,16 +122,19 @@ class Disparity:
     """record["depth"] with "focal_length" and "baseline" to [size, size, 1].
 
     `reading` says what the file's numbers are, as in `depth_maps.read_depth`. `max_depth` in metres
-    brings farther points nearer before the division. Which settings go together: `sun_toolbox`,
-    `sun_omnivore` and `nyu`. focal_length is in pixels of the given map and does not shrink with it:
-    the statistics were taken that way.
+    brings farther points nearer before the division. Without `mean` and `std` the settings are those
+    of `nyu`, whose `max_depth` is 10 unless another is given; `sun_toolbox` and `sun_omnivore` are
+    others that go together. omnivore's numbers belong to "sun_raw" and no true metres: with another
+    pairing `mean` and `std` have to be given, too. focal_length is in pixels of the given map and
+    does not shrink with it: the statistics were taken that way.
 
     Short side to `size` and centre crop, as `to_square` describes; with rng and `augment` the crop,
-    flip and geometric operations that the sample's image gets, too. Raises `MediaError`.
+    flip and geometric operations that the sample's image gets, too. Raises `MediaError`; UserError
+    for settings that do not go together.
     """
 
     size: int = 224
-    normalisation: str = "omnivore"
+    normalisation: str = "metric"
     mean: float | None = None
     std: float | None = None
     max_depth: float | None = None
@@ -132,11 +142,28 @@ class Disparity:
     augment: Spatial | None = None
 
     def __post_init__(self):
-        normalise(np.zeros(0, np.float32), self.normalisation, self.mean, self.std)
+        check_whole(size=self.size)
+        numbers = {"mean": self.mean, "std": self.std, "max_depth": self.max_depth}
+        given = {name: value for name, value in numbers.items() if value is not None}
+        check_finite(**given)
+        check_positive(**{name: value for name, value in given.items() if name != "mean"})
         if self.reading not in READINGS:
-            raise ValueError(f"reading {self.reading!r} is none of {', '.join(READINGS)}")
-        if self.max_depth is not None and not self.max_depth > 0:
-            raise ValueError(f"max_depth {self.max_depth} must be > 0 metres, or None")
+            raise UserError(f"reading {self.reading!r} is none of {', '.join(READINGS)}")
+        if self.normalisation not in ("omnivore", "metric"):
+            raise UserError(NEITHER.format(self.normalisation))
+        if self.mean is None and self.std is None:
+            if (self.reading == "sun_raw") != (self.normalisation == "omnivore"):
+                raise UserError(
+                    f"reading {self.reading!r} does not go with normalisation "
+                    f"{self.normalisation!r}: omnivore's numbers are of SUN's raw values, 8 times "
+                    "true metres. Take Disparity.nyu(), .sun_toolbox() or .sun_omnivore(), or give "
+                    "mean and std"
+                )
+            if self.normalisation == "metric":
+                for name, value in (NYU_METRIC | given).items():
+                    object.__setattr__(self, name, value)  # as frozen dataclasses do it
+        elif self.normalisation == "metric" and (self.mean is None or self.std is None):
+            raise UserError(f"give both mean and std, or neither: got {self.mean} and {self.std}")
 
     @classmethod
     def sun_toolbox(cls, **settings) -> "Disparity":
@@ -180,7 +207,8 @@ class Disparity:
                 return normalise(output, self.normalisation, self.mean, self.std)
             height, width = disparities.shape
             drawn = self.augment.draw(view_of(record, rng), rng, width, height)
-            output = to_square(disparities, lambda image: drawn.pixels(image, self.size))
+            moved = any(name in GEOMETRIC for name, _ in drawn.operations)
+            output = to_square(disparities, lambda image: drawn.pixels(image, self.size), moved)
             return drawn.erase(normalise(output, self.normalisation, self.mean, self.std))
 
 

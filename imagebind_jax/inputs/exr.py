@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.images import check_ratio
-from imagebind_jax.inputs.media import MediaError, Source, decoding, name, open_source
+from imagebind_jax.inputs.media import Source, decoding, open_source
 
 MAX_SAMPLES = 64_000_000  # of all channels of all parts, which are decoded together
 # The library's time is quadratic in the number of channels: 100,000 of them took 12 s.
@@ -23,13 +24,14 @@ def read_exr(source: Source) -> Float[np.ndarray, "height width"]:
     """The depth channel, half or float.
 
     That is Z, or the only channel named after depth (as Blender's "ViewLayer.Depth.Z"), or Y, or R
-    if there is no other colour beside it, or the only channel. Raises `MediaError`.
+    if there is no other colour beside it, or the only channel. Raises `MediaError`; UserError where
+    the library is missing.
     """
     try:
         import OpenEXR
-    except ImportError as error:
-        wrong = "OpenEXR files need a library: pip install 'imagebind-jax[exr]'"
-        raise MediaError(name(source), wrong) from error
+    except ImportError:
+        remedy = "pip install 'imagebind-jax[exr]'"
+        raise UserError(f"EXR files need the library OpenEXR, which is missing: {remedy}") from None
     # A stream and not a path: what was checked is what is read, and nothing else is opened.
     with decoding(source), open_source(source) as file:
         parts = read_header(file.read(MAX_HEADER))

@@ -9,7 +9,15 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from imagebind_jax.inputs.media import MediaError, Source, decoding, name, open_source
+from imagebind_jax.inputs.media import (
+    CALLED,
+    MediaError,
+    Source,
+    decoding,
+    kind,
+    name,
+    open_source,
+)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # no EPS: Pillow would start Ghostscript
 MAX_PIXELS = 64_000_000
@@ -44,7 +52,7 @@ def open_image(
     truncated file, like every other defect, is a `MediaError`.
     """
     with decoding(source), open_source(source) as file:
-        image = _opened(file)
+        image = _opened(source, file)
         pixels = image.width * image.height
         if pixels > max_pixels:
             reason = f"{image.width} x {image.height} pixels are more than {max_pixels}"
@@ -69,12 +77,12 @@ def image_size(source: Source) -> tuple[int, int]:
     Of a PNG whose EXIF comes after its pixels, which is rare: as it is stored.
     """
     with decoding(source), open_source(source) as file:
-        image = _opened(file)
+        image = _opened(source, file)
         turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFF's already
         return image.size[::-1] if turned else image.size
 
 
-def _opened(file: io.BytesIO | io.BufferedReader) -> Image.Image:
+def _opened(source: Source, file: io.BytesIO | io.BufferedReader) -> Image.Image:
     """The header of an image; no pixel is decoded yet."""
     if file.seek(0, os.SEEK_END) > MAX_FILE:
         raise ValueError(f"more than {MAX_FILE} bytes")
@@ -82,7 +90,9 @@ def _opened(file: io.BytesIO | io.BufferedReader) -> Image.Image:
     try:
         return Image.open(file, formats=FORMATS)
     except Image.UnidentifiedImageError:  # which says no more than where `file` is in memory
-        raise ValueError(f"cannot identify it: none of {', '.join(FORMATS)}") from None
+        what = kind(source)
+        found = f"{CALLED[what]}, " if what not in ("", "image") else ""
+        raise ValueError(f"cannot identify it: {found}none of {', '.join(FORMATS)}") from None
 
 
 def _orientation(image: Image.Image) -> int:
@@ -124,13 +134,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     a palette looked up, alpha (also a palette's transparency) dropped and not blended, CMYK inverted
     without a colour profile. More bits are scaled, where Pillow would clip all but the darkest to
     white: 16 bits lose their low 8, as Pillow reads 16-bit colour; floats are taken to be in
-    [0, 1], and anything beyond is an error, as are integers beyond 16 bits.
+    [0, 1], and anything beyond is an error, as are integers beyond 16 bits, and those of 32 bits
+    that would fit into 8: whether 255 is white or nearly black the file does not say.
     """
     if image.mode.startswith("I") or image.mode == "F":
         levels = np.asarray(image)
         low, high, most = levels.min(), levels.max(), 1 if image.mode == "F" else 65535
         if not (low >= 0 and high <= most):  # so that NaN fails, too
             raise ValueError(f"levels {low} to {high} of mode {image.mode} are not in [0, {most}]")
+        # Not PNGs: they have 16 bits, which older Pillows open as 32.
+        if image.mode == "I" and image.format != "PNG" and 0 < high < 256:
+            raise ValueError(f"levels {low} to {high} in 32 bits: save it with 8 bits, or 16")
         if image.mode == "F":
             levels = levels * np.float32(255)
             levels = np.rint(levels, out=levels)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Num
 from imagebind_jax.inputs.augment import view_of
 from imagebind_jax.inputs.imu_files import AXES, Recording, read_imu
 from imagebind_jax.inputs.media import MediaError, decoding, field
+from imagebind_jax.inputs.settings import check_positive, check_whole
 
 
 def window(
@@ -62,10 +63,11 @@ def _means(
 class Window:
     """record["imu"], a file as in `imu_files.read_imu`, to [steps, 6].
 
-    A file without times needs record["imu_rate"] in Hz; its first row is at time 0. With "start"
-    and "seconds" only that part of the recording counts. Without rng the window is the part's
-    centre, with rng where the sample's view has its clip; a part that is shorter than the window
-    repeats its last value.
+    A file without times needs record["imu_rate"] in Hz; in one that has times it is not looked at.
+    With "start" and "seconds" only that part of the recording counts; "start" is the time since the
+    recording began (`Recording.begin`), as in video and sound, whatever the file's clock says then.
+    Without rng the window is the part's centre, with rng where the sample's view has its clip; a
+    part that is shorter than the window repeats its last value.
 
     Missing values are interpolated over for at most `max_gap` seconds. A window that a longer gap
     reaches into is moved to the nearest place without one, within the part; if there is none, or
@@ -78,8 +80,8 @@ class Window:
     max_gap: float = 0.5
 
     def __post_init__(self):
-        if not (self.seconds > 0 and self.steps > 0 and self.max_gap > 0):
-            raise ValueError(f"seconds, steps and max_gap of {self} must be positive")
+        check_whole(steps=self.steps)
+        check_positive(seconds=self.seconds, max_gap=self.max_gap)
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
@@ -91,11 +93,12 @@ class Window:
             times, last = _times(recording, record)
             first = times[0]
             start, seconds = record.get("start"), record.get("seconds")
-            begin = recording.begin if start is None else float(start)
+            begin = recording.begin + (0.0 if start is None else float(start))
             end = last if seconds is None else min(begin + float(seconds), last)
             low = max(begin, first)
-            if not low < end:
-                raise ValueError(f"no samples in [{begin}, {end}) s of [{first}, {last}) s")
+            if not (begin >= recording.begin and low < end):
+                lasts = f"a recording that begins at {recording.begin} s and ends at {last} s"
+                raise ValueError(f"start {start} and seconds {seconds} hold no samples of {lasts}")
             high = low + max(end - low - self.seconds, 0.0)
             if rng is None:
                 wanted = low + max(end - low - self.seconds, 0.0) / 2

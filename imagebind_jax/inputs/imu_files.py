@@ -17,8 +17,12 @@ AXES = ("accel_x", "accel_y", "accel_z", "gyro_x", "gyro_y", "gyro_z")  # of the
 ACCEL = ("accel", "accl", "acc", "acceleration", "accelerometer", "linear_acceleration", "a")
 GYRO = ("gyro", "gyr", "gyroscope", "angular_velocity", "g")
 TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # time_s, timestamp_ms, t_ns, ...
-SECONDS = ("time", "t", "seconds")  # without a unit
-VIDEO_TIME, PART_TIME = "canonical_timestamp_ms", "component_timestamp_ms"  # Ego4D's
+SECONDS = ("time", "t", "seconds", "elapsed")  # without a unit
+ELAPSED = "seconds_elapsed"  # Sensor Logger's, whose "time" is in nanoseconds
+# What else may hold times, of which the unit would have to be guessed.
+LIKE_TIME = re.compile(r"(.*_)?(date)?(time|times|timestamp|elapsed|secs?|seconds?|epoch)(_.*)?")
+UNITS = re.compile(r"_?\((m/s\^?2|m/s²|rad/s)\)")  # that are what is meant anyway
+VIDEO_TIME = "canonical_timestamp_ms"  # Ego4D's
 MISSING = ("", "NULL", "null", "None", "NA", "N/A")
 
 MAX_BYTES = 64 << 20  # of a CSV file: 50 minutes at 200 Hz; of an array twice as many
@@ -46,9 +50,11 @@ def read_imu(source: Source, max_bytes: int = MAX_BYTES) -> Recording:
 
     A CSV file, in UTF-8 with commas, names its columns in the first line, in any order and case;
     space, "." and "-" count as "_". There must be accel_x, _y, _z and gyro_x, _y, _z, with any name
-    of `ACCEL` and `GYRO`, or as accelx; times are optional: time_ms, timestamp_ms or t_ms (or _s,
-    _us, _ns), or time, t, seconds. Other columns do not matter. Fields that are empty or NULL are
-    missing. In Ego4D's files the time is that in the whole video (canonical_timestamp_ms), at whose
+    of `ACCEL` and `GYRO`, or as accelx; times are optional: time_ms, timestamp_ms, elapsed_ms or
+    t_ms (or _s, _us, _ns), or time, t, seconds, elapsed. Units may be in brackets, as phyphox has
+    them: "Time (s)", "Acceleration x (m/s^2)"; Sensor Logger's seconds_elapsed goes before its time.
+    Other columns do not matter, but if only they look like times, that is an error. Fields that are
+    empty or NULL are missing. In Ego4D's files the time is that in the whole video (canonical_timestamp_ms), at whose
     start the recording begins; other recordings begin at their first row. Values keep their units;
     Ego4D does not say which it has: GoPro's cameras record m/s^2 and rad/s.
 
@@ -101,7 +107,8 @@ def _names(file: io.BytesIO | io.BufferedReader) -> list[str]:
     if len(line) > MAX_LINE:
         raise ValueError(f"its first line has more than {MAX_LINE} bytes: no names of columns")
     names = next(csv.reader([line.decode("utf-8-sig")]), [])
-    return [re.sub(r"[\s.-]+", "_", column.strip().lower()) for column in names]
+    names = [UNITS.sub("", re.sub(r"[\s.-]+", "_", column.strip().lower())) for column in names]
+    return [re.sub(r"_?\((s|ms|us|ns)\)", r"_\1", column) for column in names]
 
 
 def _columns(names: Sequence[str]) -> tuple[list[int], float | None]:
@@ -112,13 +119,20 @@ def _columns(names: Sequence[str]) -> tuple[list[int], float | None]:
         prefixes = ACCEL if sensor == "accel" else GYRO
         wanted.append({prefix + gap + letter for prefix in prefixes for gap in ("_", "")})
     units = {
-        f"{time}_{unit}": s for time in ("time", "timestamp", "t") for unit, s in TIMES.items()
+        f"{time}_{unit}": s
+        for time in ("time", "timestamp", "elapsed", "t")
+        for unit, s in TIMES.items()
     }
     units |= dict.fromkeys(SECONDS, 1.0)
     if VIDEO_TIME in names:
         units = {VIDEO_TIME: TIMES["ms"]}
-    elif {"timestamp", PART_TIME} & set(names) and not units.keys() & set(names):
-        raise ValueError(f"times in which unit? name their column one of {', '.join(units)}")
+    elif ELAPSED in names:
+        units = {ELAPSED: 1.0}
+    elif not units.keys() & set(names) and (unknown := [*filter(LIKE_TIME.fullmatch, names)]):
+        raise ValueError(
+            f"times in which unit? name the column {unknown[0]!r:.99} one of {', '.join(units)}, or "
+            "remove it"
+        )
     found = []
     for axis, spellings in zip((*AXES, "time"), (*wanted, units.keys())):
         places = [i for i, column in enumerate(names) if column in spellings]

@@ -8,13 +8,15 @@ that cannot be used.
 import concurrent.futures
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from imagebind_jax.errors import UserError
+from imagebind_jax.inputs import media
 from imagebind_jax.inputs.media import MediaError, Source, name
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def load_images(files: Files, *, size: int = 224) -> Float[np.ndarray, "b 1 size
     """Images as videos of one frame: upright, short side to `size`, centre crop, CLIP mean and std."""
     from imagebind_jax.inputs.vision import Clip
 
-    return _load(files, "vision", Clip(size))
+    return _load(files, "vision", Clip(size), called="images", check=_check_still)
 
 
 def load_videos(
@@ -46,7 +48,7 @@ def load_videos(
     from imagebind_jax.inputs.vision import Views
 
     views = Views(clips=clips, crops=crops, size=size, frames=frames, seconds=seconds)
-    return _load(files, "vision", views)
+    return _load(files, "vision", views, called="videos", check=_check_moving)
 
 
 def load_audio(
@@ -110,15 +112,25 @@ def load_imu(
 
 
 def _load(
-    files: Files, modality: str, transform: Callable, fields: dict[str, Any] | None = None
+    files: Files,
+    modality: str,
+    transform: Callable,
+    fields: dict[str, Any] | None = None,
+    called: str = "",
+    check: Callable[[Source], None] | None = None,
 ) -> np.ndarray:
-    sources = [files] if isinstance(files, (bytes, str, os.PathLike)) else list(files)
+    sources = _sources(files)
     if not sources:
-        raise UserError(f"no files of {modality} to load")
-    records = [{**(fields or {}), modality: _path(source)} for source in sources]
+        raise UserError(f"no {called or f'files of {modality}'} to load")
+
+    def load(source: Source) -> np.ndarray:
+        if check is not None:
+            check(source)
+        return transform({**(fields or {}), modality: source}, None)
+
     threads = min(len(sources), os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        inputs = list(pool.map(lambda record: transform(record, None), records))
+        inputs = list(pool.map(load, sources))
     for source, x in zip(sources, inputs):
         if not np.isfinite(x).all():
             raise MediaError(name(source), "gives values that are not finite")
@@ -130,5 +142,36 @@ def _load(
     return np.stack(inputs)
 
 
-def _path(source: Source) -> bytes | pathlib.Path:
-    return source if isinstance(source, bytes) else pathlib.Path(source)
+def _sources(files: Any) -> list[bytes | pathlib.Path]:
+    """One file or several, "~" being the home folder. Raises `UserError` for anything else."""
+    single = isinstance(files, (bytes, str, os.PathLike))
+    # These can be gone through, too, but give no files.
+    single |= isinstance(files, (Mapping, bytearray, memoryview, np.ndarray)) or hasattr(
+        files, "read"
+    )
+    return [_source(x) for x in ([files] if single or not isinstance(files, Iterable) else files)]
+
+
+def _source(source: Any) -> bytes | pathlib.Path:
+    if isinstance(source, bytes):
+        return source
+    if not isinstance(source, (str, os.PathLike)):
+        kind = type(source).__name__
+        raise UserError(f"a file to load is a path or its encoded bytes, not of type {kind}")
+    if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source):
+        raise UserError(f"{source} is an address, not a path: download it first")
+    return pathlib.Path(os.path.expanduser(source))
+
+
+def _check_still(source: Source) -> None:
+    if media.kind(source) == "container":
+        raise MediaError(name(source), "is a video (or M4A), not an image: ib.load_videos")
+
+
+def _check_moving(source: Source) -> None:
+    kind = media.kind(source)
+    if kind == "image":
+        raise MediaError(name(source), "is an image, not a video: ib.load_images")
+    if kind != "container":
+        found = f"{media.CALLED[kind]}; not a video of MP4, MOV, Matroska, WebM or AVI"
+        raise MediaError(name(source), found)

@@ -34,6 +34,17 @@ BEGINNINGS = (
     *((bytes([0xFF, second]), "container") for second in (0xF0, 0xF1, 0xF8, 0xF9)),  # ADTS: AAC
     (b"\x1aE\xdf\xa3", "container"),
 )
+# How errors call a `kind`.
+CALLED = {
+    "image": "an image",
+    "audio": "a sound file",
+    "container": "a video or M4A",
+    "exr": "an OpenEXR image",
+    "array": "a NumPy array",
+    "": "text, or of a format that is not read here",
+}
+# What "ftyp" names where there are pictures, and not films, in it.
+STILLS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"msf1", b"mif1", b"avif", b"avis")
 # What people have in place of media, and what to do about it.
 MISTAKEN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file: run `git lfs pull`"),
@@ -70,22 +81,32 @@ def decoding(source: Source) -> Iterator[None]:
 
 
 def name(source: Source) -> str:
-    """How errors call it: the path, or the number of bytes."""
-    return f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
+    """How errors call it: the path, the number of bytes or, of what is no file, the type."""
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    is_path = isinstance(source, (str, os.PathLike))
+    return os.fspath(source) if is_path else f"<{type(source).__name__}>"
 
 
 def open_source(source: Source) -> io.BytesIO | io.BufferedReader:
-    """Opens bytes or a regular file for reading; a directory, FIFO or device is a `MediaError`."""
+    """Opens bytes or a regular file for reading.
+
+    A directory, FIFO or device is a `MediaError`, as is what is neither a path nor bytes.
+    """
     if isinstance(source, bytes):
         if not source:
             raise MediaError(name(source), "empty")
         return io.BytesIO(source)
+    if not isinstance(source, (str, os.PathLike)):  # records may hold anything
+        raise MediaError(name(source), "neither a path nor the bytes of a file")
     crumbs.detail(os.fspath(source))
     with decoding(source):
         # Without O_NONBLOCK the mere opening of a FIFO hangs.
         descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
             status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise MediaError(name(source), "a folder, not a regular file: give its files")
             if not stat.S_ISREG(status.st_mode):
                 raise MediaError(name(source), "not a regular file")
             if status.st_size == 0:
@@ -103,7 +124,7 @@ def kind(source: Source) -> str:
 
     "image", "audio", "container" (MP4, MOV, Matroska, WebM, AVI: video or only its sound), "exr",
     "array" (.npy), or "" where no decoder here claims it: text, or nothing known. A web page, a
-    playlist and the like are a `MediaError` that says so.
+    playlist, HEIC and the like are a `MediaError` that says so.
     """
     with open_source(source) as file:
         head = file.read(64)
@@ -115,7 +136,9 @@ def kind(source: Source) -> str:
     if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):  # old QuickTime
         return "container"
     if head[4:8] == b"ftyp":
-        return "image" if head[8:12] in (b"avif", b"heic", b"mif1") else "container"
+        if head[8:12] in STILLS:
+            raise MediaError(name(source), "HEIC or AVIF: convert it to JPEG or PNG first")
+        return "container"
     return next((what for beginning, what in BEGINNINGS if head.startswith(beginning)), "")
 
 

@@ -24,7 +24,7 @@ class Pair:
     modalities: tuple[str, str]
     source: Source
     weight: float = 1.0  # share of the steps, relative to the other pairs'
-    replication: float = 1.0  # how often an epoch holds each record; 1.25: every fourth one twice
+    replication: float = 1.0  # how often an epoch holds a record; 1.25: always every fourth twice
     aligned: bool = True  # the same crop, flip and moment for both; else each its own
     # In place of the config's: vision beside depth is augmented otherwise than beside sound.
     inputs: Mapping[str, Transform] = dataclasses.field(default_factory=dict)
@@ -34,7 +34,7 @@ class Pair:
             raise UserError(f"a pair is of two different modalities, not {self.modalities}")
         if unknown := self.inputs.keys() - set(self.modalities):
             raise UserError(f"inputs of {sorted(unknown)}, which the pair {self.name} has not")
-        if not self.weight > 0:
+        if not 0 < self.weight < math.inf:
             raise UserError(f"the weight of {self.modalities} must be > 0, got {self.weight}")
         if not 1 <= self.replication < 1e6:
             raise UserError(
@@ -149,19 +149,20 @@ class Batches:
 
         if workers and self.in_memory:
             raise UserError("in_memory keeps inputs in this process: it goes with workers 0 only")
-        with tempfile.TemporaryDirectory(prefix="imagebind_jax_") as folder:
-            threads, ahead = (1, 1) if workers else (threads, max(ahead, threads))
-            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-            elements = grain.MapDataset.source(_Raw(self))[start:].to_iter_dataset(options)
-            if workers:
-                _no_flags()
-                processes = grain.MultiprocessingOptions(num_workers=workers)
-                elements = elements.mp_prefetch(processes, Begin(folder))
-            made = watched(elements, patience, folder if workers else None)
-            for step, batch in enumerate(made, start):
-                if workers:  # out of shared memory, which is scarce and must be given back
-                    batch = {name: np.array(rows) for name, rows in batch.items()}
+        threads, ahead = (1, 1) if workers else (threads, max(ahead, threads))
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        elements = grain.MapDataset.source(_Raw(self))[start:].to_iter_dataset(options)
+        if not workers:
+            for step, batch in enumerate(watched(elements, patience, None), start):
                 yield self._told(step, batch)
+            return
+        _no_flags()
+        processes = grain.MultiprocessingOptions(num_workers=workers)
+        with tempfile.TemporaryDirectory(prefix="imagebind_jax_") as folder:
+            elements = elements.mp_prefetch(processes, Begin(folder))
+            for step, batch in enumerate(watched(elements, patience, folder), start):
+                # Out of shared memory, which is scarce and must be given back.
+                yield self._told(step, {name: np.array(rows) for name, rows in batch.items()})
 
 
 class _Raw:
@@ -185,10 +186,26 @@ def _dataset(rows: Rows, seed: int, replication: float) -> Any:
         def random_map(self, index, rng):
             return rows.row(index, rng)
 
-    dataset = grain.MapDataset.source(range(len(rows)))
-    if replication != 1:
-        dataset = dataset.repeat(math.ceil(replication))[: round(replication * len(rows))]
-    return dataset.seed(seed).shuffle().repeat().random_map(RandomMap())
+    total = round(replication * len(rows))
+    indices = range(len(rows)) if total == len(rows) else _Spread(len(rows), total)
+    # Endless in all but name: grain's batch of one row overflows on what has no end.
+    epochs = 2**40 // total
+    dataset = grain.MapDataset.source(indices).seed(seed).shuffle().repeat(epochs)
+    return dataset.random_map(RandomMap())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spread:
+    """The indices of `count` records, `total` times in all: those seen once more lie evenly apart."""
+
+    count: int
+    total: int
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index: int) -> int:
+        return index * self.count // self.total
 
 
 def _no_flags() -> None:

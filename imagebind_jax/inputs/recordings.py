@@ -74,8 +74,8 @@ def open_recording(source: Source) -> Iterator[Recording]:
     `MediaError` that names the source.
     """
     kind = media.kind(source)
-    if kind == "image":
-        raise MediaError(media.name(source), "an image: no sound")
+    if kind in ("image", "exr", "array"):
+        raise MediaError(media.name(source), f"{media.CALLED[kind]}: no sound")
     if kind != "container" and _begins(source) not in ADTS:
         with media.decoding(source), media.open_source(source) as file:
             flac = _Handle(file, MAX_SEARCH) if _begins(source) == b"fL" else None
@@ -116,7 +116,10 @@ def _sound_file(handle: Any) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(handle, closefd=False)
     except soundfile.LibsndfileError as error:
-        raise ValueError(error.error_string) from error  # without the handle, which says nothing
+        reason = error.error_string  # without the handle, which says nothing
+        if error.code == 1:  # "Format not recognised."
+            reason += " Text, or none of WAV, FLAC, Ogg, MP3, AIFF, MP4, MOV, Matroska, WebM, AVI"
+        raise ValueError(reason) from error
 
 
 def _check_vorbis(sound: soundfile.SoundFile) -> None:

@@ -1,5 +1,6 @@
 """Records to rows of a batch: one record's model inputs, or a masked row that says what was wrong."""
 
+import collections
 import dataclasses
 import functools
 import json
@@ -8,14 +9,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.inputs import crumbs
 from imagebind_jax.inputs.augment import View
 from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.sources import Record
 
 Batch = dict[str, np.ndarray]
-TRIED = 100  # records read to learn the shapes of a masked row
+TRIED, VOTES = 100, 3  # records read at most, and wanted, to learn what a row holds
 
 
 @runtime_checkable
@@ -89,13 +90,21 @@ class Rows:
             self._check_shapes(inputs)
             return _row(inputs, 1, "")
         except MediaError as error:
-            file = error.source or f"record {index}"
-            said = {"record": index, "file": file, "reason": error.reason}
+            # Bounded, as a batch's messages become one array as wide as the longest.
+            said: dict[str, Any] = {"record": index}
+            said["file"] = one_line(error.source or f"record {index}", 300)
+            said["reason"] = one_line(error.reason, 300)
             if "id" in record:
-                said["id"] = str(record["id"])
+                said["id"] = one_line(str(record["id"]), 100)
             return _row(self._zeros, 0, json.dumps(said))
+        except Exception as error:
+            error.add_note(f"while making {self.name}, record {index}")
+            raise
         finally:
             crumbs.note("")
+
+    def _any_rng(self) -> np.random.Generator | None:
+        return np.random.default_rng(0)
 
     def _check_shapes(self, inputs: Batch) -> None:
         """A still among videos is a row of another shape, which no batch could hold."""
@@ -103,19 +112,30 @@ class Rows:
             like = self._zeros[name]
             if (x.shape, x.dtype) != (like.shape, like.dtype):
                 found, wanted = (f"{y.dtype} {list(y.shape)}" for y in (x, like))
-                raise MediaError("", f"{name} is {found}, and not {wanted} as the first record's")
+                raise MediaError("", f"{name} is {found}, and not {wanted} as most records'")
 
     @functools.cached_property
     def _zeros(self) -> Batch:
-        """A row's shapes, learned from the first record that can be read: the same in any process."""
-        first = None
-        for index in range(min(len(self), TRIED)):
+        """What a row holds, learned from a few records all over the source: the same anywhere.
+
+        The shapes that most of them have, so that no odd one among them makes all others wrong.
+        """
+        found: collections.Counter[tuple] = collections.Counter()
+        first, tried = None, 0
+        for index in dict.fromkeys(np.linspace(0, len(self) - 1, TRIED).astype(int).tolist()):
+            if found.total() == VOTES:
+                break
+            tried += 1
             try:
-                inputs = self.to_inputs(self.records[index], None)
-                return {name: np.zeros_like(x) for name, x in inputs.items()}
+                inputs = self.to_inputs(self.records[index], self._any_rng())
             except MediaError as error:
                 first = first or error
-        raise UserError(f"{self.name}: none of the first {index + 1} records can be used: {first}")
+                continue
+            found[tuple((name, x.shape, x.dtype.str) for name, x in inputs.items())] += 1
+        if not found:
+            raise UserError(f"{self.name}: none of {tried} records can be used: {first}")
+        [(shapes, _)] = found.most_common(1)
+        return {name: np.zeros(shape, dtype) for name, shape, dtype in shapes}
 
 
 def _row(inputs: Batch, weight: int, bad: str) -> Batch:
@@ -131,6 +151,9 @@ class InMemory(Rows):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self._rows: dict[int, Batch] = {}
+
+    def _any_rng(self) -> None:
+        return None
 
     def row(self, index: int, rng: np.random.Generator | None) -> Batch:
         if index not in self._rows:

@@ -14,7 +14,9 @@ import numpy as np
 import regex
 from jaxtyping import Int
 
+from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.media import decoding, field
+from imagebind_jax.inputs.settings import check_whole
 
 CONTEXT = 77
 # What a text is bounded by: ftfy takes 4 us a character and 15 us a line. It, too, takes a longer
@@ -37,9 +39,15 @@ def tokenize(
     A text that is too long loses its tail and never its end token, whose position the encoder
     reads. Case, repeated space, HTML entities and broken encodings do not matter. No more of a long
     text is looked at than its tokens need; of its first `MAX_CHARACTERS` and `MAX_LINES`, that is.
+    Raises UserError for what is no str.
     """
     _check_length(context_length)
     texts = [texts] if isinstance(texts, str) else texts
+    if isinstance(texts, bytes) or not isinstance(texts, Sequence):
+        raise UserError(f"a text must be a str, or several of them in a list, not {_short(texts)}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise UserError(f"a text must be a str, not {_short(text)}")
     tokens = np.zeros((len(texts), context_length), np.int32)
     for row, text in zip(tokens, texts, strict=True):
         ids = [START, *encode(text, context_length - 2), END]
@@ -47,9 +55,10 @@ def tokenize(
     return tokens
 
 
-def _check_length(context_length: int) -> None:
+def _check_length(context_length: Any) -> None:
+    check_whole(context_length=context_length)
     if context_length < 2:
-        raise ValueError(f"context_length {context_length} has no room for start and end, use 77")
+        raise UserError(f"context_length {context_length} has no room for start and end, use 77")
 
 
 def encode(text: str, most: int | None = None) -> list[int]:

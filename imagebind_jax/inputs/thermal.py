@@ -1,7 +1,6 @@
 """Thermal: an infrared image, 8-bit or of temperatures, to one channel in [0, 1]."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,16 +11,16 @@ from PIL import Image
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.augment import Spatial, view_of
 from imagebind_jax.inputs.images import open_image, resize_and_crop, with_channel
-from imagebind_jax.inputs.media import decoding, field
+from imagebind_jax.inputs.media import Source, decoding, field, open_source
+from imagebind_jax.inputs.settings import check_finite, check_whole
+
+BITS_PER_SAMPLE = 258  # TIFF's tag
 
 # How a file's numbers become degrees Celsius: name -> (degrees a count, degrees at 0).
 SCALES = {
     "kelvin*100": (0.01, -273.15),  # FLIR Duo, Lepton, A series at 10 mK
     "kelvin*10": (0.1, -273.15),  # FLIR A series at 100 mK
-    "kelvin*25": (
-        0.04,
-        -273.15,
-    ),  # FLIR Duo Pro R (User Guide 6.2.2), Vue Pro R, Tau 2: high resolution
+    "kelvin*25": (0.04, -273.15),  # Duo Pro R (User Guide 6.2.2), Vue Pro R, Tau 2: high resolution
     "kelvin*2.5": (0.4, -273.15),  # the same at low resolution
     "kelvin": (1.0, -273.15),
     "celsius": (1.0, 0.0),
@@ -63,8 +62,8 @@ class Thermal:
     on one of `SCALES`, of which [low, high] in degrees Celsius becomes [0, 1], the same for every
     image: `Thermal(scale="kelvin*100", low=0.0, high=50.0)`. There is no default, as the extremes
     of each image would make its hottest spot white, be it a hand or a furnace; without a range
-    such a file is a `MediaError`, as is an 8-bit one with it. With rng and `augment` the sample's
-    random crop and so on, of which the geometry only.
+    such a file is a `MediaError`, as are an 8-bit one with it and 16-bit colour. With rng and
+    `augment` the sample's random crop and so on, of which the geometry only.
     """
 
     size: int = 224
@@ -74,6 +73,7 @@ class Thermal:
     augment: Spatial | None = None
 
     def __post_init__(self):
+        check_whole(size=self.size)
         low, high, scale = self.low, self.high, self.scale
         if low is None and high is None and scale is None:
             return
@@ -81,7 +81,8 @@ class Thermal:
             raise UserError("Thermal needs all of low, high and scale, or none of them")
         if scale not in SCALES:
             raise UserError(f"scale {scale!r} is not one of {', '.join(SCALES)}")
-        if not -math.inf < low < high < math.inf:
+        check_finite(low=low, high=high)
+        if not low < high:
             raise UserError(f"low {low} is not below high {high}")
 
     def __call__(
@@ -90,6 +91,7 @@ class Thermal:
         source = field(record, "thermal")
         image = open_image(source)
         with decoding(source):
+            _check_colour(source, image)
             if image.mode.startswith(("I", "F")):
                 if self.low is None or self.high is None or self.scale is None:
                     remedy = 'Thermal(scale="kelvin*100", low=0.0, high=50.0), say, maps them'
@@ -105,6 +107,16 @@ class Thermal:
                 return _fractions(resize_and_crop(image, self.size))
             drawn = self.augment.draw(view_of(record, rng), rng, *image.size)
             return drawn.erase(_fractions(drawn.pixels(image, self.size)))
+
+
+def _check_colour(source: Source, image: Image.Image) -> None:
+    """Refuses colour, or grey with alpha, of 16 bits: Pillow would drop the low 8 without a word."""
+    with open_source(source) as file:
+        head = file.read(26)
+    png = head[:4] == b"\x89PNG" and head[24] == 16
+    tiff = max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) > 8
+    if (png or tiff) and not image.mode.startswith(("I", "F")):
+        raise ValueError("16 bits in colour or with alpha: save it as 16-bit grey")
 
 
 def _fractions(image: Image.Image) -> Float[np.ndarray, "height width 1"]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from imagebind_jax.inputs.containers import MAX_PIXELS, open_container, origin
+from imagebind_jax.inputs.containers import MAX_PIXELS, open_container, origin, pyav
 from imagebind_jax.inputs.media import MediaError, Source, name
 
 # From a keyframe to a wanted frame: pixels (77 s of 720p, 8.6 s of 4K at 30 Hz) and frames.
@@ -107,9 +107,9 @@ class Video:
     def frames(self, start: Time, seconds: Time) -> list[Frame]:
         """The frames that begin within [start, start + seconds), in order; none is decoded yet.
 
-        Where none does (a slide show, or 0 seconds) the one that is being shown at `start`. Of a
-        file that was cut off there are the frames before its end; a clip with none of them is a
-        `MediaError`.
+        Where none does (a slide show, or 0 seconds) the one that is being shown at `start`, or the
+        first if none is yet, as where sound begins before the pictures. Of a file that was cut off
+        there are the frames before its end; a clip with none of them is a `MediaError`.
         """
         first = Fraction(start) / self._unit + self._origin
         last, moment = first + Fraction(seconds) / self._unit, MOMENT / self._unit
@@ -124,6 +124,8 @@ class Video:
             found = [packet for packet in shown if packet.stamp <= first + moment][-1:]
             if found and found[0].stamp + found[0].lasts <= first >= shown[-1].stamp:
                 found = []
+        if not found and start >= 0:
+            found = [packet for packet in shown if packet.stamp > first + moment][:1]
         if not found:
             clip = f"{float(start):.3f} to {float(start + seconds):.3f} s"
             raise self._error(f"the video has no frames from {clip}")
@@ -184,12 +186,10 @@ class Video:
 
     def _packets(self, place: int | None) -> Iterator[Any]:
         """The packets from a keyframe before `place` on, if it can be found; None: from the first."""
-        import av
-
         if place is not None:
             try:
                 self._container.seek(place, stream=self._stream)
-            except av.FFmpegError:
+            except pyav().FFmpegError:
                 return
         elif self._begun:
             self._open()
@@ -200,13 +200,12 @@ class Video:
                 yield packet
 
     def _open(self) -> None:
-        from av.stream import Discard, Disposition
-
+        av = pyav()
         self._stack.close()
         self._container, self._begun = self._stack.enter_context(open_container(self.source)), False
         streams = self._container.streams
         best = (streams.best("video"), *streams.video)
-        moving = [s for s in best if s and not s.disposition & Disposition.attached_pic]
+        moving = [s for s in best if s and not s.disposition & av.stream.Disposition.attached_pic]
         if not moving:
             raise self._error("no video stream")
         self._stream = moving[0]
@@ -216,7 +215,7 @@ class Video:
         self._codec.options = {"max_pixels": str(MAX_PIXELS)}  # frames may grow on the way
         for other in streams:
             if other is not self._stream:
-                other.discard = Discard.all
+                other.discard = av.stream.Discard.all
 
     def _error(self, reason: str) -> MediaError:
         return MediaError(name(self.source), reason)

@@ -21,6 +21,7 @@ from imagebind_jax.inputs.images import (
     resize_and_crop,
     to_rgb,
 )
+from imagebind_jax.inputs.settings import check_positive, check_whole
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)  # CLIP, of RGB in [0, 1]
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -103,7 +104,8 @@ class Clip:
     augment: Spatial | None = None
 
     def __post_init__(self):
-        _check_positive(size=self.size, frames=self.frames, seconds=self.seconds)
+        check_whole(size=self.size, frames=self.frames)
+        check_positive(seconds=self.seconds)
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
@@ -113,7 +115,7 @@ class Clip:
         if _is_video(source):
 
             def start(length: video.Time) -> list[video.Time]:
-                middle = max(length - self.seconds, 0) / 2
+                middle = max(length - float(self.seconds), 0) / 2
                 return [middle if view is None else view.start(float(length), self.seconds)]
 
             [pictures] = _clips(record, source, start, self.seconds, self.frames)
@@ -147,7 +149,8 @@ class Views:
     seconds: float = 2.0
 
     def __post_init__(self):
-        _check_positive(**dataclasses.asdict(self))
+        check_whole(size=self.size, frames=self.frames, clips=self.clips, crops=self.crops)
+        check_positive(seconds=self.seconds)
         if self.crops not in (1, 3):
             raise UserError(f"crops must be 1 or 3, got {self.crops}")
 
@@ -160,7 +163,7 @@ class Views:
             return _stack(sources, map(open_image, sources), self.size)[None]
 
         def starts(length: video.Time) -> list[Fraction]:
-            return video.clip_starts(length, self.seconds, self.clips)
+            return video.clip_starts(length, float(self.seconds), self.clips)
 
         clips = _clips(record, source, starts, self.seconds, self.frames)
         with media.decoding(source):
@@ -196,6 +199,7 @@ def _clips(
     """`frames` frames of each clip; `starts` are within the record's part, whose length it is told."""
     with video.open_video(source) as opened:
         begin, until = float(record.get("start") or 0), record.get("seconds")
+        seconds, until = float(seconds), None if until is None else float(until)
         length = opened.duration - Fraction(begin)
         if until is not None:
             length, seconds = min(length, Fraction(until)), min(seconds, until)
@@ -222,9 +226,3 @@ def _stack(
             else:
                 arrays.append(_normalised(drawn.pixels(to_rgb(picture), size)))
     return np.stack(arrays) if drawn is None else drawn.erase(np.stack(arrays))
-
-
-def _check_positive(**settings: int | float) -> None:
-    for setting, value in settings.items():
-        if not value > 0:
-            raise UserError(f"{setting} must be more than 0, got {value}")

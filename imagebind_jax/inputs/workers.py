@@ -4,17 +4,20 @@ import ctypes
 import faulthandler
 import multiprocessing
 import os
+import pathlib
 import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from imagebind_jax.errors import Stopped
 from imagebind_jax.inputs import crumbs
 
 NAME = "grain-process-prefetch"  # how grain calls its processes
+START = 30.0  # seconds beyond the patience until workers that read nothing are given up
 
 
 def die_with_parent(parent: int) -> None:
@@ -42,18 +45,19 @@ def watched(elements: Any, patience: float, folder: str | None) -> Iterator[Any]
     """What iterating over `elements` gives, made one ahead in a thread.
 
     folder: where worker processes leave their crumbs, if there are any. Raises `Stopped`, naming
-    what was being read, where a worker died or reads one record for more than `patience` seconds.
+    what was being read, where a worker died or reads one record for more than `patience` seconds;
+    and where no batch comes though nothing is being read, for half a minute more.
     """
     ready: queue.Queue = queue.Queue(maxsize=1)
-    stop = threading.Event()
+    stop, watch = threading.Event(), _Watch(patience, folder)
     thread = threading.Thread(target=_feed, args=(elements, ready, stop), daemon=True)
     thread.start()
     try:
         while True:
             try:
-                element, error = ready.get(timeout=min(patience / 4, 1.0))
+                element, error = ready.get(timeout=watch.interval)
             except queue.Empty:
-                _check(patience, folder)
+                watch.look()
                 continue
             if isinstance(error, StopIteration):
                 return
@@ -87,14 +91,40 @@ def _feed(elements, ready: queue.Queue, stop: threading.Event) -> None:
             iterator.close()
 
 
-def _check(patience: float, folder: str | None) -> None:
-    for seconds, what, process in crumbs.oldest(folder):
-        if seconds > patience:
-            _kill_workers()
-            raise Stopped(
-                f"stuck for {seconds:.0f} s reading {what} (process {process}): remove that file, "
-                "or give it longer with --patience"
+class _Watch:
+    """For how long nothing has changed, counted in looks: while all are paused, no time passes."""
+
+    def __init__(self, patience: float, folder: str | None):
+        self.patience, self.folder, self.interval = patience, folder, min(patience / 4, 1.0)
+        self._last, self._idle = time.monotonic(), 0.0
+        self._marks: dict = {}
+        self._ages: dict = {}
+
+    def look(self) -> None:
+        """Called while a batch is waited for. Raises `Stopped`."""
+        now = time.monotonic()
+        passed, self._last = min(now - self._last, 2 * self.interval), now
+        marks = crumbs.found(self.folder)
+        same = {key for key, mark in marks.items() if self._marks.get(key) == mark}
+        self._ages = {
+            key: self._ages.get(key, 0.0) + passed if key in same else 0.0 for key in marks
+        }
+        self._idle = self._idle + passed if marks == self._marks else 0.0
+        self._marks = marks
+        for key, age in self._ages.items():
+            if age > self.patience:
+                self._stop(
+                    f"stuck for {age:.0f} s reading {marks[key][1]} (process {key[0]}): remove that "
+                    "file, or give it longer with --patience"
+                )
+        if self._idle > self.patience + START:
+            self._stop(
+                f"no batch for {self._idle:.0f} s, though nothing is being read: a worker hangs"
             )
+
+    def _stop(self, message: str) -> NoReturn:
+        _kill_workers()
+        raise Stopped(message)
 
 
 def _kill_workers() -> None:
@@ -108,10 +138,17 @@ def _explained(error: BaseException, folder: str | None) -> BaseException:
     if folder is None or "terminated unexpectedly" not in str(error):
         return error
     alive = {process.pid for process in multiprocessing.active_children()} | {os.getpid()}
-    dead = [what for _, what, process in crumbs.oldest(folder) if process not in alive]
+    marks = crumbs.found(folder)
+    dead = [what for (process, _), (_, what) in marks.items() if process not in alive]
+    began = any(pathlib.Path(folder).iterdir())
     _kill_workers()
     code = str(error).partition("exit code ")[2].split(".")[0]
-    return Stopped(
-        f"a worker process died (exit code {code or 'unknown'})"
-        + (f" while reading {' or '.join(dead)}" if dead else "")
-    )
+    said = f"a worker process died (exit code {code or 'unknown'})"
+    if dead:
+        said += f" while reading {' or '.join(dead)}"
+    elif not began:
+        said += (
+            " before its first record; a script must ask for workers below "
+            "`if __name__ == '__main__':`, since they import it again"
+        )
+    return Stopped(said)

@@ -24,6 +24,7 @@ from imagebind_jax.prepare.parts import Part
 from imagebind_jax.prepare.resuming import Planned
 
 LOCK, DOWNLOAD = ".lock", "download"
+PROBE = ".writable"  # what files.check_writable leaves where the process is killed in it
 SHARD = re.compile(r".+-\d{5}\.array_record(\.partial)?")
 SPARE = 64 << 20  # bytes that are left free
 
@@ -43,7 +44,8 @@ def prepare(
     download: None to have a small one generated, in `out`/download. splits: all by default; others
     can be added later. allow_missing: the share of rows that may be left out since their files
     cannot be read. A preparation that was stopped, in whatever way, goes on with the shards that
-    are not finished. Raises UserError.
+    are not finished. What changes a file but not its size goes unnoticed: times are not compared,
+    as a copy has others. Links that lead out of the download are not followed. Raises UserError.
     """
     if not 0 <= allow_missing <= 1:
         raise UserError(f"--allow-missing is a share, 0 to 1, not {allow_missing}")
@@ -59,6 +61,7 @@ def prepare(
         done = resuming.done(folder, finished, planned, say)
         todo = [part for split in planned.values() for part in split if part.file not in done]
         if finished and not todo and planned.keys() <= finished.splits.keys():
+            finished = _refresh(folder, finished, _facts(dataset, listing, planned, done, finished))
             say(f"{folder} is prepared already")
             _tidy(folder, planned, finished)
             return finished
@@ -87,7 +90,7 @@ def _claim(folder: pathlib.Path) -> None:
     """Makes it, unless it holds anything that is not a preparation."""
     files.check_writable(folder, "choose another --out")
     ours = (folder / LOCK).exists() or (folder / FACTS).exists()
-    if not ours and any(folder.iterdir()):
+    if not ours and any(path.name != PROBE for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty: choose a new folder with --out")
 
 
@@ -205,6 +208,16 @@ def _facts(
         names={name: list(others) for name, others in listing.names.items()},
         splits=splits,
     )
+
+
+def _refresh(folder: pathlib.Path, before: Facts, facts: Facts) -> Facts:
+    """Writes what is said of the same shards, where another version of the dataset says more."""
+    if facts != before:
+        try:
+            journal.commit(folder / FACTS, msgspec.json.format(msgspec.json.encode(facts)))
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    return facts
 
 
 def _tidy(folder: pathlib.Path, planned: Planned, facts: Facts) -> None:

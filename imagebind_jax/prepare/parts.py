@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -26,8 +26,9 @@ class Part:
     split: str
     file: str
     rows: Sequence[Row]
-    digest: str  # of the rows, the sizes of their files and the builder
+    digest: str  # of the rows, the sizes of their files and the builder's code
     size: int  # of their files, in bytes; 0 where the builder does more than embed them
+    download: pathlib.Path
 
 
 def plan(dataset: Dataset, split: str, rows: Sequence[Row], download: pathlib.Path) -> list[Part]:
@@ -43,7 +44,7 @@ def plan(dataset: Dataset, split: str, rows: Sequence[Row], download: pathlib.Pa
 
     def close(stop: int) -> None:
         file = f"{split}-{len(parts):05d}.array_record"
-        parts.append(Part(split, file, rows[start:stop], digest.hexdigest(), size))
+        parts.append(Part(split, file, rows[start:stop], digest.hexdigest(), size, download))
 
     for index, row in enumerate(rows):
         if row["id"] in seen:
@@ -87,7 +88,7 @@ def write(name: str, search: Sequence[str], part: Part, out: pathlib.Path) -> Do
     """
     datasets.search()[:] = search
     unreadable: list[Unreadable] = []
-    records = _records(datasets.find(name).record, part, unreadable)
+    records = _records(datasets.find(name), part, unreadable)
     partial = out / f"{part.file}.partial"
     try:
         shard = write_shard(partial, records)
@@ -104,16 +105,51 @@ def write(name: str, search: Sequence[str], part: Part, out: pathlib.Path) -> Do
 
 
 def _records(
-    record: Callable[[Row], Mapping[str, Any]], part: Part, unreadable: list[Unreadable]
+    dataset: Dataset, part: Part, unreadable: list[Unreadable]
 ) -> Iterator[dict[str, Any]]:
+    root = os.path.realpath(part.download)
     for row in part.rows:
         try:
-            made = checked({"id": row["id"], **record(row)}, f"{part.split} {row['id']}")
+            for path in _paths(row):
+                _check_within(path, root)
+            made = checked({"id": row["id"], **dataset.record(row)}, f"{part.split} {row['id']}")
             for key in MEDIA & made.keys():
-                frames = made[key] if isinstance(made[key], list) else [made[key]]
-                for frame in frames:
-                    media.kind(frame)  # raises for a web page in place of a file, and the like
+                for frame in made[key] if isinstance(made[key], list) else [made[key]]:
+                    _check_medium(key, frame)
         except (media.MediaError, OSError) as error:
             unreadable.append(Unreadable(part.split, part.file, row["id"], str(error)))
             continue
+        except Exception as error:
+            error.add_note(f"This was with {dataset.name} {part.split}, row {row['id']!r}.")
+            raise
         yield made
+
+
+def _paths(row: Row) -> Iterator[pathlib.Path]:
+    for value in row.values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, pathlib.Path):
+                yield item
+
+
+def _check_within(path: pathlib.Path, root: str) -> None:
+    """A link may lead to anything on this machine, and records are given away."""
+    real = os.path.realpath(path)
+    if os.path.commonpath([real, root]) != root:
+        remedy = "have the files themselves there; a folder of another disk can be mounted there"
+        raise media.MediaError(str(path), f"a link that leads out of the download: {remedy}")
+
+
+def _check_medium(key: str, data: bytes) -> None:
+    """Raises `MediaError` for a web page or a text in place of a medium, and the like."""
+    if media.kind(data) or key not in ("vision", "audio", "thermal"):
+        return
+    # No beginning that is known at once: the decoders know more, such as BigTIFF, AU and CAF.
+    if key == "audio":
+        from imagebind_jax.inputs import recordings
+
+        recordings.duration(data)
+    else:
+        from imagebind_jax.inputs import images
+
+        images.image_size(data)

@@ -1,6 +1,7 @@
 """Ego4D: windows around narrations in the official layout, and what is wrong with its IMU."""
 
 import io
+import json
 import pathlib
 import shutil
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from imagebind_jax.data.ego4d import builder, sample
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media
+from imagebind_jax.inputs import imu_files, media
 
 FILMED, IN_TEST, TWO_SCENARIOS, MISSING, SILENT, LAST = sample.VIDEOS
 
@@ -108,6 +109,18 @@ def test_a_csv_read_in_blocks_is_the_same(download, monkeypatch):
     np.testing.assert_array_equal(builder.read_samples.__wrapped__(path), whole)
 
 
+@pytest.mark.parametrize("missing", imu_files.MISSING)
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_fields_without_a_value_are_spelt_as_in_any_imu_file(missing, end, tmp_path):
+    """The same rows are left out wherever in a line they lack something, also in the last line."""
+    order = ("canonical_timestamp_ms", *builder.COLUMNS[1:])
+    lines = [",".join(order), "5,1,2,3,4,5,6", f"{missing},1,2,3,4,5,6", f"10,{missing},2,3,4,5,6"]
+    lines += ['15,"1","2",3,4,5,"6"', f"20,1,2,3,4,5,{missing}"]
+    (tmp_path / "a.csv").write_bytes((end or "\n").join(lines).encode() + end.encode())
+    samples = builder.read_samples.__wrapped__(tmp_path / "a.csv")
+    assert samples.tolist() == [[0.005, 1, 2, 3, 4, 5, 6], [0.015, 1, 2, 3, 4, 5, 6]]
+
+
 def test_a_gap_is_no_window():
     times = np.concatenate([np.arange(0, 4, 0.005), np.arange(5.2, 12, 0.005)])
     samples = np.concatenate([times[:, None], np.ones((len(times), 6))], axis=1)
@@ -119,11 +132,35 @@ def test_a_gap_is_no_window():
     builder.cut(samples, 6.0, pathlib.Path("x.csv"))
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", sample.COLUMNS + "\n0,0,x,1,1,1,1,1,1\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "a,b\n1,2\n", sample.COLUMNS + "\n0,0,x,1,1,1,1,1,1\n"]
+    + [
+        sample.COLUMNS + '\n0,0,0,1,1,1,1,1,1,"\n0,5,5,1,1,1,1,1,1,"\n'  # a field of two lines
+    ],
+)
 def test_what_is_no_imu(text, tmp_path):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(media.MediaError, match="a.csv"):
         builder.read_samples(tmp_path / "a.csv")
+
+
+def test_json_with_nulls_and_without_narrations(download, tmp_path):
+    shutil.copytree(download, tmp_path, dirs_exist_ok=True)
+    told, about = tmp_path / "v2/annotations/narration.json", tmp_path / "ego4d.json"
+    narrations, videos = json.loads(told.read_text()), json.loads(about.read_text())
+    narrations[FILMED]["narration_pass_1"]["narrations"][0]["timestamp_sec"] = None
+    narrations[LAST] = None
+    narrations[MISSING]["narration_pass_1"]["narrations"] = None
+    videos["videos"][list(sample.VIDEOS).index(IN_TEST)]["scenarios"] = None
+    told.write_text(json.dumps(narrations))
+    about.write_text(json.dumps(videos))
+    found = builder.listing(tmp_path)
+    assert [row["start"] for row in found.splits["train"]] == [0.0, 3.5]
+    assert found.splits["test"] == [] and found.missing == {"train": 0, "test": 0}
+    told.write_text("{}")
+    with pytest.raises(UserError, match="none of the 4 videos .* has both narrations and IMU"):
+        builder.listing(tmp_path)
 
 
 def test_wrong_layouts(download, tmp_path):

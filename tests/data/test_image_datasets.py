@@ -80,8 +80,18 @@ def test_imagenet_in_each_layout(layout, tmp_path):
 
 def test_imagenet_by_the_folder_itself_or_its_parent(tmp_path):
     imagenet_sample.write(tmp_path / "inner")
-    for given in (tmp_path, tmp_path / "inner", tmp_path / "inner" / "ILSVRC"):
+    val = tmp_path / "inner" / "ILSVRC" / "Data" / "CLS-LOC" / "val"
+    for given in (tmp_path, tmp_path / "inner", tmp_path / "inner" / "ILSVRC", val.parent, val):
         assert len(imagenet.listing(given).splits["val"]) == 4
+
+
+def test_imagenet_by_its_folder_val_and_with_a_hidden_folder(tmp_path, monkeypatch):
+    imagenet_sample.write_folders(tmp_path)
+    (tmp_path / "val" / ".ipynb_checkpoints").mkdir()
+    monkeypatch.chdir(tmp_path / "val")
+    for given in (tmp_path / "val", pathlib.Path(".")):
+        found = imagenet.listing(given)
+        assert {split: len(rows) for split, rows in found.splits.items()} == {"val": 4, "train": 2}
 
 
 def test_imagenet_without_labels_or_with_strange_ones(tmp_path):
@@ -274,6 +284,48 @@ def test_captions_stay_in_their_folder(file, tmp_path):
     line = json.dumps({"file": file, "caption": "a secret"})
     (tmp_path / "captions.jsonl").write_text(line)
     with pytest.raises(UserError, match="is not a file in its folder"):
+        captions.listing(tmp_path)
+
+
+def test_captions_of_an_image_that_coco_does_not_list(tmp_path):
+    captions_sample.write_coco(tmp_path)
+    path = tmp_path / "annotations" / "captions_val2017.json"
+    coco = json.loads(path.read_text())
+    coco["annotations"].append({"id": 99, "image_id": 7, "caption": "of what?"})
+    coco["images"].append({"id": 8, "file_name": "8.jpg"})
+    path.write_text(json.dumps(coco))
+    found = captions.listing(tmp_path)
+    assert len(found.splits["val2017"]) == 2 and found.missing == {"val2017": 2}
+    assert found.notes == ("val2017: images without a caption are left out: 1",)
+
+
+@pytest.mark.parametrize("layout", ["jsonl", "csv", "txt"])
+def test_images_without_a_caption_are_counted(layout, tmp_path):
+    for name in ("0.jpg", "1.jpg"):
+        (tmp_path / name).write_bytes(b"...")
+    table = tmp_path / f"captions.{layout}"
+    if layout == "jsonl":
+        table.write_text('{"file": "0.jpg", "caption": "x"}\n{"file": "1.jpg"}\n')
+    elif layout == "csv":
+        table.write_text("file,caption\n0.jpg,x\n1.jpg, \n")
+    else:
+        (tmp_path / "0.txt").write_text("x\n")
+    found = captions.listing(tmp_path)
+    assert [(row["id"], row["text"]) for row in found.splits["all"]] == [("all/0.jpg", ["x"])]
+    assert found.missing == {"all": 0}
+    assert found.notes == ("all: images without a caption are left out: 1",)
+
+
+def test_text_files_that_are_too_deep_or_ambiguous(tmp_path):
+    for folder in (tmp_path, tmp_path / "deep", tmp_path / ".hidden"):
+        folder.mkdir(exist_ok=True)
+        (folder / "a.jpg").write_bytes(b"...")
+        (folder / "a.txt").write_text("x")
+    found = captions.listing(tmp_path)
+    assert [row["id"] for row in found.splits["all"]] == ["all/a.jpg"]
+    assert found.notes == ("all: the .txt captions in deep/ are not read: it lies too deep",)
+    (tmp_path / "a.png").write_bytes(b"...")
+    with pytest.raises(UserError, match=r"a\.jpg and a\.png could each be meant by a\.txt"):
         captions.listing(tmp_path)
 
 

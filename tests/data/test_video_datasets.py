@@ -147,7 +147,8 @@ def test_kinetics_in_a_folder_a_class(copy):
     assert listing.missing == {"val": 0} and len(listing.classes) == 400
     (download / "val/air_drumming").rename(download / "val/wind drumming")
     listing = dataset("kinetics400").listing(download)
-    assert listing.classes == ("abseiling", "wind drumming") and len(listing.notes) == 1
+    assert listing.classes == ("abseiling", "wind drumming")
+    assert "'wind drumming' is not one of the 400 known classes" in listing.notes[0]
 
 
 def test_kinetics_clips_that_replace_corrupted_ones(copy):
@@ -158,6 +159,28 @@ def test_kinetics_clips_that_replace_corrupted_ones(copy):
     found = dataset("kinetics400").listing(download).splits["train"]
     assert found[0]["vision"].read_bytes() == b"mended"
     assert found[0]["id"] == "sample-0004_000132_000142" and len(found) == 2
+
+
+def test_kinetics_arranged_by_classes_and_nothing_else(copy):
+    """arrange_by_classes.py leaves the clips where they are, and links them into class folders."""
+    download = copy("kinetics400")
+    shutil.rmtree(download / "annotations")
+    shutil.rmtree(download / "train")
+    (download / "replacement/replacement_for_corrupted_k400").mkdir(parents=True)
+    mended = download / "replacement/replacement_for_corrupted_k400/sample-0002.mp4"
+    mended.write_bytes(b"mended")
+    for name, place in (
+        ("sample-0001_000059_000069", "abseiling"),
+        ("sample-0002_000040_000050", "air drumming"),
+    ):
+        (download / "videos/val" / place).mkdir(parents=True)
+        (download / f"videos/val/{place}/{name}.mp4").symlink_to(download / f"val/{name}.mp4")
+    listing = dataset("kinetics400").listing(download)
+    first, second = listing.splits["val"]
+    assert (first["id"], first["label"]) == ("sample-0001_000059_000069", 0)
+    assert dataset("kinetics400").record(first)["vision"] != b"mended"
+    assert second == {"id": "sample-0002_000040_000050", "vision": mended, "label": 1}
+    assert listing.notes == ("val: 1 clips in no class's folder are left out",)
 
 
 def test_an_invented_video_has_two_seconds_of_picture_and_sound(tmp_path):

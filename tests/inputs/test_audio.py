@@ -17,6 +17,10 @@ from imagebind_jax.inputs.resampling import resample
 PAD = np.float32(4.268 / 9.138)  # 0.467
 
 
+def audio_clips(source):
+    return audio.Clips()({"audio": source}, None)
+
+
 GOLDEN_CLIPS = np.load(GOLDEN / "audio_logmel.npz")
 
 
@@ -31,7 +35,7 @@ def assert_golden(clip, name, index):
 
 @pytest.mark.parametrize("name", GOLDEN_CLIPS.files)
 def test_first_clip_equals_the_reference(name):
-    assert_golden(audio.audio_clips(GOLDEN / "media" / name)[0], name, 0)
+    assert_golden(audio_clips(GOLDEN / "media" / name)[0], name, 0)
 
 
 @pytest.mark.parametrize("name", GOLDEN_CLIPS.files)
@@ -55,7 +59,7 @@ def test_later_clips_equal_the_reference_that_cuts_its_own_way(name):
 def test_our_clips_are_those_of_the_reference_at_our_starts():
     # 7 s: ours start at 0, 2.5 and 5 s, the golden ones at 0, 1.67 and 3.33 s.
     name = "chirp_16k_mono_7s.wav"
-    clips = audio.audio_clips(GOLDEN / "media" / name)
+    clips = audio_clips(GOLDEN / "media" / name)
     for clip, start in zip(clips, audio.clip_starts(7.0, 2.0, 3)):
         np.testing.assert_array_equal(
             clip, audio.audio_input(audio.read_clip(GOLDEN / "media" / name, start))
@@ -151,7 +155,7 @@ def test_the_papers_rule_takes_half_as_many_clips_as_seconds():
 
 def test_clips_of_a_rising_scale():
     rising = np.concatenate([tone(hertz, 44_100, 2.0) for hertz in (500, 1000, 2000)])
-    clips = audio.audio_clips(wav(np.stack([rising, rising]), 44_100))
+    clips = audio_clips(wav(np.stack([rising, rising]), 44_100))
     assert clips.shape == (3, 128, 204, 1) and clips.dtype == np.float32
     loudest = clips[:, :, 50:150, 0].mean(axis=-1).argmax(axis=-1)
     assert loudest.tolist() == [_band(hertz) for hertz in (500, 1000, 2000)]
@@ -164,7 +168,7 @@ def scale(*hertz, rate=16_000, seconds=2.0):
 
 def test_transform_takes_the_centre_or_a_random_clip():
     record = {"audio": wav(scale(500, 1000, 2000)[None], 16_000)}
-    clips = audio.audio_clips(record["audio"])
+    clips = audio_clips(record["audio"])
     np.testing.assert_array_equal(audio.LogMel()(record, None), clips[1])
     draws = [audio.LogMel()(record, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(draws[0], draws[1])
@@ -172,9 +176,8 @@ def test_transform_takes_the_centre_or_a_random_clip():
     assert audio.LogMel(seconds=1.0, frames=100)(record, None).shape == (128, 100, 1)
 
 
-def test_clips_of_a_record_are_those_of_its_recording():
+def test_clips_of_a_record_are_no_random_ones():
     record = {"audio": wav(scale(500, 1000, 2000)[None], 16_000)}
-    np.testing.assert_array_equal(audio.Clips()(record, None), audio.audio_clips(record["audio"]))
     assert audio.Clips(count=None, seconds=1.0, frames=98)(record, None).shape == (6, 128, 98, 1)
     rng = np.random.default_rng(0)
     np.testing.assert_array_equal(audio.Clips()(record, rng), audio.Clips()(record, None))
@@ -275,23 +278,15 @@ def test_a_record_without_sound_is_a_media_error(record):
 @pytest.mark.parametrize("n", [1, 399, 400, 32_001])
 def test_short_silent_and_shifted_recordings_give_the_same_clips(n):
     source = wav(np.full((2, n), 0.3, np.float32), 16_000)
-    clips = audio.audio_clips(source)
-    silence = audio.audio_clips(wav(np.zeros((2, n), np.float32), 16_000))
+    clips = audio_clips(source)
+    silence = audio_clips(wav(np.zeros((2, n), np.float32), 16_000))
     assert clips.shape == (3, 128, 204, 1) and np.isfinite(clips).all()
     np.testing.assert_allclose(clips, silence, atol=1e-3)
 
 
-def test_transforms_survive_pickling_and_refuse_nonsense():
+def test_transforms_survive_pickling():
     for transform in (audio.LogMel(mask_bands=12), audio.Clips(count=None)):
         assert pickle.loads(pickle.dumps(transform)) == transform
-    for make in (
-        lambda: audio.LogMel(mask_bands=129),
-        lambda: audio.LogMel(seconds=0.0),
-        lambda: audio.Clips(count=0),
-        lambda: audio.Clips(frames=0),
-    ):
-        with pytest.raises(ValueError):
-            make()
 
 
 @pytest.mark.parametrize(

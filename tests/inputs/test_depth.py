@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from samples import png
 
+from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import depth
-from imagebind_jax.inputs.augment import Spatial, View
+from imagebind_jax.inputs.augment import Drawn, Spatial, View
 from imagebind_jax.inputs.images import resize_and_crop
 from imagebind_jax.inputs.media import MediaError
 
@@ -48,7 +49,7 @@ def test_disparity_by_the_formula(metres, focal_length, baseline):
 
 
 def test_omnivore_normalisation():
-    values = depth.normalise(np.float32([0, 0.01, 7.5, 75, 500]))
+    values = depth.normalise(np.float32([0, 0.01, 7.5, 75, 500]), "omnivore")
     expected = (np.array([0.01 / 75, 0.01 / 75, 0.1, 1, 1]) - 0.0418) / 0.0295
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
@@ -108,8 +109,25 @@ def test_a_wall_has_one_value_at_every_size():
     for shape in [(480, 640), (224, 224), (100, 60)]:
         wall = depth.Disparity()(record(np.full(shape, 2000)), None)
         assert wall.shape == (224, 224, 1) and wall.dtype == np.float32
-        expected = (FOCAL * BASELINE / 2 / 75 - 0.0418) / 0.0295
+        expected = (FOCAL * BASELINE / 2 - 17.2064) / 8.6108
         np.testing.assert_allclose(wall, expected, rtol=1e-5)
+
+
+def test_what_is_not_said_is_as_for_nyu():
+    assert depth.Disparity() == depth.Disparity.nyu()
+    assert depth.Disparity(64, max_depth=5.0) == depth.Disparity.nyu(size=64, max_depth=5.0)
+    worlds = depth.Disparity(64, "metric", mean=1.66, std=0.83)
+    assert (worlds.mean, worlds.std, worlds.max_depth) == (1.66, 0.83, None)
+
+
+@pytest.mark.parametrize("reading", ["auto", "millimetres", "metres", "sun_shifted"])
+def test_omnivores_numbers_are_of_suns_raw_values(reading):
+    with pytest.raises(UserError, match=f"'{reading}' does not go with .* Take Disparity.nyu"):
+        depth.Disparity(normalisation="omnivore", reading=reading)
+    depth.Disparity(normalisation="omnivore", reading=reading, mean=0.3, std=0.2)
+    with pytest.raises(UserError, match="'sun_raw' does not go with .*'metric'"):
+        depth.Disparity(reading="sun_raw")
+    assert depth.Disparity(reading="sun_raw", mean=100.0, std=90.0).max_depth is None
 
 
 def test_disparity_is_resized_and_not_depth():
@@ -146,6 +164,24 @@ def test_without_holes_nothing_but_the_resizing_happens():
     got = depth.to_square(disparities, lambda image: resize_and_crop(image, 32))
     expected = np.asarray(resize_and_crop(Image.fromarray(disparities), 32))
     np.testing.assert_array_equal(got[..., 0], expected)
+
+
+@pytest.mark.parametrize("shear", [0.25, 0.1])
+def test_operations_in_a_row_invent_nothing_along_the_border(shear):
+    moves = (("Rotate", 20.0), ("ShearX", shear))
+    drawn = Drawn((0.0, 0.0, 1.0, 1.0), False, moves, (), None)
+    wall = np.full((64, 64), 19.5, np.float32)
+    got = depth.to_square(wall, lambda image: drawn.pixels(image, 64), moved=True)
+    assert set(np.unique(got.round(3))) == {0, 19.5}
+    assert len(np.unique(depth.to_square(wall, lambda image: drawn.pixels(image, 64)))) > 5
+    # A transform says by itself that there are such operations.
+    record_ = record(np.full((64, 64), 2000))
+    transform = depth.Disparity(size=64, **PLAIN, augment=Spatial(erase=0.0))
+    for seed in range(25):
+        view, rng = View(seed), np.random.default_rng(0)
+        got = transform(record_ | {"view": view}, rng)
+        off = np.minimum(got, np.abs(got - FOCAL * BASELINE / 2))
+        assert off.max() < 1e-3, (seed, view.operations(2, 9.0, 0.5))
 
 
 def test_max_depth_brings_far_points_nearer_but_not_missing_ones():
@@ -223,14 +259,9 @@ def test_what_the_camera_must_be_known_for_says_so(name, value):
 
 
 def test_wrong_settings_and_files_are_errors():
-    with pytest.raises(ValueError, match="needs mean and std"):
-        depth.Disparity(normalisation="metric")
-    with pytest.raises(ValueError, match="neither"):
-        depth.Disparity(normalisation="clip")
-    with pytest.raises(ValueError, match="reading 'sun' is none of auto"):
-        depth.Disparity(reading="sun")
-    with pytest.raises(ValueError, match="max_depth 0.0"):
-        depth.Disparity(max_depth=0.0)
+    for wrong in ({"mean": 5.0}, {"std": 5.0}):
+        with pytest.raises(UserError, match="give both mean and std"):
+            depth.Disparity(**wrong)
     eight_bits = record(np.ones((4, 4))) | {"depth": png(np.ones((4, 4), np.uint8))}
     for bad in (eight_bits, eight_bits | {"depth": b"no image"}, eight_bits | {"depth": None}):
         with pytest.raises(MediaError):

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from samples import png
 
+from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import depth_maps, exr
 from imagebind_jax.inputs.depth_maps import read_depth
 from imagebind_jax.inputs.media import MediaError
@@ -76,8 +77,25 @@ def test_big_endian_files_and_other_widths():
 def test_a_reading_that_is_named_is_what_counts():
     np.testing.assert_array_equal(read_depth(npy(np.full((1, 1), 1500.0)), "millimetres"), [[1.5]])
     np.testing.assert_array_equal(read_depth(npy(np.full((1, 1), 3)), "metres"), [[3]])
-    with pytest.raises(ValueError, match="reading 'feet' is none of auto, "):
+    with pytest.raises(UserError, match="reading 'feet' is none of auto, "):
         read_depth(png(RAW), "feet")
+
+
+@pytest.mark.parametrize("encode", [tiff, npy, lambda metres: encode_exr({"Z": metres})])
+def test_floats_that_can_only_be_millimetres_are_not_taken_for_metres(encode):
+    levels = np.array([[0, 1500, np.inf], [900, 50, np.nan]], np.float32)
+    with pytest.raises(MediaError, match="900 looks like millimetres: say reading='millimetres'"):
+        read_depth(encode(levels))
+    np.testing.assert_allclose(read_depth(encode(levels), "millimetres")[0], [0, 1.5, 0])
+    np.testing.assert_array_equal(read_depth(encode(levels), "metres")[0], [0, 1500, 0])
+    far = np.array([[5, 80, 1e5]], np.float32)  # a sky does not make them millimetres
+    np.testing.assert_array_equal(read_depth(encode(far)), far)
+
+
+def test_one_axis_of_length_1_of_an_array_does_not_matter():
+    metres = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
+    for shaped in (metres[None], metres[..., None]):
+        np.testing.assert_array_equal(read_depth(npy(shaped)), metres)
 
 
 @settings(max_examples=50, deadline=None)
@@ -105,7 +123,9 @@ def test_suns_rotation_wraps_the_low_bits_around():
         (png(np.zeros((4, 4), np.uint8)), "auto", "mode L is a picture"),
         (png(np.zeros((4, 4, 3), np.uint8)), "millimetres", "mode RGB is a picture"),
         (npy(np.zeros((4, 4), np.uint8)), "auto", "uint8 of shape"),
-        (npy(np.ones((4, 4, 1))), "auto", "no depth map"),
+        (npy(np.ones((4, 4, 3))), "auto", "no depth map"),
+        (npy(np.ones((4, 1, 4))), "auto", "no depth map"),
+        (npy(np.ones((1, 4, 4, 1))), "auto", "no depth map"),
         (npy(np.ones(4)), "auto", "no depth map"),
         (npy(np.ones((0, 4))), "auto", "no depth map"),
         (npy(np.full((2, 2), 70_000)), "sun_shifted", "no 16-bit PNG"),
@@ -227,5 +247,6 @@ def test_damaged_exr_gives_numbers_or_one_kind_of_error(data):
 
 def test_without_the_library_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
-    with pytest.raises(MediaError, match=r"pip install 'imagebind-jax\[exr\]'"):
+    with pytest.raises(UserError, match=r"pip install 'imagebind-jax\[exr\]'") as caught:
         read_depth(ONE)
+    assert not isinstance(caught.value, MediaError)  # which would only mask this record

@@ -1,13 +1,11 @@
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from samples import png
+from samples import png, raw_png
 
 from imagebind_jax.inputs import images
 from imagebind_jax.inputs.media import MediaError
@@ -106,17 +104,6 @@ def test_truncated_files_are_errors(kind):
             images.open_image(source[:length])
 
 
-def raw_png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">II5B", width, height, bits, colour, 0, 0, 0)
-    chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""}
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks.items())
-
-
 def test_too_many_pixels_are_refused_before_decoding():
     with pytest.raises(MediaError, match="100 x 50 pixels are more than 4999"):
         images.open_image(png(np.zeros((50, 100), np.uint8)), max_pixels=4999)
@@ -193,6 +180,25 @@ def test_levels_without_a_meaning_are_errors(levels):
     image = images.open_image(encoded(Image.fromarray(levels), "TIFF"))
     with pytest.raises(ValueError, match="are not in"):
         images.to_rgb(image)
+
+
+def test_32_bits_that_would_fit_into_8_are_refused_and_not_black():
+    def rgb(levels: list[int]) -> list[int]:
+        image = images.open_image(encoded(Image.fromarray(np.int32([levels])), "TIFF"))
+        return np.asarray(images.to_rgb(image))[0, :, 0].tolist()
+
+    with pytest.raises(ValueError, match="levels 0 to 255 in 32 bits: save it with 8 bits, or 16"):
+        rgb([0, 255])
+    assert rgb([0, 256, 65535]) == [0, 1, 255] and rgb([0, 0]) == [0, 0]
+
+
+def test_a_sound_in_place_of_an_image_is_named():
+    for source, what in [
+        (b"fLaC" + bytes(99), "a sound file"),
+        (b"v/1\x01" + bytes(99), "OpenEXR"),
+    ]:
+        with pytest.raises(MediaError, match=f"cannot identify it: .*{what}.*, none of JPEG"):
+            images.open_image(source)
 
 
 def test_floats_are_fractions():

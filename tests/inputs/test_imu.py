@@ -154,8 +154,43 @@ def test_a_part_of_a_recording(encode):
         )
         assert got[0, 0] == pytest.approx(20 + View(seed).start(8.0, 5.0), abs=1e-4)
     for start, seconds in [(60.0, 5.0), (-9.0, 5.0), (20.0, 0.0), (float("nan"), 5.0)]:
-        with pytest.raises(MediaError, match="no samples in"):
+        with pytest.raises(MediaError, match="hold no samples of a recording that begins at 0.0"):
             imu.Window()(encode(start=start, seconds=seconds), None)
+
+
+@pytest.mark.parametrize("clock", [3.0, -3.0, 1_700_000_000.0])
+def test_a_part_is_counted_from_the_recordings_beginning_whatever_its_clock_says(clock):
+    samples = ramp(np.arange(2400) / 40)
+
+    def encode(**fields):
+        return timed(clock + np.arange(2400) / 40, samples, **fields)
+
+    rng = np.random.default_rng
+    assert imu.Window()(encode(), None)[0, 0] == pytest.approx(27.5, abs=1e-4)
+    assert imu.Window()(encode(start=20.0), None)[0, 0] == pytest.approx(37.5, abs=1e-4)
+    part = {"start": 20.0, "seconds": 8.0}
+    assert imu.Window()(encode(**part), None)[0, 0] == pytest.approx(21.5, abs=1e-4)
+    got = imu.Window()(encode(**part, view=View(0)), rng(0))
+    assert got[0, 0] == pytest.approx(20 + View(0).start(8.0, 5.0), abs=1e-4)
+    for start in (-1.0, 60.0, clock if clock > 60 else 61.0):
+        with pytest.raises(MediaError, match=f"start {start} .*no samples of .* begins at {clock}"):
+            imu.Window()(encode(start=start), None)
+
+
+def test_a_part_of_ego4ds_recording_is_counted_from_its_videos_beginning():
+    rows = "\n".join(f"{t},{t},0,0,0,0,0" for t in range(6000, 60_000, 50))
+    text = "canonical_timestamp_ms,accl_x,accl_y,accl_z,gyro_x,gyro_y,gyro_z\n" + rows
+    got = imu.Window()({"imu": text.encode(), "start": 20.0, "seconds": 5.0}, None)
+    assert got[0, 0] == pytest.approx(20_000)
+    got = imu.Window()({"imu": text.encode(), "start": 4.0, "seconds": 7.0}, None)
+    assert got[0, 0] == pytest.approx(6000)  # there are no samples before
+
+
+def test_a_rate_is_not_looked_at_where_there_are_times():
+    walk = timed(np.arange(2400) / 40)
+    np.testing.assert_array_equal(
+        imu.Window()(walk | {"imu_rate": 7.0}, None), imu.Window()(walk, None)
+    )
 
 
 def with_gaps(*gaps: tuple[float, float], seconds: float = 60.0) -> np.ndarray:
@@ -246,9 +281,3 @@ def test_a_file_without_times_needs_a_rate(rate):
 def test_unusable_files_are_media_errors(source):
     with pytest.raises(MediaError):
         imu.Window()({"imu": source, "imu_rate": 200}, None)
-
-
-def test_wrong_settings_are_errors():
-    for settings_ in ({"seconds": 0.0}, {"steps": 0}, {"max_gap": -1.0}):
-        with pytest.raises(ValueError, match="must be positive"):
-            imu.Window(**settings_)

@@ -60,6 +60,8 @@ def test_ego4d_begins_with_its_video_and_others_with_their_first_row():
         "linear_acceleration.x,linear_acceleration.y,linear_acceleration.z,"
         "angular_velocity.x,angular_velocity.y,angular_velocity.z",
         '"accel_x","accel_y","accel_z","gyro_x","gyro_y","gyro_z"',
+        "Acceleration x (m/s^2),Acceleration y (m/s^2),Acceleration z (m/s^2),"
+        "Gyroscope x (rad/s),Gyroscope y (rad/s),Gyroscope z (rad/s)",
     ],
 )
 def test_columns_by_their_names_in_any_order(names):
@@ -73,11 +75,22 @@ def test_columns_by_their_names_in_any_order(names):
 @pytest.mark.parametrize(
     ("column", "seconds"),
     [("time", 1), ("t", 1), ("seconds", 1), ("timestamp_s", 1), ("Timestamp_ms", 1e-3)]
-    + [("time (ms)".replace(" (ms)", "_ms"), 1e-3), ("t_us", 1e-6), ("timestamp_ns", 1e-9)],
+    + [("time (ms)", 1e-3), ("t_us", 1e-6), ("timestamp_ns", 1e-9), ("Time (s)", 1)]
+    + [("seconds_elapsed", 1), ("elapsed (ms)", 1e-3), ("elapsed", 1)],
 )
 def test_the_unit_of_time_is_in_its_name(column, seconds):
     text = f"ax,ay,az,gx,gy,gz,{column}\n1,2,3,4,5,6,2000000\n1,2,3,4,5,6,3000000\n"
     np.testing.assert_allclose(read_imu(text.encode()).times, [2e6 * seconds, 3e6 * seconds])
+
+
+def test_sensor_loggers_elapsed_seconds_go_before_its_nanoseconds():
+    text = "time,seconds_elapsed,ax,ay,az,gx,gy,gz\n1700000000000000000,0.5,1,2,3,4,5,6\n"
+    assert read_imu(text.encode()).times.tolist() == [0.5]
+
+
+def test_columns_that_only_sound_like_times_do_not_matter():
+    text = "runtime,temperature,stamp,ax,ay,az,gx,gy,gz\n9,9,9,1,2,3,4,5,6\n"
+    assert read_imu(text.encode()).times is None
 
 
 def test_what_editors_do_to_a_file_does_not_matter():
@@ -165,6 +178,8 @@ HEADER = "t,ax,ay,az,gx,gy,gz\n"
         ("t,time_ms,ax,ay,az,gx,gy,gz\n1,1,1,1,1,1,1,1\n", "time could be any of t, time_ms"),
         ("timestamp,ax,ay,az,gx,gy,gz\n1,1,1,1,1,1,1\n", "times in which unit.* timestamp_ms"),
         ("component_timestamp_ms,ax,ay,az,gx,gy,gz\n1,1,1,1,1,1,1\n", "times in which unit"),
+        ("time_sec,ax,ay,az,gx,gy,gz\n1,1,1,1,1,1,1\n", "column 'time_sec' one of time_s, "),
+        ("DateTime,ax,ay,az,gx,gy,gz\n1,1,1,1,1,1,1\n", "column 'datetime' one of time_s, "),
         (HEADER, "no rows"),
         (HEADER + "\n\n", "no rows"),
         (HEADER + "0,1,2,3,4,5,six\n", "after line 1: could not convert string 'six'"),

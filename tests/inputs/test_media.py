@@ -79,7 +79,6 @@ KINDS = {
     b"RIFF\0\0\0\0WAVE": "audio",
     b"RIFF\0\0\0\0AVI ": "container",
     b"\0\0\0\x20ftypisom": "container",
-    b"\0\0\0\x20ftypavif": "image",
     b"\x1aE\xdf\xa3": "container",
     b"\x93NUMPY": "array",
     b"v/1\x01": "exr",
@@ -109,6 +108,19 @@ def test_kind_is_what_is_in_it(beginning, tmp_path):
 def test_what_people_have_in_place_of_media_is_told(text, told):
     with pytest.raises(media.MediaError, match=told):
         media.kind(text.encode())
+
+
+@pytest.mark.parametrize("brand", media.STILLS)
+def test_heic_and_avif_are_told_to_be_converted(brand):
+    picture = b"\0\0\0\x20ftyp" + brand + bytes(20)
+    for read in (media.kind, images.open_image, images.image_size):
+        with pytest.raises(media.MediaError, match="HEIC or AVIF: convert it to JPEG or PNG first"):
+            read(picture)
+
+
+def test_a_folder_is_told_apart(tmp_path):
+    with pytest.raises(media.MediaError, match="a folder, not a regular file: give its files"):
+        media.open_source(tmp_path)
 
 
 def test_a_record_without_the_field_is_named():

@@ -313,7 +313,7 @@ def test_a_file_that_lies_takes_no_memory(name):
         recordings.duration,
         recordings.read_audio,
         lambda source: audio.LogMel()({"audio": source}, None),
-        lambda source: audio.audio_clips(source, clips=None),
+        lambda source: audio.Clips(count=None)({"audio": source}, None),
     ):
         try:
             use(encoded)

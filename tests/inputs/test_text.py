@@ -1,6 +1,7 @@
 import functools
 import gzip
 import html
+import inspect
 import itertools
 import json
 import pathlib
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import GOLDEN
 
+from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import text
 from imagebind_jax.inputs.media import MediaError
 
@@ -57,6 +59,15 @@ def test_truncation_keeps_the_end_token():
         text.tokenize("dog", context_length=1)
     with pytest.raises(ValueError, match="context_length 1"):
         text.Tokens(1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, [1], 7, b"a dog", pathlib.Path("a dog"), ["a dog", None], [["a dog"]], {"a"}]
+)
+def test_what_is_no_text_is_said_so(wrong):
+    tokenize = inspect.unwrap(text.tokenize)  # without the checks of types, as users have it
+    with pytest.raises(UserError, match="a text must be a str"):
+        tokenize(wrong)
 
 
 def test_special_tokens_in_a_text_are_single_tokens():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from samples import png
+from PIL import Image, TiffImagePlugin
+from samples import png, raw_png
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import thermal, vision
@@ -104,14 +104,36 @@ def test_temperatures_without_a_range_and_a_range_without_temperatures_are_error
             thermals(np.float32(level), "celsius", 0.0, 1.0)
 
 
+@pytest.mark.parametrize("colour, channels", [(2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize("settings", [{}, {"low": 0.0, "high": 50.0, "scale": "kelvin*100"}])
+def test_16_bit_colour_of_which_pillow_gives_8_bits_is_refused(colour, channels, settings):
+    source = raw_png(2, 1, 16, colour, b"\0" + bytes(2 * 2 * channels))
+    with pytest.raises(MediaError, match="16 bits in colour or with alpha: save it as 16-bit grey"):
+        thermal.Thermal(8, **settings)({"thermal": source}, None)
+    eight = raw_png(2, 1, 8, colour, b"\0" + bytes(2 * channels))
+    assert not thermal.Thermal(8)({"thermal": eight}, None).any()
+
+
+def test_16_bit_colour_in_a_tiff_is_refused_too():
+    fields = {256: 2, 257: 1, 258: (16, 16, 16), 262: 2, 273: 0, 277: 3, 279: 12}
+    header = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in fields.items():
+        header[tag] = value
+    source = b"II*\0\x08\0\0\0" + header.tobytes(8) + bytes(12)
+    with pytest.raises(MediaError, match="16 bits in colour"):
+        thermal.Thermal(8)({"thermal": source}, None)
+
+
 def test_settings_that_say_too_little_are_refused():
     for wrong in ({"low": 0.0}, {"low": 0.0, "high": 1.0}, {"scale": "kelvin"}):
         with pytest.raises(UserError, match="all of low, high and scale"):
             thermal.Thermal(**wrong)
     with pytest.raises(UserError, match="'fahrenheit' is not one of kelvin"):
         thermal.Thermal(8, 0.0, 1.0, "fahrenheit")
+    with pytest.raises(UserError, match="size must be a whole number"):
+        thermal.Thermal(0)
     for low, high in [(1.0, 1.0), (2.0, 1.0), (0.0, np.nan), (-np.inf, 0.0)]:
-        with pytest.raises(UserError, match="is not below"):
+        with pytest.raises(UserError, match="is not below|must be a finite number"):
             thermal.Thermal(8, low, high, "celsius")
 
 

@@ -13,6 +13,7 @@ from movies import HEIGHT, WIDTH, av, movie, numbers, remuxed
 from PIL import Image
 from samples import GOLDEN
 
+import imagebind_jax as ib
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import video, vision
 from imagebind_jax.inputs.augment import Spatial, View
@@ -290,8 +291,16 @@ def test_time_is_that_of_the_sound_if_that_begins_well_before():
     assert stamps(with_sound(0.5), 0, 1) == list(range(15, 30))  # 15 frames after half a second
     assert numbers(video.frames_at(with_sound(0.5), [0.5, 1.5])) == [0, 30]
     assert video.duration(with_sound(0.5)) == pytest.approx(2.5, abs=0.002)
-    with pytest.raises(MediaError, match="no frames"):
-        video.frames_at(with_sound(0.5), [0.2])
+
+
+def test_before_the_first_frame_the_first_is_seen():
+    assert numbers(video.frames_at(with_sound(0.5), [0.2, 0.0])) == [0, 0]
+    late = {"vision": with_sound(2.5)}  # 2.5 s of sound alone, 2 s of pictures
+    assert stamps(late["vision"], 0, 2) == [75] and stamps(late["vision"], 2, 1) == [*range(75, 90)]
+    assert shown(vision.Views(3, 1, 16)(late, None)) == [[0, 0], [0, 22], [0, 59]]
+    assert shown(vision.Clip(16, seconds=0.5)({**late, "seconds": 1.0}, None)) == [0, 0]
+    with pytest.raises(MediaError, match="no frames from -1.000"):
+        video.frames_at(late["vision"], [-1.0])
 
 
 @pytest.mark.parametrize("cover", [False, True])
@@ -401,6 +410,8 @@ def test_a_record_may_be_a_part_of_its_video(tmp_path):
     views = vision.Views(2, 1, 16, 2, 0.5)
     assert shown(views(part, None)) == [[15, 29], [30, 44]]
     assert shown(views({"vision": str(tmp_path / "a.mp4")}, None)) == [[0, 14], [45, 59]]
+    typed = {"start": "0.5", "seconds": np.float32(1)}  # out of a table, say
+    assert shown(vision.Clip(16)(part | typed, None)) == [15, 44]
     before = {"start": -0.5, "seconds": 2.0}
     for bad in ({"start": 2.5}, before, {"seconds": 0.0}, {"start": math.nan}):
         with pytest.raises(MediaError):
@@ -428,9 +439,18 @@ def test_a_video_is_augmented_alike_in_all_its_frames():
     np.testing.assert_array_equal(clip(source, None), vision.Clip(32)(source, None))
 
 
+class NoPyAV:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "av":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def test_without_pyav_a_video_names_the_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "av", None)
-    for transform in (vision.Clip(), vision.Views()):
-        with pytest.raises(UserError, match="imagebind-jax\\[video\\]") as caught:
-            transform({"vision": LONG}, None)
+    for module in [name for name in sys.modules if name.split(".")[0] == "av"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "meta_path", [NoPyAV(), *sys.meta_path])
+    uses = (lambda: vision.Clip()({"vision": LONG}, None), lambda: ib.load_videos(LONG))
+    for use in uses:
+        with pytest.raises(UserError, match="pip install 'imagebind-jax\\[video\\]'") as caught:
+            use()
         assert not isinstance(caught.value, MediaError)

@@ -156,8 +156,21 @@ def test_bad_frames_and_settings_are_errors():
         assert pickle.loads(pickle.dumps(transform)) == transform
     with pytest.raises(MediaError, match="no field 'vision'"):
         vision.Clip()({"id": 3}, None)
-    for wrong in ({"frames": 0}, {"seconds": -1.0}, {"size": 0}):
-        with pytest.raises(UserError, match=f"{next(iter(wrong))} must be more than 0"):
-            vision.Clip(**wrong)
     with pytest.raises(UserError, match="crops must be 1 or 3, got 2"):
         vision.Views(crops=2)
+
+
+@pytest.mark.parametrize(
+    "setting, wrong",
+    [
+        *(("size", wrong) for wrong in (0, True)),
+        ("frames", 0),
+        *(("seconds", wrong) for wrong in (-1.0, 0.0, np.nan, np.inf)),
+        ("clips", 0),
+    ],
+)
+def test_settings_out_of_range_are_refused_at_once(setting, wrong):
+    for transform in (vision.Views,) if setting == "clips" else (vision.Clip, vision.Views):
+        with pytest.raises(UserError, match=f"^{setting} must be ") as caught:
+            transform(**{setting: wrong})
+        assert not isinstance(caught.value, MediaError)

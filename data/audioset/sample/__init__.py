@@ -11,7 +11,13 @@ ITEMS = (
     ("balanced_train", "sample-0001", 30.0, "/m/09x0r", "sample-0001.wav"),
     ("balanced_train", "sample_0002", 0.0, "/m/0bt9lr,/m/068hy", "Ysample_0002.flac"),
     ("unbalanced_train", "Ysample0003", 110.0, "/m/04rlf", "Ysample0003_110.mp4"),
-    ("unbalanced_train", "sample-004_", 239.8, "/m/04rlf,/m/0342h", "sample-004__239800_249800.mp4"),
+    (
+        "unbalanced_train",
+        "sample-004_",
+        239.8,
+        "/m/04rlf,/m/0342h",
+        "sample-004__239800_249800.mp4",
+    ),
     ("eval", "sample-0005", 4.0, "/m/0k4j", "sample-0005_4.000.wav"),
     ("eval", "sample-0006", 9.0, "/m/0395lw", ""),
 )

@@ -96,6 +96,9 @@ class ManifestRecords(Sequence[Record]):
         name = f"{self.path}, line {line}"
         with media.decoding(name):
             fields = json_object(data) if not self._columns else self._row(data, name)
+            for key in fields:
+                if meant := misspelt(key, self._columns or fields):
+                    raise media.MediaError(name, f"{key!r} is no modality: did you mean {meant!r}?")
             record = {key: self._value(key, value, name) for key, value in fields.items()}
             return checked({"id": line, **record}, name, pathlib.Path)
 
@@ -112,8 +115,6 @@ class ManifestRecords(Sequence[Record]):
         return row
 
     def _value(self, key: str, value: Any, name: str) -> Any:
-        if meant := misspelt(key):
-            raise media.MediaError(name, f"{key!r} is no modality: did you mean {meant!r}?")
         if key not in MEDIA:
             return value
         if key == "vision" and isinstance(value, list):

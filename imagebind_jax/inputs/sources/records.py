@@ -1,12 +1,12 @@
 """What a record and a source of records are, and the rules for fields that come from outside."""
 
-import difflib
 import functools
+import json
 import math
 import operator
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -62,6 +62,8 @@ def checked(record: dict[str, Any], name: str, medium: type = bytes) -> dict[str
         elif key == "label":
             numbers = value if isinstance(value, list) else [value]
             good = all(type(number) is int for number in numbers)
+        elif key == "id":
+            good = type(value) in (int, str)
         elif key in NUMBERS:
             good = type(value) in (int, float) and math.isfinite(value)
         else:
@@ -85,27 +87,51 @@ def json_object(data: bytes) -> dict[str, Any]:
     found = msgspec.json.decode(data.decode())
     if not isinstance(found, dict):
         raise ValueError('not a JSON object: expected {"vision": "a.jpg", ...}')
+    json.loads(data, object_pairs_hook=_unique)
     return {key: value for key, value in found.items() if value is not None}
 
 
-def check_fields(fields: Iterable[str]) -> None:
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise ValueError(f"{_short(key)} is given twice")
+        seen.add(key)
+
+
+def check_fields(fields: Collection[str]) -> None:
     """Raises UserError where a field's name is nearly, but not, that of a modality."""
     for key in fields:
-        if meant := misspelt(key):
+        if meant := misspelt(key, fields):
             raise UserError(f"{key!r} is no modality: did you mean {meant!r}?")
 
 
-def misspelt(key: str) -> str | None:
-    """The modality that this unknown field's name was probably meant to be."""
-    return _nearest(key) if len(key) < 20 else None
+def misspelt(key: str, fields: Collection[str]) -> str | None:
+    """The modality, not among the fields, that this one's name was probably meant to be.
+
+    One letter is too many, missing or another, or two are swapped. Such as text_1, depth_m and test
+    are names of their own.
+    """
+    meant = _nearest(key) if len(key) < 20 else None
+    return meant if meant not in fields else None
 
 
 @functools.lru_cache(maxsize=4096)
 def _nearest(key: str) -> str | None:
     names = (*MEDIA, "text")
-    if key in names or key in NUMBERS:
+    if key in names or not key.isalpha() or len(key) < 3:
         return None
-    return next(iter(difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.8)), None)
+    return next((name for name in names if _is_nearly(key.lower(), name)), None)
+
+
+def _is_nearly(key: str, name: str) -> bool:
+    same = len(os.path.commonprefix([key, name]))
+    left, right = key[same:], name[same:]
+    if not same or not left + right:
+        return not left + right
+    changed = len(name) > 5 and left[1:] == right[1:]  # not test, next, audit, death
+    swapped = left[:2] == right[1::-1] and left[2:] == right[2:]
+    return changed or swapped or left[1:] == right or left == right[1:]
 
 
 def _short(value: Any) -> str:
@@ -117,6 +143,7 @@ def _expected(key: str) -> str:
     if key in MEDIA:
         return "a file" + (" or a list of them" if key == "vision" else "")
     known = {
+        "id": "a text or an integer",
         "text": "a text or a list of texts",
         "label": "the number of a class or a list of them",
     }

@@ -9,6 +9,8 @@ from imagebind_jax.inputs import media
 from imagebind_jax.inputs.sources.records import LONGEST
 
 BLOCK = 512
+HEADER = 64 << 10  # bytes of a header about the next member
+DIGITS = 8  # of a length in it, with the space behind
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 REFUSED = {
     tarfile.LNKTYPE: "a hard link: pack with --hard-dereference",
@@ -73,21 +75,25 @@ def _header(path: str, header: bytes, at: int) -> tarfile.TarInfo:
 
 def _extra(path: str, file: io.BufferedIOBase, kind: bytes, size: int) -> dict[str, str]:
     """What the data of a header about the next member says of it."""
-    if size > LONGEST:
-        raise media.MediaError(path, f"a name or header of {size} bytes")
+    if size > HEADER:
+        raise media.MediaError(path, f"a name or header of {size} bytes, more than {HEADER}")
     data = file.read(size)
     if kind == tarfile.GNUTYPE_LONGNAME:
         return {"path": data.partition(b"\0")[0].decode(errors="backslashreplace")}
-    found = {}
-    while data:  # "<length of all this> <key>=<value>\n"
-        digits, _, _ = data.partition(b" ")
-        record, data = data[: int(digits)], data[int(digits) :]
+    found: dict[str, str] = {}
+    at = 0
+    while at < len(data):  # "<length of all this> <key>=<value>\n"
+        digits = data[at : at + DIGITS].partition(b" ")[0]
+        length = int(digits) if digits.isdigit() else 0
+        record = data[at : at + length]
         key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
-        if not (digits.isdigit() and equals and record.endswith(b"\n")):
+        if not (record and len(record) == length and equals and record.endswith(b"\n")):
             raise media.MediaError(path, "damaged: an extended header cannot be read")
-        found[key.decode(errors="replace")] = value.decode(errors="backslashreplace")
-    if any(key.startswith("GNU.sparse") for key in found):
-        raise media.MediaError(path, f"it holds {REFUSED[tarfile.GNUTYPE_SPARSE]}")
+        if key.startswith(b"GNU.sparse"):
+            raise media.MediaError(path, f"it holds {REFUSED[tarfile.GNUTYPE_SPARSE]}")
+        if key in (b"path", b"size"):
+            found[key.decode()] = value.decode(errors="backslashreplace")
+        at += length
     return found if kind == tarfile.XHDTYPE else {}
 
 

@@ -30,15 +30,16 @@ class Tfds:
     )
 
     def __post_init__(self):
+        if self.data_dir is not None:
+            object.__setattr__(self, "data_dir", os.fspath(self.data_dir))
         check_fields(self.fields)
 
     def open(self) -> "TfdsRecords":
         """Raises UserError if it is not prepared on this machine, or has no such split or feature."""
         import tensorflow_datasets as tfds
 
-        folder = None if self.data_dir is None else os.fspath(self.data_dir)
         try:
-            builder = tfds.builder(self.name, data_dir=folder)
+            builder = tfds.builder(self.name, data_dir=self.data_dir)
             features = builder.info.features
             for feature in self.fields.values():
                 _find(features, feature)
