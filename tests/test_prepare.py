@@ -599,9 +599,12 @@ def test_a_disk_that_runs_full_is_one_line_and_what_is_written_stays(run, out, m
     assert run()[1] == ["train-00002", "test-00000"]
 
 
-def test_killed_before_anything_was_written_it_begins_anew(run, out):
-    out.mkdir()
-    (out / ".writable").touch()
+def test_what_another_process_probes_with_is_no_content(run, out, monkeypatch):
+    def check_writable(folder, remedy):
+        folder.mkdir()
+        (folder / ".writable").touch()
+
+    monkeypatch.setattr(prepare.files, "check_writable", check_writable)
     assert run()[1] == ALL
 
 

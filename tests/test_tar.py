@@ -14,7 +14,7 @@ import pytest
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import media
 from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.sources import Tar, records, tar_index
+from imagebind_jax.inputs.sources import Tar, records, tar_files, tar_index
 from imagebind_jax.inputs.sources.tar_files import members
 
 FILES = {"a/1.jpg": b"one", "a/1.txt": "№ 1\n".encode(), "a/2.jpg": b"two" * 400, "a/2.txt": b"2"}
@@ -215,12 +215,12 @@ def test_extended_headers_are_read_strictly(body, words, shard):
     assert words in refused(shard)
 
 
-def test_an_extended_header_takes_no_time_to_speak_of(shard):
-    for _ in range(2):  # the first time for what is loaded once
-        shard.write_bytes(extended(b"5 a=\n" * 13_000))
-        begin = time.process_time()
-        assert len(list(members(str(shard)))) == 1
-    assert time.process_time() - begin < 0.5
+def test_an_extended_header_is_walked_through_once(shard, monkeypatch):
+    monkeypatch.setattr(tar_files, "HEADER", 1 << 20)
+    shard.write_bytes(extended(b"5 a=\n" * 209_715))
+    begin = time.process_time()
+    assert len(list(members(str(shard)))) == 1
+    assert time.process_time() - begin < 2  # and not 5, which grow with the square
 
 
 def test_folders_are_left_alone(tmp_path):

@@ -51,10 +51,11 @@ def listing(download: pathlib.Path) -> Listing:
     splits: dict[str, list[Row]] = {}
     missing, notes = {}, []
     for split, folder, captions in found:
-        if told := {file: texts for file, texts in captions.items() if texts}:
+        told = {file: texts for file, texts in captions.items() if texts}
+        if told:
             splits[split] = list(_rows(split, folder, told))
             missing[split] = len(told) - len(splits[split])
-            notes += _left_out(split, folder, len(captions) - len(told))
+        notes += _left_out(split, folder, len(captions) - len(told))
     if not any(splits.values()):
         raise UserError(f"no captioned image in {download}, nor in a folder in it; {REMEDY}")
     return Listing(splits=splits, missing=missing, notes=tuple(notes))

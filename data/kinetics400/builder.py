@@ -32,6 +32,7 @@ def listing(download: pathlib.Path) -> Listing:
     if not named:
         named = _from_folders(sorted_in)
         aside = _without_class(flat, sorted_in)
+        flat = sorted_in
     if not named:
         wanted = "annotations/val.csv, nor val/{class}/*.mp4"
         raise UserError(f"no {wanted} in {download}; run k400_downloader.sh of {HOMEPAGE}")

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.inputs import crumbs
 
 MAX_BYTES = 64 << 30  # of a file: media are read in parts, so this only stops nonsense
@@ -66,7 +66,7 @@ class MediaError(UserError):
         self.source, self.reason = source, reason
 
     def __str__(self) -> str:
-        return " ".join(f"{self.source}: {self.reason}".split())[:500]
+        return f"{one_line(self.source, 250)}: {one_line(self.reason, 400)}"
 
 
 @contextlib.contextmanager

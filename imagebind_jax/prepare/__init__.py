@@ -1,6 +1,5 @@
 """From an official download to records: `imagebind-jax prepare`, which goes on where it was stopped."""
 
-import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -14,17 +13,19 @@ from imagebind_jax import files, metrics
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import datasets, media
 from imagebind_jax.inputs.datasets import Dataset, Listing
-from imagebind_jax.inputs.sources import prepared
-from imagebind_jax.inputs.sources.array_records import FACTS, Shard, whole
+from imagebind_jax.inputs.sources.array_records import FACTS
 from imagebind_jax.inputs.sources.prepared import Facts, Split
 from imagebind_jax.inputs.sources.writing import in_processes
 from imagebind_jax.prepare import journal, parts, resuming
 from imagebind_jax.prepare.journal import Done
 from imagebind_jax.prepare.parts import Part
 from imagebind_jax.prepare.resuming import Planned
+from imagebind_jax.prepare.verifying import verify
+
+__all__ = ["prepare", "verify"]
 
 LOCK, DOWNLOAD = ".lock", "download"
-PROBE = ".writable"  # what files.check_writable leaves where the process is killed in it
+PROBE = ".writable"  # of files.check_writable in another process
 SHARD = re.compile(r".+-\d{5}\.array_record(\.partial)?")
 SPARE = 64 << 20  # bytes that are left free
 
@@ -44,8 +45,9 @@ def prepare(
     download: None to have a small one generated, in `out`/download. splits: all by default; others
     can be added later. allow_missing: the share of rows that may be left out since their files
     cannot be read. A preparation that was stopped, in whatever way, goes on with the shards that
-    are not finished. What changes a file but not its size goes unnoticed: times are not compared,
-    as a copy has others. Links that lead out of the download are not followed. Raises UserError.
+    are not finished. Rows, code or sizes of files that changed are noticed; a file of the same size
+    is not: times are not compared, as a copy has others. A link that leads out of the download
+    counts as a file that cannot be read. Raises UserError.
     """
     if not 0 <= allow_missing <= 1:
         raise UserError(f"--allow-missing is a share, 0 to 1, not {allow_missing}")
@@ -233,35 +235,3 @@ def _tidy(folder: pathlib.Path, planned: Planned, facts: Facts) -> None:
             path.unlink()
     with contextlib.suppress(OSError):
         (folder / journal.FOLDER).rmdir()  # if it is empty
-
-
-def verify(
-    folder: str | os.PathLike, *, workers: int | None = None, say: Callable[[str], None] = print
-) -> None:
-    """Reads every byte of a prepared folder. Raises UserError, naming the shards that are damaged."""
-    splits = prepared.facts(folder).splits
-    shards = [shard for split in splits.values() for shard in split.shards if shard.count]
-    broken = []
-    with (
-        metrics.Progress("verify", len(shards)) as progress,
-        concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool,
-    ):
-        results = pool.map(lambda shard: _is_whole(pathlib.Path(folder), shard), shards)
-        for index, (shard, good) in enumerate(zip(shards, results), 1):
-            if not good:
-                broken.append(shard.file)
-            progress.update(index)
-    if broken:
-        raise UserError(
-            f"{folder}: {len(broken)} of {len(shards)} shards are missing or damaged "
-            f"({', '.join(broken[:20])}): remove them, and run the prepare that made them again"
-        )
-    for name, split in splits.items():
-        say(f"{name}: {split.count} records in {len(split.shards)} shards, as they were written")
-
-
-def _is_whole(folder: pathlib.Path, shard: Shard) -> bool:
-    try:
-        return whole(folder, shard)
-    except OSError:
-        return False

@@ -324,7 +324,22 @@ def test_text_files_that_are_too_deep_or_ambiguous(tmp_path):
     found = captions.listing(tmp_path)
     assert [row["id"] for row in found.splits["all"]] == ["all/a.jpg"]
     assert found.notes == ("all: the .txt captions in deep/ are not read: it lies too deep",)
-    (tmp_path / "a.png").write_bytes(b"...")
+    for name in (
+        "a.jpg",
+        "a.txt",
+    ):  # then the split is deep/, and those in other folders are told of
+        (tmp_path / name).unlink()
+    (tmp_path / "other" / "inner").mkdir(parents=True)
+    for name in ("other/bare.jpg", "other/inner/a.jpg", "other/inner/a.txt"):
+        (tmp_path / name).write_bytes(b"...")
+    found = captions.listing(tmp_path)
+    assert {split: len(rows) for split, rows in found.splits.items()} == {"deep": 1}
+    assert found.notes == (
+        "other: images without a caption are left out: 1",
+        "other: the .txt captions in inner/ are not read: it lies too deep",
+    )
+    for name in ("a.jpg", "a.png", "a.txt"):
+        (tmp_path / name).write_bytes(b"...")
     with pytest.raises(UserError, match=r"a\.jpg and a\.png could each be meant by a\.txt"):
         captions.listing(tmp_path)
 

@@ -32,7 +32,8 @@ def _image(mode: str, format: str, **settings) -> bytes:
     image = Image.fromarray(_pixels())
     if mode in ("I;16", "F"):
         levels = _pixels()[..., 0] * 40.0 + 300
-        image = Image.fromarray(levels.astype(np.uint16 if mode == "I;16" else np.float32))
+        metres = (levels / 1000).astype(np.float32)
+        image = Image.fromarray(levels.astype(np.uint16) if mode == "I;16" else metres)
     else:
         image = image.convert(mode)
     file = io.BytesIO()

@@ -177,7 +177,7 @@ def test_operations_in_a_row_invent_nothing_along_the_border(shear):
     # A transform says by itself that there are such operations.
     record_ = record(np.full((64, 64), 2000))
     transform = depth.Disparity(size=64, **PLAIN, augment=Spatial(erase=0.0))
-    for seed in range(25):
+    for seed in (48, 100):  # two geometric ones are drawn
         view, rng = View(seed), np.random.default_rng(0)
         got = transform(record_ | {"view": view}, rng)
         off = np.minimum(got, np.abs(got - FOCAL * BASELINE / 2))

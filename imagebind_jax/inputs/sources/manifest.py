@@ -37,8 +37,9 @@ class Manifest:
     vision, audio, depth, thermal and imu are paths, relative to `root` or else to the manifest's
     folder (vision also a list of paths: frames); text is a text or a list of texts; all other
     fields go into the record as they are. In CSV label is an integer; start, seconds,
-    focal_length, baseline and imu_rate are numbers; a field that is empty is left out. Without an
-    id, a sample's is the number of its line. UTF-8; no sample longer than 1 MiB.
+    focal_length, baseline and imu_rate are numbers; a field that is empty is left out. An id is
+    a text or an integer; without one, it is the number of the line. No field may be given twice.
+    UTF-8; no sample longer than 1 MiB.
 
     A manifest need not be trusted: a path that leads out of the root, also by a link, is a
     `MediaError`. root="/" trusts it: then paths may be absolute.
