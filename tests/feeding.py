@@ -60,8 +60,8 @@ def batches(first=Noisy(), second=Noisy(), *, steps=16, batch_size=8, replicatio
     return Batches(pairs, inputs, seed=3, batch_size=batch_size, steps=steps, **options)
 
 
-if __name__ == "__main__":  # feeding.py FLAG: feeds for ever from two processes; FLAG says when
-    stream = batches(Noisy(100_000), Noisy(100_000), steps=10_000).stream(workers=2)
+if __name__ == "__main__":  # feeding.py FLAG: feeds for ever from a process; FLAG says when
+    stream = batches(Noisy(100_000), Noisy(100_000), steps=10_000).stream(workers=1)
     for step, _ in enumerate(stream):
         if step == 3:
             pathlib.Path(sys.argv[1]).touch()
