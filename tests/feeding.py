@@ -61,6 +61,7 @@ def batches(first=Noisy(), second=Noisy(), *, steps=16, batch_size=8, replicatio
 
 
 if __name__ == "__main__":  # feeding.py FLAG: feeds for ever from a process; FLAG says when
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job ignores
     stream = batches(Noisy(100_000), Noisy(100_000), steps=10_000).stream(workers=1)
     for step, _ in enumerate(stream):
         if step == 3:
