@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import hashlib
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 from imagebind_jax.errors import UserError
@@ -16,6 +18,32 @@ def replace_text(path: pathlib.Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: pathlib.Path, remedy: str) -> Iterator[pathlib.Path]:
+    """A folder to fill, which takes `folder`'s place at the end of the block, or is gone.
+
+    One process at a time: see `locked`. Raises UserError, with the remedy, where it cannot be written.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}; {remedy}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """The digest of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_writable(folder: pathlib.Path, remedy: str) -> None:

@@ -60,8 +60,9 @@ def _read(path: pathlib.Path) -> list[dict]:
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(msgspec.MsgspecError):
-            msgspec.json.decode(text, type=_Line)
-            lines.append(json.loads(text))
+            line = msgspec.json.decode(text)
+            msgspec.convert(line, _Line)  # for its errors: other fields are kept
+            lines.append(line)
     return lines
 
 

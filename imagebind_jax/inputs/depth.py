@@ -13,7 +13,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.augment import Spatial, view_of
 from imagebind_jax.inputs.depth_maps import READINGS, read_depth
 from imagebind_jax.inputs.images import resize_and_crop, with_channel
-from imagebind_jax.inputs.media import MediaError, decoding, field
+from imagebind_jax.inputs.media import decoding, field, positive
 from imagebind_jax.inputs.rand_augment import GEOMETRIC
 from imagebind_jax.inputs.settings import check_finite, check_positive, check_whole
 
@@ -197,7 +197,10 @@ class Disparity:
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "size size 1"]:
         source = field(record, "depth")
-        focal_length, baseline = (_positive(record, name) for name in REMEDIES)
+        focal_length, baseline = (
+            positive(record, name, f"disparity needs it, {remedy}")
+            for name, remedy in REMEDIES.items()
+        )
         depth_m = read_depth(source, self.reading)
         with decoding(source):
             depth_m = np.minimum(depth_m, self.max_depth or np.inf)
@@ -210,15 +213,3 @@ class Disparity:
             moved = any(name in GEOMETRIC for name, _ in drawn.operations)
             output = to_square(disparities, lambda image: drawn.pixels(image, self.size), moved)
             return drawn.erase(normalise(output, self.normalisation, self.mean, self.std))
-
-
-def _positive(record: Mapping[str, Any], name: str) -> float:
-    value = record.get(name)
-    try:
-        number = math.nan if value is None else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        wrong = f"{name} is {value!r}, but disparity needs it, {REMEDIES[name]}"
-        raise MediaError(str(record.get("id", "this record")), wrong)
-    return number

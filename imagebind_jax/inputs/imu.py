@@ -10,7 +10,7 @@ from jaxtyping import Float, Num
 
 from imagebind_jax.inputs.augment import view_of
 from imagebind_jax.inputs.imu_files import AXES, Recording, read_imu
-from imagebind_jax.inputs.media import MediaError, decoding, field
+from imagebind_jax.inputs.media import decoding, field, positive
 from imagebind_jax.inputs.settings import check_positive, check_whole
 
 
@@ -118,14 +118,7 @@ def _times(recording: Recording, record: Mapping[str, Any]) -> tuple[Float[np.nd
     """Seconds of the samples, and of the end: the last one stands for the time until a next one."""
     if recording.times is not None:
         return recording.times, recording.times[-1] + _step(recording.times)
-    rate = record.get("imu_rate")
-    try:
-        rate = float("nan" if rate is None else rate)
-    except (TypeError, ValueError):
-        rate = math.nan
-    if not (math.isfinite(rate) and rate > 0):
-        wrong = f"imu_rate is {record.get('imu_rate')!r}, but its file has no times: give it in Hz"
-        raise MediaError(str(record.get("id", "this record")), wrong)
+    rate = positive(record, "imu_rate", "its file has no times: give it in Hz")
     count = len(recording.samples)
     return np.arange(count) / rate, count / rate
 

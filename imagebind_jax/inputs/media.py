@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -140,6 +141,20 @@ def kind(source: Source) -> str:
             raise MediaError(name(source), "HEIC or AVIF: convert it to JPEG or PNG first")
         return "container"
     return next((what for beginning, what in BEGINNINGS if head.startswith(beginning)), "")
+
+
+def positive(record: Mapping[str, Any], wanted: str, remedy: str) -> float:
+    """A field that has to be a number above 0. Raises `MediaError` with the remedy."""
+    value = record.get(wanted)
+    try:
+        number = math.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise MediaError(
+            str(record.get("id", "this record")), f"{wanted} is {value!r}, but {remedy}"
+        )
+    return number
 
 
 def field(record: Mapping[str, Any], *names: str) -> Any:

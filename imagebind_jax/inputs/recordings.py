@@ -15,7 +15,6 @@ import soundfile
 from jaxtyping import Float
 
 from imagebind_jax.inputs import media
-from imagebind_jax.inputs.containers import ADTS
 from imagebind_jax.inputs.media import MediaError, Source
 from imagebind_jax.inputs.resampling import RATE, reduced
 from imagebind_jax.inputs.sound_tracks import WARM_UP, open_track
@@ -76,7 +75,7 @@ def open_recording(source: Source) -> Iterator[Recording]:
     kind = media.kind(source)
     if kind in ("image", "exr", "array"):
         raise MediaError(media.name(source), f"{media.CALLED[kind]}: no sound")
-    if kind != "container" and _begins(source) not in ADTS:
+    if kind != "container":
         with media.decoding(source), media.open_source(source) as file:
             flac = _Handle(file, MAX_SEARCH) if _begins(source) == b"fL" else None
             plain = _Handle(file) if isinstance(source, bytes) else file.fileno()

@@ -3,7 +3,6 @@
 import bisect
 import collections
 import errno
-import hashlib
 import itertools
 import os
 import pathlib
@@ -13,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from imagebind_jax import files
 from imagebind_jax.inputs import media
 from imagebind_jax.inputs.sources.records import Record, checked, position
 
@@ -102,7 +102,7 @@ def write_shard(path: pathlib.Path, records: Iterable[Record]) -> Shard:
             if os.strerror(code) in str(error):
                 raise OSError(code, os.strerror(code), str(path)) from error
         raise
-    return Shard(path.name, count, _sha256(path), path.stat().st_size)
+    return Shard(path.name, count, files.sha256(path), path.stat().st_size)
 
 
 class _Made(msgspec.Struct):
@@ -127,9 +127,4 @@ def verify(folder: pathlib.Path) -> list[Shard]:
 
 def whole(folder: pathlib.Path, shard: Shard) -> bool:
     """Whether every byte of a shard is as it was written. Raises OSError if it is not there."""
-    return _sha256(folder / shard.file) == shard.sha256
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.sha256(folder / shard.file) == shard.sha256

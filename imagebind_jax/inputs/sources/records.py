@@ -16,6 +16,7 @@ from imagebind_jax.inputs import media
 
 Record = Mapping[str, Any]
 CACHE_VARIABLE = "IMAGEBIND_JAX_CACHE"
+CACHE_REMEDY = f"choose another place with ${CACHE_VARIABLE} or --cache"
 MEDIA = ("vision", "audio", "depth", "thermal", "imu")  # fields that hold files or their bytes
 NUMBERS = ("start", "seconds", "focal_length", "baseline", "imu_rate")
 LARGEST = 1 << 30  # bytes of a medium that is held whole in a record

@@ -6,7 +6,6 @@ import hashlib
 import json
 import pathlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -15,7 +14,7 @@ import numpy as np
 from imagebind_jax import files
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import media
-from imagebind_jax.inputs.sources.records import CACHE_VARIABLE, Stamp, cache_folder, stamp
+from imagebind_jax.inputs.sources.records import CACHE_REMEDY, Stamp, cache_folder, stamp
 from imagebind_jax.inputs.sources.tar_files import members
 
 JSON = "json"  # the ending whose object has fields of its own
@@ -80,7 +79,7 @@ def make(shards: list[str], fields: Fields) -> pathlib.Path:
         raise UserError(str(error)) from error
     key = json.dumps([FORMAT, shards, stamps, fields])
     folder = cache_folder() / f"tar-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    files.check_writable(folder.parent, f"choose another place with ${CACHE_VARIABLE} or --cache")
+    files.check_writable(folder.parent, CACHE_REMEDY)
     with files.locked(folder.with_name(f"{folder.name}.lock")):
         try:
             load(folder)
@@ -93,18 +92,13 @@ def load(folder: pathlib.Path) -> Index:
     """Raises ValueError unless every byte is as it was written."""
     try:
         about = msgspec.json.decode((folder / "about.json").read_bytes(), type=_About)
-        if about.sums != {name: _sum(folder / f"{name}.npy") for name in ARRAYS}:
+        if about.sums != {name: files.sha256(folder / f"{name}.npy") for name in ARRAYS}:
             raise ValueError("a file is not what was written")
         # Mapped: processes share it, and of many million samples only what is used is in memory.
         arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS]
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} is incomplete: {error}") from error
     return Index(about, *arrays)
-
-
-def _sum(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(folder: pathlib.Path, shards: list[str], stamps: list[Stamp], fields: Fields) -> None:
@@ -127,24 +121,12 @@ def _write(folder: pathlib.Path, shards: list[str], stamps: list[Stamp], fields:
         np.frombuffer(keys, np.uint8),
         np.array(key_ends, np.uint64),
     )
-    partial = folder.with_name(f"{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+    with files.whole_folder(folder, CACHE_REMEDY) as partial:
         for name, values in zip(ARRAYS, arrays):
             np.save(partial / f"{name}.npy", values)
-        sums = {name: _sum(partial / f"{name}.npy") for name in ARRAYS}
+        sums = {name: files.sha256(partial / f"{name}.npy") for name in ARRAYS}
         about = _About(shards, stamps, ends, list(columns), sums)
         (partial / "about.json").write_bytes(msgspec.json.encode(about))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror or error}; "
-            f"choose another place with ${CACHE_VARIABLE} or --cache"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _samples(path: str, columns: Fields) -> Iterator[tuple[str, dict[str, Part]]]:

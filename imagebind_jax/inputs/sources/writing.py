@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ import msgspec
 from imagebind_jax import files
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.sources.array_records import FACTS, ArrayRecords, Shard, write_shard
-from imagebind_jax.inputs.sources.records import CACHE_VARIABLE, Record, cache_folder
+from imagebind_jax.inputs.sources.records import CACHE_REMEDY, Record, cache_folder
 from imagebind_jax.inputs.workers import die_with_parent
 
 SHARD = 128  # records; the unit of work of one process
@@ -44,9 +43,7 @@ class Cached:
 
     def open(self, progress: Callable[[int], None] = lambda done: None) -> ArrayRecords:
         """Makes the records if they are not there; `progress(done)` while it does."""
-        files.check_writable(
-            self.folder.parent, f"choose another place with ${CACHE_VARIABLE} or --cache"
-        )
+        files.check_writable(self.folder.parent, CACHE_REMEDY)
         with files.locked(self.folder.with_name(f"{self.folder.name}.lock")):
             try:
                 return ArrayRecords(self.folder)
@@ -70,10 +67,7 @@ def write_records(
     `make` must be picklable. The folder appears whole or not at all; `facts` goes into its
     dataset.json. One process at a time: see `Cached`. Raises UserError where it cannot be written.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-        partial.mkdir(parents=True)
+    with files.whole_folder(folder, CACHE_REMEDY) as partial:
         spans = [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
         jobs = [(partial / f"{i:05d}.array_record", make, span) for i, span in enumerate(spans)]
         shards, done = [], 0
@@ -83,16 +77,6 @@ def write_records(
             progress(done)
         info = {**facts, "count": count, "shards": sorted(shards, key=lambda s: s["file"])}
         (partial / FACTS).write_text(json.dumps(info, indent=1))
-        if folder.exists():  # broken: `verify` has said so
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror or error}; "
-            f"choose another place with ${CACHE_VARIABLE} or --cache"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(path: pathlib.Path, make: Callable[[int], Record], span: range) -> Shard:
