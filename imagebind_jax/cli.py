@@ -4,13 +4,9 @@ Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else.
 """
 
 import argparse
-import contextlib
 import errno
-import importlib.util
-import io
 import os
 import pathlib
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -164,10 +160,10 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
             return
         raise UserError("train needs a config: imagebind-jax train CONFIG.py")
     from imagebind_jax import train
-    from imagebind_jax.config import cached
+    from imagebind_jax.config import TrainConfig, cached, load
     from imagebind_jax.demo import render
 
-    config = load_config(options.config, rest)
+    config = load(options.config, TrainConfig, rest)
     folder = options.out or pathlib.Path("runs") / pathlib.Path(options.config).stem
     train.check(config, folder)  # before minutes of rendering
     render(cached(config))
@@ -235,56 +231,6 @@ def _numbers(option: str, text: str) -> list[int] | None:
     if not all(item.isdecimal() for item in items):
         raise UserError(f"{option} {text}: expected numbers, e.g. 0,5")
     return [int(item) for item in items] or None
-
-
-def load_config(path: str, overrides: Sequence[str] = ()):
-    """The TrainConfig of a config file, with `--any.field VALUE` overrides applied.
-
-    Raises UserError, with the nearest name, on an unknown field or a value of the wrong type.
-    """
-    import cloudpickle  # which grain sends transforms to its processes with
-    import tyro
-
-    from imagebind_jax.config import TrainConfig
-
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"no config file {path}")
-    # A module, so that classes it defines have a source and can be sent to other processes.
-    spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is no Python file: its name must end with .py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    cloudpickle.register_pickle_by_value(module)  # other processes could not import it by its name
-    try:
-        spec.loader.exec_module(module)  # a config is code: run only those you would run
-        get_config = getattr(module, "get_config", None)
-        config = get_config() if get_config else None
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
-    if get_config is None:
-        raise UserError(f"{path} does not define get_config()")
-    if not isinstance(config, TrainConfig):
-        raise UserError(f"get_config() of {path} returned {type(config).__name__}, not TrainConfig")
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                TrainConfig, default=config, args=overrides, prog=f"imagebind-jax train {path}"
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_one_line(said.getvalue())) from None
-
-
-def _one_line(box: str) -> str:
-    """The message out of the box that tyro draws around it."""
-    lines = [re.sub(r"^[│|\s]+|[│|\s]+$", "", line) for line in box.splitlines()]
-    text = " ".join(line for line in lines if line and not re.match(r"^[╭╰─]", line))
-    text = re.sub(r"\s*(Argument helptext:|For full helptext,).*", "", text)
-    return text or "the config's fields could not be read"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,20 @@
-"""The configuration of a training run, and what of it a checkpoint remembers."""
+"""The configuration of a training run, what of it a checkpoint remembers, and config files."""
 
+import contextlib
 import dataclasses
+import importlib.util
+import io
 import json
-from collections.abc import Mapping
-from typing import Any
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from imagebind_jax import sharding
 from imagebind_jax.errors import UserError
+from imagebind_jax.evaluators.benchmark import EvalConfig
 from imagebind_jax.inputs import pipeline
 from imagebind_jax.inputs.sources import Cached
 from imagebind_jax.model import ImageBindConfig
@@ -37,9 +45,18 @@ class TrainConfig:
     log_every: int = 10
     checkpoint_every: int = 500
     keep: int = 2
+    evaluation: EvalConfig | None = None  # measured while training, into the same metrics
+    evaluate_every: int = 1000  # steps
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "threads"):
+        for name in (
+            "steps",
+            "batch_size",
+            "log_every",
+            "checkpoint_every",
+            "evaluate_every",
+            "threads",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.workers < 0 or not self.patience > 0 or not 0 <= self.bad_records <= 1:
@@ -70,7 +87,7 @@ class TrainConfig:
 
 
 HOW = ("parallel", "fsdp", "threads", "workers", "patience", "bad_records",
-       "log_every", "checkpoint_every", "keep")  # fmt: skip
+       "log_every", "checkpoint_every", "keep", "evaluation", "evaluate_every")  # fmt: skip
 
 
 def cached(config: TrainConfig) -> list[Cached]:
@@ -81,11 +98,15 @@ def cached(config: TrainConfig) -> list[Cached]:
 def facts(config: TrainConfig) -> dict[str, Any]:
     """What a checkpoint says of its run: every field that changes what is computed."""
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    flat: dict[str, Any] = {}
+    return {"config": flat({name: value for name, value in fields.items() if name not in HOW})}
+
+
+def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Dataclasses, mappings and tuples of them as {"a.b.c": what JSON can hold}. Raises UserError."""
+    into: dict[str, Any] = {}
     for name, value in fields.items():
-        if name not in HOW:
-            _flatten(name, value, flat)
-    return {"config": flat}
+        _flatten(name, value, into)
+    return into
 
 
 def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
@@ -107,3 +128,63 @@ def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
             raise UserError(
                 f"{name} is {value!r}: a config holds dataclasses, mappings, tuples, texts and numbers"
             ) from None
+
+
+Config = TypeVar("Config")
+
+
+def load(path: str | os.PathLike, kind: type[Config], overrides: Sequence[str] = ()) -> Config:
+    """What a config file's `get_config()` returns, with `--any.field VALUE` overrides applied.
+
+    kind: TrainConfig or EvalConfig. Raises UserError where it is another, and with the nearest name
+    on an unknown field or a value of the wrong type.
+    """
+    import cloudpickle  # which grain sends transforms to its processes with
+    import tyro
+
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"no config file {path}")
+    # A module, so that classes it defines have a source and can be sent to other processes.
+    spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no Python file: its name must end with .py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    cloudpickle.register_pickle_by_value(module)  # other processes could not import it by its name
+    try:
+        spec.loader.exec_module(module)  # a config is code: run only those you would run
+        get_config = getattr(module, "get_config", None)
+        config = get_config() if get_config else None
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    if get_config is None:
+        raise UserError(f"{path} does not define get_config()")
+    command = "train" if kind is TrainConfig else "evaluate"
+    if not isinstance(config, kind):
+        other = "evaluate" if isinstance(config, EvalConfig) else "train"
+        hint = f": imagebind-jax {other}" if isinstance(config, (TrainConfig, EvalConfig)) else ""
+        found, wanted = type(config).__name__, kind.__name__
+        raise UserError(f"get_config() of {path} returned {found}, not {wanted}{hint}")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                kind,
+                default=config,
+                args=overrides,
+                prog=f"imagebind-jax {command} {path}",
+                config=(tyro.conf.AvoidSubcommands,),  # of a field that may be None
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_one_line(said.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """The message out of the box that tyro draws around it."""
+    lines = [re.sub(r"^[│|\s]+|[│|\s]+$", "", line) for line in box.splitlines()]
+    text = " ".join(line for line in lines if line and not re.match(r"^[╭╰─]", line))
+    text = re.sub(r"\s*(Argument helptext:|For full helptext,).*", "", text)
+    return text or "the config's fields could not be read"

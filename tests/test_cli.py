@@ -6,7 +6,9 @@ import textwrap
 import pytest
 
 from imagebind_jax import __version__, cli
+from imagebind_jax.config import TrainConfig, load
 from imagebind_jax.errors import UserError
+from imagebind_jax.evaluators.benchmark import EvalConfig
 
 WEIGHTS = pathlib.Path(__file__).parent / "golden" / "imagebind" / "imagebind_tiny.pth"
 CONFIG = """
@@ -187,10 +189,9 @@ def test_a_field_that_is_wrong(override, words, mistake, config, tmp_path):
 
 @pytest.mark.parametrize("spelling", ["learning-rate", "learning_rate"])
 def test_overrides_reach_nested_fields_and_nothing_else(spelling, config):
-    found = cli.load_config(
-        config, [f"--optimizer.{spelling}", "0.25", "--steps", "7", "--model.embed-dim", "32"]
-    )
-    wanted = cli.load_config(config)
+    changed = [f"--optimizer.{spelling}", "0.25", "--steps", "7", "--model.embed-dim", "32"]
+    found = load(config, TrainConfig, changed)
+    wanted = load(config, TrainConfig)
     assert (found.optimizer.learning_rate, found.steps, found.model.embed_dim) == (0.25, 7, 32)
     assert (wanted.optimizer.learning_rate, wanted.steps, wanted.model.embed_dim) == (1.6e-3, 2, 16)
     assert found.batch_size == wanted.batch_size == 8
@@ -204,4 +205,5 @@ def test_the_configs_of_the_project_load(request):
     files = sorted((request.config.rootpath / "configs").glob("*.py"))
     assert files
     for path in files:
-        assert cli.load_config(str(path), ["--seed", "3"]).seed == 3
+        kind = EvalConfig if path.name.startswith("eval_") else TrainConfig
+        assert load(path, kind, ["--seed", "3"]).seed == 3

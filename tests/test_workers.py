@@ -71,9 +71,9 @@ def test_a_worker_that_is_stuck_ends_the_run_and_its_file_is_named():
 
 
 def test_a_worker_that_hangs_while_it_reads_nothing_ends_the_run(monkeypatch):
-    monkeypatch.setattr(workers_module, "START", 1.0)
     stream = batches(Noisy(50_000), steps=100).stream(workers=1, patience=2.0)
     next(stream)
+    monkeypatch.setattr(workers_module, "START", 1.0)  # not while the process is being started
     time.sleep(1)  # it has read ahead as far as it may
     (process,) = multiprocessing.active_children()
     os.kill(process.pid, signal.SIGSTOP)
