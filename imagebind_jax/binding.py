@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.evaluators import arithmetic, few_shot, retrieval, zero_shot
-from imagebind_jax.evaluators.common import unit
-from imagebind_jax.inputs import pipeline, text, world
+from imagebind_jax.evaluate.embedding import ModelBench
+from imagebind_jax.evaluators import arithmetic, probes, retrieval, zero_shot
+from imagebind_jax.evaluators.benchmark import EvalConfig, Items
+from imagebind_jax.inputs import world
 from imagebind_jax.inputs.sources import Record
-from imagebind_jax.model import ImageBind, embed
+from imagebind_jax.model import ImageBind
 from imagebind_jax.report import percent
 
 
@@ -43,32 +44,43 @@ def embed_all(
 
     `tell` is called, here and in `evaluate`, with what is done next.
     """
-    model = ImageBind(config.model)
-    context = config.model.encoders["text"].shape[0]
+    settings = EvalConfig(
+        (),
+        unusable=0.0,
+        batch_size=128,
+        dtype=config.model.dtype,
+        threads=config.threads,
+        workers=config.workers,
+        patience=config.patience,
+    )
+    bench = ModelBench(settings, ImageBind(config.model), params, tell=tell)
 
-    def embed_records(records):
-        z = {}
-        for modality in world.ALL:
-            tell(f"embedding {modality}")
-            transform = config.inputs[modality]
-            batches = pipeline.evaluation_batches(records, transform, modality, 128)
-            z[modality] = np.concatenate([embed(model, params, x)[modality] for x in batches])
-        return z
-
-    def embed_text(texts):
-        return np.asarray(embed(model, params, {"text": text.tokenize(texts, context)})["text"])
+    def embed_records(source):
+        return {m: bench.embed(Items(source, m, config.inputs[m])) for m in world.ALL}
 
     def labels(records):
         rows = [record["labels"] for record in records]
         return {task: np.array([row[task] for row in rows]) for task in rows[0]}
 
     classes = {
-        task: zero_shot.classifier(embed_text, world.CLASS_NAMES[task], world.PROMPTS[task])
+        task: bench.classes(task, world.CLASS_NAMES[task], world.PROMPTS[task])
         for task in world.PROMPTS
     }
-    return Space(
-        embed_records(probe), embed_records(test), labels(probe), labels(test), classes, test
-    )
+    z = {
+        name: embed_records(_Held(name, rows)) for name, rows in (("probe", probe), ("test", test))
+    }
+    return Space(z["probe"], z["test"], labels(probe), labels(test), classes, test)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Held:
+    """Records that are open already, as a source of items."""
+
+    name: str
+    records: Sequence[Record]
+
+    def open(self) -> Sequence[Record]:
+        return self.records
 
 
 def evaluate(space: Space, tell: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
@@ -112,7 +124,7 @@ def _zero_shot(space: Space, modality: str, task: str) -> dict[str, Any]:
         "task": task,
         "top1": zero_shot.top1(z, space.classes[task], labels),
         "chance": 1 / len(space.classes[task]),
-        "probe": few_shot.linear_probe(space.probe[modality], space.probe_labels[task], z, labels),
+        "probe": probes.linear_probe(space.probe[modality], space.probe_labels[task], z, labels),
         "n": len(labels),
     }
 
@@ -122,7 +134,7 @@ def _ordered_pairs() -> Iterator[tuple[str, str]]:
 
 
 def _retrieval(space: Space, a: str, b: str) -> dict[str, Any]:
-    mapped = few_shot.with_bias(space.test[a]) @ few_shot.linear_map(space.probe[a], space.probe[b])
+    mapped = probes.with_bias(space.test[a]) @ probes.linear_map(space.probe[a], space.probe[b])
     n = len(space.test[a])
     return {
         "r1": retrieval.recall(retrieval.ranks(space.test[a], space.test[b])),
@@ -135,22 +147,18 @@ def _retrieval(space: Space, a: str, b: str) -> dict[str, Any]:
 def _arithmetic(space: Space) -> dict[str, Any]:
     """A clip and the sound of another material: is that shape found, made of that material?"""
     clip, sound = mixed(len(space.records), space.test_labels["material"])
-    shape, material = space.test_labels["shape"], space.test_labels["material"]
+    labels = np.stack([space.test_labels["shape"], space.test_labels["material"]], axis=1)
+    wanted = np.stack([labels[clip, 0], labels[sound, 1]], axis=1)
 
-    def found(query):
-        cosines = unit(query) @ unit(space.test["vision"]).T
-        cosines[np.arange(len(query)), clip] = -np.inf  # the clip itself is no answer
-        best = cosines.argmax(axis=-1)
-        return float(np.mean((shape[best] == shape[clip]) & (material[best] == material[sound])))
+    def found(query):  # the clip itself is no answer
+        keys = space.test["vision"]
+        return float(np.mean(arithmetic.found(query, keys, wanted, labels, clip[:, None])))
 
-    candidates = (shape[None] == shape[clip][:, None]) & (
-        material[None] == material[sound][:, None]
-    )
     return {
         "question": "a clip plus the sound of another material finds that shape in that material",
         "top1": found(arithmetic.compose(space.test["vision"][clip], space.test["audio"][sound])),
         "image_alone": found(space.test["vision"][clip]),
-        "chance": float(candidates.mean()),
+        "chance": arithmetic.chance(wanted, labels),
         "n": len(clip),
     }
 

@@ -1,15 +1,16 @@
-"""The command line: imagebind-jax <demo|train|convert|prepare>.
+"""The command line: imagebind-jax <demo|train|evaluate|convert|prepare>.
 
 Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else.
 """
 
 import argparse
+import contextlib
 import errno
 import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from imagebind_jax.errors import Stopped, UserError, one_line
@@ -52,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"no space left on device ({str(error).splitlines()[0][:300]})")
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last committed step"
-        others = {"convert": "", "prepare": "; the same command goes on"}
+        on = "; the same command goes on"
+        others = {"convert": "", "prepare": on, "evaluate": on}
         code = _fail(f"stopped{others.get(arguments[0], goes_on)}", code=1)
-        if arguments[0] in ("train", "demo"):
+        if arguments[0] in ("train", "demo", "evaluate"):
             sys.stdout.flush()
             os._exit(code)  # JAX crashes if it is torn down while it compiles
         return code
@@ -87,6 +89,21 @@ def _run(arguments: list[str]) -> None:
     train.add_argument("--out", help="run folder (default: runs/<config's name>)")
     train.add_argument("--cache", help="folder for made records (default: ~/.cache/...)")
     train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="the benchmarks of a config, on a checkpoint or on another system's embeddings",
+        description="CONFIG.py defines get_config(); any of its fields can be given as --field.",
+        add_help=False,
+    )
+    evaluate.add_argument("config", nargs="?", metavar="CONFIG.py")
+    evaluate.add_argument("--checkpoint", metavar="CKPT", help="of any format, or a run folder")
+    evaluate.add_argument("--embeddings", metavar="DIR", help="in place of a checkpoint")
+    evaluate.add_argument("--wanted", metavar="DIR", help="write what --embeddings has to hold")
+    evaluate.add_argument("--out", help="folder of the results (default: runs/<config>-<CKPT>)")
+    evaluate.add_argument("--only", default="", help="names of benchmarks, e.g. ESC,Clotho")
+    evaluate.add_argument("--compare", metavar="DIR", help="results of another run, beside ours")
+    evaluate.set_defaults(run=_evaluate)
 
     convert = commands.add_parser(
         "convert",
@@ -131,7 +148,7 @@ def _run(arguments: list[str]) -> None:
     prepare.set_defaults(run=_prepare)
 
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "train":
+    if rest and options.command not in ("train", "evaluate"):
         raise UserError(
             f"unrecognized arguments: {' '.join(rest)} (see imagebind-jax {options.command} --help)"
         )
@@ -170,6 +187,51 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
     train.fit(config, folder)
 
 
+EVALUATE = """usage: imagebind-jax evaluate CONFIG.py --checkpoint CKPT [--out DIR] [--only NAME,NAME]
+           [--compare DIR] [--any.field VALUE]
+       imagebind-jax evaluate CONFIG.py --wanted DIR          what another system has to embed
+       imagebind-jax evaluate CONFIG.py --embeddings DIR ...  its embeddings in place of a checkpoint
+all fields: imagebind-jax evaluate CONFIG.py --help"""
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
+    if options.config is None:
+        if {"-h", "--help"} & set(rest):
+            print(EVALUATE)
+            return
+        raise UserError("evaluate needs a config: imagebind-jax evaluate CONFIG.py")
+    from imagebind_jax import evaluate
+    from imagebind_jax.config import load
+    from imagebind_jax.evaluators.benchmark import EvalConfig
+
+    config = load(options.config, EvalConfig, rest)
+    given = [each for each in (options.checkpoint, options.embeddings, options.wanted) if each]
+    if len(given) != 1:
+        raise UserError("evaluate needs one of --checkpoint CKPT, --embeddings DIR, --wanted DIR")
+    only = tuple(filter(None, map(str.strip, options.only.split(","))))
+    if options.wanted:
+        evaluate.write_wanted(config, options.wanted, only=only)
+        return
+    stem = pathlib.Path(options.config).stem
+    with _notes():
+        evaluate.run(
+            config,
+            checkpoint=options.checkpoint,
+            embeddings=options.embeddings,
+            out=options.out or pathlib.Path("runs") / f"{stem}-{evaluate.name(given[0])}",
+            only=only,
+            compare=options.compare,
+        )
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Warnings as notes of one line."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+        yield
+
+
 def _convert(options: argparse.Namespace, _: list[str]) -> None:
     heads = {}
     for item in filter(None, options.heads.split(",")):
@@ -179,8 +241,7 @@ def _convert(options: argparse.Namespace, _: list[str]) -> None:
         heads[modality] = int(number)
     from imagebind_jax.porting.converting import convert
 
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    with _notes():
         convert(
             options.source,
             options.target,

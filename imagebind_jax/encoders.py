@@ -102,6 +102,37 @@ class EncoderConfig:
         return 1 + math.prod((n - patch) // stride + 1 for n, patch, stride in sizes)
 
 
+def patches(config: EncoderConfig, x: Float[Array, "b *shape"]) -> Float[Array, "b l n"]:
+    """Inputs cut into non-overlapping patches, each flattened; what is left at an end is dropped."""
+    patch, names = config.patch, ("p", "pq", "opq")
+    whole = tuple(slice(n // p * p) for n, p in zip(config.shape, patch))
+    sizes = dict(zip(names[len(patch) - 1], patch))
+    return einops.rearrange(x[:, *whole], _PATCHES[len(patch)], **sizes)
+
+
+def trunk(
+    config: EncoderConfig, dtype: str = "float32", remat: str = "none", unroll: int = 1
+) -> layers.Trunk:
+    """The trunk of an encoder, as a part of the module in whose call this is called."""
+    c = config
+    return layers.Trunk(
+        depth=c.depth,
+        heads=c.heads,
+        mlp_ratio=c.mlp_ratio,
+        activation=c.activation,
+        bias_kv=c.bias_kv,
+        causal=c.causal and c.vocab_size > 0,
+        pre_norm=c.pre_norm,
+        drop_path=c.drop_path,
+        norm_eps=c.norm_eps,
+        dtype=dtype,
+        remat=remat,
+        unroll=unroll,
+        adapters=layers.Adapters(c.lora, c.lora_rank, c.lora_scale),
+        name="trunk",
+    )
+
+
 class Stem(nn.Module):
     """A bias-free convolution of rank 1, 2 or 3, flattened to a sequence of patch tokens."""
 
@@ -115,12 +146,7 @@ class Stem(nn.Module):
         kernel = self.param("kernel", layers.xavier, (*c.patch, c.shape[-1], c.width))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if stride == c.patch:  # a reshape and a product: several times faster than a convolution
-            whole = tuple(slice(n // p * p) for n, p in zip(c.shape, c.patch))
-            names = dict(zip("lp" if rank == 1 else "pq" if rank == 2 else "opq", c.patch[-rank:]))
-            if rank == 1:
-                names = {"p": c.patch[0]}
-            patches = einops.rearrange(x[:, *whole], _PATCHES[rank], **names)
-            x = patches @ kernel.reshape(-1, c.width)
+            x = patches(c, x) @ kernel.reshape(-1, c.width)
         else:
             axes = "DHW"[-rank:]
             x = jax.lax.conv_general_dilated(
@@ -187,23 +213,8 @@ class Encoder(nn.Module):
             cls = jnp.broadcast_to(cls.astype(x.dtype), (len(x), 1, c.width))
             x = jnp.concatenate([cls, x], axis=1)  # [B, L, D]
         position = self.param("position", nn.initializers.normal(std), (c.tokens, c.width))
-        trunk = layers.Trunk(
-            depth=c.depth,
-            heads=c.heads,
-            mlp_ratio=c.mlp_ratio,
-            activation=c.activation,
-            bias_kv=c.bias_kv,
-            causal=c.causal and c.vocab_size > 0,
-            pre_norm=c.pre_norm,
-            drop_path=c.drop_path,
-            norm_eps=c.norm_eps,
-            dtype=self.dtype,
-            remat=self.remat,
-            unroll=self.unroll,
-            adapters=layers.Adapters(c.lora, c.lora_rank, c.lora_scale),
-            name="trunk",
-        )
-        x = trunk((x + position[None]).astype(self.dtype), train)
+        blocks = trunk(c, self.dtype, self.remat, self.unroll)
+        x = blocks((x + position[None]).astype(self.dtype), train)
         if c.vocab_size:  # the end-of-text token has the largest id
             x = jnp.take_along_axis(x, jnp.argmax(tokens, axis=-1)[:, None, None], axis=1)[:, 0]
         else:

@@ -104,6 +104,23 @@ class Sharded:
             donate_argnums=0,
         )
 
+    @property
+    def shares(self) -> int:
+        """Into how many parts a batch is split: it has a multiple of so many rows."""
+        return self.mesh.size
+
+    def compile_apply(self, apply: Callable) -> Callable:
+        """apply(params, batch) -> [rows, ...], jitted, with the result whole on every device.
+
+        Of `place`d parameters and a `batch` of this host's rows; so every host has all rows' results.
+        """
+        replicated = NamedSharding(self.mesh, P())
+
+        def split(params, batch):
+            return jax.lax.with_sharding_constraint(apply(params, batch), self._batch)
+
+        return jax.jit(split, out_shardings=replicated)
+
     def gather(self, state: Any) -> Any:
         """The state as a checkpoint stores it: global arrays."""
         return state
@@ -149,6 +166,14 @@ class Replicated:
             return state, jax.tree.map(lambda m: m[0], metrics)
 
         return first_replica
+
+    @property
+    def shares(self) -> int:
+        return len(self.devices)
+
+    def compile_apply(self, apply: Callable) -> Callable:
+        """apply(params, batch) -> [devices, rows a device, ...]"""
+        return jax.pmap(apply, devices=self.devices)
 
     def gather(self, state: Any) -> Any:
         """One replica."""

@@ -16,6 +16,7 @@ import numpy as np
 from imagebind_jax import checkpoint, files, metrics, optimizer, sharding
 from imagebind_jax.config import TrainConfig, facts
 from imagebind_jax.errors import UserError
+from imagebind_jax.evaluate import while_training
 from imagebind_jax.inputs import bad_records, pipeline
 from imagebind_jax.model import ImageBind, init
 from imagebind_jax.porting import initial, loading
@@ -84,6 +85,7 @@ def check(
     place = sharding.placement(config.parallel, config.fsdp)
     folder = pathlib.Path(folder)
     files.check_writable(folder, "choose another --out")
+    while_training.check(config)
     begun = folder / "config.json"
     if begun.exists():
         try:
@@ -131,6 +133,7 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
         _check_same_records(folder, batches, start)
         step_fn = place.compile(functools.partial(train_step, config=config), state)
         log = metrics.Metrics(folder, start)
+        evaluation = while_training.WhileTraining(config, place, progress.say)
         compiled: set[str] = set()
         waiting: tuple[int, str, dict] | None = None
         begun = time.monotonic()
@@ -140,7 +143,7 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
             loss = values["loss"]
             progress.update(step + 1, f"{pair}  loss {loss:.3f}  accuracy {values['accuracy']:.2f}")
             if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                rate = (step + 1 - start) / (time.monotonic() - begun)
+                rate = (step + 1 - start) / (time.monotonic() - begun - evaluation.seconds)
                 log.write(step, {"pair": pair, **values, "steps_per_second": rate, **_bad(batches)})
             if not np.isfinite(loss):
                 raise UserError(f"step {step} ({pair}): the loss is {loss}; lower the rate")
@@ -159,8 +162,13 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
             if waiting:
                 tell(*waiting)
             waiting = step, pair, values
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            if evaluation.due(step + 1):  # before the commit: a run that goes on from there has it
                 tell(*waiting)
+                waiting = None
+                log.write(step, evaluation.measure(state.params))
+            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                if waiting:
+                    tell(*waiting)
                 waiting = None
                 checkpoints.save(step + 1, place.gather(state), facts(config))
                 # From here on the folder is this run's: `check` compares without opening checkpoints.

@@ -25,7 +25,7 @@ FLOORS = (
     {"data"},
     {"layers", "losses", "optimizer"},
     {"encoders", "sharding"},
-    {"model", "checkpoint"},
+    {"model", "masked_autoencoder", "checkpoint"},
     {"porting"},
     {"evaluators", "search", "prepare", "report"},
     {"config"},

@@ -121,14 +121,8 @@ def test_audio_meets_text_through_vision_and_not_with_shuffled_pairs(tmp_path):
         )
         params = train.fit(config, tmp_path / name)
         model = ImageBind(config.model)
-        z = np.concatenate(
-            [
-                embed(model, params, batch)["audio"]
-                for batch in pipeline.evaluation_batches(
-                    tested, config.inputs["audio"], "audio", 128
-                )
-            ]
-        )
+        rows = pipeline.evaluation_inputs(tested, config.inputs["audio"], "audio", "tested")
+        z = np.asarray(embed(model, params, {"audio": np.stack([x for x, _ in rows])})["audio"])
         classes = zero_shot.classifier(
             lambda t: np.asarray(embed(model, params, {"text": text.tokenize(t, 32)})["text"]),
             world.CLASS_NAMES["material"],

@@ -1,6 +1,7 @@
 """The pages in docs/: every block of code and every command runs, in order; tables say what the code says."""
 
 import importlib
+import json
 import pathlib
 import re
 import shlex
@@ -17,7 +18,9 @@ from imagebind_jax.porting.torch_file import TorchFile
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
-PORTING, DATA = (ROOT / "docs" / name for name in ("porting.md", "data.md"))
+PORTING, DATA, EVALUATION = (
+    ROOT / "docs" / name for name in ("porting.md", "data.md", "evaluation.md")
+)
 # ```python runs, ```bash is commands, ```python a.py (or any language and a name) is that file.
 BLOCK = re.compile(r"^( *)```(\w+)(?: (\S+))?\n(.*?)^ *```$", re.M | re.S)
 
@@ -89,6 +92,21 @@ def test_data(capsys, monkeypatch):
     assert re.search(r"\[(0. 1.|1. 0.)\] \(2, 64, 64, 1\)", said)  # weights, shape
 
 
+@pytest.mark.usefixtures("quick_compilation", "whole_vocabulary")
+def test_evaluation(capsys):
+    assert run(EVALUATION, capsys) >= 8
+    mine, theirs = (
+        json.loads(pathlib.Path(f"runs/{name}/results.json").read_text())["benchmarks"]["mine"]
+        for name in ("mine", "theirs")
+    )
+    assert mine["samples"] == theirs["samples"] == 3 and mine["unusable"] == 0
+    assert mine["reported"] == {"somebody": {"top1": 90.0}}
+    said = capsys.readouterr().out
+    assert "mine.audio.wanted.jsonl {'id': '" in said
+    assert "mine.classes.wanted.jsonl {'name': 'dog', 'texts': ['a dog.'" in said
+    assert re.search(r"ours: theirs; theirs: \S+", said)
+
+
 def feed(config):
     """The pairs of which a run gets its batches. Training on them takes a minute, and other tests do."""
     options = {"seed": config.seed, "batch_size": config.batch_size, "steps": config.steps}
@@ -144,7 +162,7 @@ def test_augmentation_is_that_of_table_9():
 
 
 def test_links_lead_somewhere():
-    for page in (PORTING, DATA):
+    for page in (PORTING, DATA, EVALUATION):
         text = page.read_text()
         anchors = {anchor(title) for title in re.findall(r"^#+ (.*)$", text, re.M)}
         for link in re.findall(r"\]\(([^)]*)\)", text):
@@ -161,4 +179,5 @@ def anchor(title):
 
 def test_readme_and_docs_name_each_other():
     readme = (ROOT / "README.md").read_text()
-    assert "docs/porting.md" in readme and "docs/data.md" in readme
+    for page in (PORTING, DATA, EVALUATION):
+        assert f"docs/{page.name}" in readme

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline import Batches, Pair, Standardised, evaluation_batches
+from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.pipeline import Batches, Pair, Standardised, evaluation_inputs
 
 SHAPED = {0: 2, 1: 2, 2: 2}  # records that are decoded once more, to know the shape of a row
 STEPS = 12
@@ -222,11 +223,35 @@ def test_a_pair_may_have_inputs_of_its_own():
     np.testing.assert_array_equal((batch["vision"][:, 0] - 4) / 2, batch["imu"][:, 0])
 
 
-def test_an_evaluation_sees_all_records_once_in_order():
-    found = list(evaluation_batches(Numbers(0, 10).open(), Number(), "audio", 4))
-    assert [len(batch["audio"]) for batch in found] == [4, 4, 2]
-    rows = np.concatenate([batch["audio"] for batch in found])
-    np.testing.assert_array_equal(rows, [[i, -1] for i in range(10)])
+@dataclasses.dataclass(frozen=True)
+class Growing:
+    """An input as long as the record's number says; of 3 there is none, and of 5 it is not finite."""
+
+    def __call__(self, record, rng):
+        assert rng is None
+        if record["number"] == 3:
+            raise MediaError("three.wav", "broken")
+        return np.full(record["number"], np.nan if record["number"] == 5 else 1.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"start": 4}, {"threads": 3}, {"workers": 1}])
+def test_an_evaluation_sees_all_records_once_in_order_whatever_their_shapes(options):
+    records = Numbers(0, 10).open()
+    found = list(evaluation_inputs(records, Growing(), "audio", "tested", **options))
+    wanted = range(options.get("start", 0), 10)
+    assert [-1 if x is None else len(x) for x, _ in found] == [
+        -1 if i in (3, 5) else i for i in wanted
+    ]
+    said = dict(zip(wanted, (why for _, why in found)))
+    assert said[5] == "this record: audio is not finite"
+    assert said.get(3) in (None, "three.wav: broken")
+    assert all(why == "" for i, why in said.items() if i not in (3, 5))
+
+
+def test_an_evaluation_of_no_more_records_is_empty():
+    assert (
+        list(evaluation_inputs(Numbers(0, 4).open(), Growing(), "audio", "tested", start=4)) == []
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,22 @@
 """Zero-shot classification: class names in prompts become a classifier, no label is ever seen."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from imagebind_jax.errors import UserError
+from imagebind_jax.evaluators import accuracy, average_precision, intervals, labels
+from imagebind_jax.evaluators.benchmark import Bench, Items, Measured, source_name
 from imagebind_jax.evaluators.common import scores, unit
+from imagebind_jax.evaluators.intervals import Estimate
+from imagebind_jax.inputs.sources import Prepared, Source
+
+K = {"top1": 1, "top5": 5}
+METRICS = (*K, "mean_class", "mAP")
 
 
 def classifier(
@@ -36,3 +47,222 @@ def top1(
 ) -> float:
     """Fraction of samples whose class of largest cosine is the label."""
     return float(np.mean(predict(embeddings, classes) == labels))
+
+
+def group_scores(
+    embeddings: Float[np.ndarray, "n e"],
+    names: Float[np.ndarray, "names e"],
+    counts: Sequence[int],
+    rows: int | None = None,
+) -> Iterator[tuple[slice, Float[np.ndarray, "rows classes"]]]:
+    """The largest cosine among the names of each class, a stretch of samples after the other.
+
+    counts: how many names each class has; they stand side by side.
+    """
+    first = np.cumsum([0, *counts[:-1]])
+    for part, cosines in scores(embeddings, names, rows):
+        yield part, np.maximum.reduceat(cosines, first, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShot:
+    """Classification by the names of classes in prompts.
+
+    Several items are folds: a number is the mean of theirs (mean_class: over folds and classes
+    alike), its spread their standard deviation. "mAP" is the mean average precision over the
+    classes, of records with a list of labels; all other metrics are of records with one. "top5" is
+    left out with fewer than 6 classes. By default classes, names and prompts are those of the
+    prepared folder. Records of which no input can be made are left out and counted.
+    """
+
+    items: tuple[Items, ...]
+    metrics: tuple[str, ...] = ("top1", "top5")  # of METRICS, the headline first
+    classes: tuple[str, ...] = ()
+    # Class -> its names, where it has several: the best-matching one counts.
+    names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    prompts: tuple[str, ...] = ()  # templates with one {}
+    # A regular expression: samples in whose ids it finds the same (the windows of a video) are
+    # drawn together for the intervals, which are too narrow where such samples count as many.
+    together: str = ""
+    # Of the classes' vectors: by default the dataset's. Whoever asks with other prompts, or for
+    # other classes, in the same run, needs another.
+    name: str = ""
+
+    def __post_init__(self):
+        if not self.items:
+            raise UserError("zero-shot classification of no items: give at least one")
+        unknown = [metric for metric in self.metrics if metric not in METRICS]
+        if unknown or not self.metrics:
+            raise UserError(f"metrics {list(self.metrics)}: give some of {', '.join(METRICS)}")
+        if "mAP" in self.metrics and self.metrics != ("mAP",):
+            raise UserError('"mAP" is of records with several labels, all other metrics of one')
+        try:
+            re.compile(self.together)
+        except re.error as error:
+            raise UserError(f"together={self.together!r} cannot be searched: {error}") from error
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(items.source for items in self.items)
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        return frozenset({"text", *(items.modality for items in self.items)})
+
+    def measure(self, bench: Bench) -> Measured:
+        """Raises UserError where classes, prompts or labels are missing or do not fit."""
+        asked = _asked(self, bench)
+        notes = [bench.notes(source) for source in self.sources]
+        several = self.metrics == ("mAP",)
+        truth = [
+            labels.truth(each, len(asked.classes), several, source_name(source))
+            for each, source in zip(notes, self.sources)
+        ]
+        groups = labels.together(notes, self.together) if self.together else None
+        names = asked.vectors(bench, self.sources[0])
+        folds = []
+        for items, right in zip(self.items, truth):
+            z = bench.embed(items)
+            if len(z) != len(right):
+                raise UserError(f"{items.name}: {len(z)} embeddings of {len(right)} records")
+            folds.append(Fold(z, right, ~np.isnan(z).any(axis=-1)))
+        measured = _precision if several else _accuracy
+        found, chance, remarks = measured(self, bench, folds, names, asked.counts, groups)
+        samples, usable = sum(map(len, truth)), sum(int(fold.usable.sum()) for fold in folds)
+        return Measured(found, samples, samples - usable, chance, remarks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The classes, and by what names and prompts they are asked for."""
+
+    classes: Sequence[str]
+    names: Sequence[Sequence[str]]  # of each class
+    prompts: Sequence[str]
+    name: str = ""  # of their vectors, where it is not the dataset's
+
+    @property
+    def counts(self) -> list[int]:
+        return [len(each) for each in self.names]
+
+    def vectors(self, bench: Bench, source: Source) -> Float[np.ndarray, "names e"]:
+        """A unit vector for each name of each class, in order."""
+        whose = self.name or source_name(source)
+        if isinstance(source, Prepared) and not self.name:  # whatever the split
+            whose = pathlib.PurePath(source.folder).name
+        flat = [name for each in self.names for name in each]
+        found = bench.classes(whose, flat, self.prompts)
+        if (bad := np.isnan(found).any(axis=-1)).any():
+            raise UserError(f"the text embedding of {flat[int(bad.argmax())]!r} is not a number")
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """The embeddings of a set of records, and what is right."""
+
+    embeddings: Float[np.ndarray, "n e"]
+    truth: np.ndarray  # labels [n], or whether a class is there [n, classes]
+    usable: Bool[np.ndarray, "n"]
+
+
+def _asked(settings: ZeroShot, bench: Bench) -> Asked:
+    source, *others = settings.sources
+    where, facts = source_name(source), bench.facts(source)
+    classes = list(settings.classes or (facts.classes if facts else ()))
+    prompts = list(settings.prompts or (facts.prompts if facts else ()))
+    if not classes or not prompts:
+        lacking = "prompts" if classes else "classes"
+        raise UserError(f"{where} comes without {lacking}: give ZeroShot({lacking}=...)")
+    for other in others if not settings.classes else ():
+        said = bench.facts(other)
+        if said is None or said.classes != classes:
+            raise UserError(f"{source_name(other)} has other classes than {where}: no fold of it")
+    if wrong := [prompt for prompt in prompts if prompt.count("{}") != 1]:
+        raise UserError(f"prompt {wrong[0]!r} is no template: it needs one {{}}")
+    if wrong := [name for name in settings.names if name not in classes]:
+        raise UserError(f"names are given of {wrong[0]!r}, which is no class of {where}")
+    given: Mapping[str, Sequence[str]] = settings.names or (facts.names if facts else {})
+    names = [given.get(name, (name,)) for name in classes]
+    if empty := [name for name, each in zip(classes, names) if not each]:
+        raise UserError(f"the class {empty[0]!r} of {where} has an empty list of names")
+    return Asked(classes, names, prompts, settings.name)
+
+
+def _accuracy(
+    settings: ZeroShot,
+    bench: Bench,
+    folds: Sequence[Fold],
+    names: Float[np.ndarray, "names e"],
+    counts: Sequence[int],
+    groups: Int[np.ndarray, "n"] | None,
+) -> tuple[dict[str, Estimate], dict[str, float], tuple[str, ...]]:
+    metrics = [metric for metric in settings.metrics if K.get(metric, 1) < max(2, len(counts))]
+    if not metrics:
+        raise UserError(f"{settings.metrics[0]} of {len(counts)} classes is always right")
+    wanted = sorted({K.get(metric, 1) for metric in metrics})
+    correct = np.concatenate([_correct(fold, names, counts, wanted) for fold in folds])
+    right = np.concatenate([fold.truth for fold in folds])
+    number = np.repeat(np.arange(len(folds)), [len(fold.truth) for fold in folds])
+    found, chance = {}, {}
+    for metric in metrics:
+        k, by_class = K.get(metric, 1), metric == "mean_class"
+        samples = correct[:, wanted.index(k)]
+        strata = number * len(counts) + right if by_class else number
+        estimate = intervals.mean(
+            samples,
+            groups=groups,
+            strata=strata if by_class or len(folds) > 1 else None,
+            resamples=bench.resamples,
+            seed=bench.seed,
+        )
+        each = [
+            intervals.mean(samples[number == fold], strata=strata[number == fold], resamples=0)
+            for fold in range(len(folds))
+        ]
+        spread = intervals.spread([fold.value for fold in each])
+        found[metric] = dataclasses.replace(estimate, spread=spread)
+        usable = [fold.truth[fold.usable] for fold in folds]
+        if by_class:  # as if each class had as many samples
+            usable = [np.unique(each) for each in usable]
+        chance[metric] = intervals.middle([accuracy.chance(each, counts, k) for each in usable])
+    absent = len(counts) - len(np.unique(np.concatenate([f.truth[f.usable] for f in folds])))
+    remarks = (f"{absent} of {len(counts)} classes have no sample",) if absent else ()
+    return found, chance, remarks
+
+
+def _correct(
+    fold: Fold, names: Float[np.ndarray, "names e"], counts: Sequence[int], wanted: Sequence[int]
+) -> Float[np.ndarray, "n wanted"]:
+    """Whether the label is among the k best, for each k; NaN where there is no embedding."""
+    found = np.full((len(fold.truth), len(wanted)), np.nan)
+    place = np.flatnonzero(fold.usable)
+    for part, cosines in group_scores(fold.embeddings[place], names, counts):
+        for column, k in enumerate(wanted):
+            found[place[part], column] = accuracy.top_k(cosines, fold.truth[place[part]], k)
+    return found
+
+
+def _precision(
+    settings: ZeroShot,
+    bench: Bench,
+    folds: Sequence[Fold],
+    names: Float[np.ndarray, "names e"],
+    counts: Sequence[int],
+    groups: Int[np.ndarray, "n"] | None,
+) -> tuple[dict[str, Estimate], dict[str, float], tuple[str, ...]]:
+    truth = [fold.truth[fold.usable] for fold in folds]
+    rankings = []
+    for fold, positive in zip(folds, truth):
+        parts = [np.empty((0, len(counts)), np.float32)]
+        parts += [part for _, part in group_scores(fold.embeddings[fold.usable], names, counts)]
+        rankings.append(average_precision.rank(np.concatenate(parts), positive))
+    if groups is not None:
+        groups = groups[np.concatenate([fold.usable for fold in folds])]
+    found = average_precision.estimate(
+        rankings, groups=groups, resamples=bench.resamples, seed=bench.seed
+    )
+    chance = intervals.middle([average_precision.chance(each) for each in truth])
+    absent = int((~np.concatenate(truth).any(axis=0)).sum())
+    remark = f"{absent} of {len(counts)} classes have no positive sample and are left out"
+    return {"mAP": found}, {"mAP": chance}, (remark,) if absent else ()

@@ -1,10 +1,12 @@
 """From records to batches with grain: the stream is a pure function of (seed, step)."""
 
+import contextlib
 import dataclasses
 import functools
+import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from imagebind_jax.inputs.bad_records import BadRecords
 from imagebind_jax.inputs.rows import Batch, InMemory, Rows, Standardised, ToInputs, Transform
 from imagebind_jax.inputs.sources import Record, Source
 
-__all__ = ["Batch", "Batches", "Pair", "Standardised", "Transform", "evaluation_batches"]
+__all__ = ["Batch", "Batches", "Pair", "Standardised", "Transform", "evaluation_inputs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,26 +145,11 @@ class Batches:
         then needs `if __name__ == "__main__":`. Raises `Stopped`, naming the file, where a worker
         dies or one record takes more than `patience` seconds.
         """
-        import grain
-
-        from imagebind_jax.inputs.workers import Begin, watched
-
         if workers and self.in_memory:
             raise UserError("in_memory keeps inputs in this process: it goes with workers 0 only")
-        threads, ahead = (1, 1) if workers else (threads, max(ahead, threads))
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-        elements = grain.MapDataset.source(_Raw(self))[start:].to_iter_dataset(options)
-        if not workers:
-            for step, batch in enumerate(watched(elements, patience, None), start):
-                yield self._told(step, batch)
-            return
-        _no_flags()
-        processes = grain.MultiprocessingOptions(num_workers=workers)
-        with tempfile.TemporaryDirectory(prefix="imagebind_jax_") as folder:
-            elements = elements.mp_prefetch(processes, Begin(folder))
-            for step, batch in enumerate(watched(elements, patience, folder), start):
-                # Out of shared memory, which is scarce and must be given back.
-                yield self._told(step, {name: np.array(rows) for name, rows in batch.items()})
+        made = _ahead(_Raw(self), start, threads, max(ahead, threads), workers, patience)
+        for step, batch in enumerate(made, start):
+            yield self._told(step, batch)
 
 
 class _Raw:
@@ -208,6 +195,69 @@ class _Spread:
         return index * self.count // self.total
 
 
+def evaluation_inputs(
+    records: Sequence[Record],
+    transform: Transform,
+    modality: str,
+    name: str,
+    *,
+    start: int = 0,
+    threads: int = 2,
+    workers: int = 0,
+    patience: float = 60.0,
+) -> Iterator[tuple[np.ndarray | None, str]]:
+    """Of each record once, in order from `start` on: (its input, "") or (None, what was wrong).
+
+    Inputs may differ in shape. They are made in advance by threads or worker processes, as those of
+    `Batches.stream` are, and with its errors; `name` is what these call the records.
+    """
+    if start >= len(records):
+        return
+    each = _Each(Rows(records, ToInputs({modality: transform}), name))
+    # A few for each thread: a row may be all the views of a video, or all of a long recording.
+    with contextlib.closing(_ahead(each, start, threads, 4 * threads, workers, patience)) as made:
+        for row in made:
+            bad = json.loads(str(row["bad"])) if "bad" in row else None
+            yield (None, f"{bad['file']}: {bad['reason']}") if bad else (row[modality], "")
+
+
+class _Each:
+    """Rows as grain sees them: an input, or "bad" in its place."""
+
+    def __init__(self, rows: Rows):
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        inputs, bad = self._rows.made(index, None)
+        return {"bad": np.array(bad)} if inputs is None else inputs
+
+
+def _ahead(
+    made: _Raw | _Each, start: int, threads: int, ahead: int, workers: int, patience: float
+) -> Generator[Batch, None, None]:
+    """made[start:], each made in advance by threads or worker processes, which are watched."""
+    import grain
+
+    from imagebind_jax.inputs.workers import Begin, watched
+
+    threads, ahead = (1, 1) if workers else (threads, ahead)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    elements = grain.MapDataset.source(made)[start:].to_iter_dataset(options)
+    if not workers:
+        yield from watched(elements, patience, None)
+        return
+    _no_flags()
+    processes = grain.MultiprocessingOptions(num_workers=workers)
+    with tempfile.TemporaryDirectory(prefix="imagebind_jax_") as folder:
+        elements = elements.mp_prefetch(processes, Begin(folder))
+        for element in watched(elements, patience, folder):
+            # Out of shared memory, which is scarce and must be given back.
+            yield {name: np.array(rows) for name, rows in element.items()}
+
+
 def _no_flags() -> None:
     """grain's processes read absl's flags, which only programs built on absl have parsed."""
     from absl import flags
@@ -216,10 +266,30 @@ def _no_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def evaluation_batches(
-    records: Sequence[Record], transform: Transform, modality: str, batch_size: int
+def single_batches(
+    rows: Rows,
+    *,
+    seed: int,
+    batch_size: int,
+    steps: int,
+    start: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+    threads: int = 2,
+    patience: float = 60.0,
+    bad: BadRecords,
 ) -> Iterator[Batch]:
-    """All records once, in order, as {modality: inputs}; the last batch may be smaller."""
-    for start in range(0, len(records), batch_size):
-        rows = range(start, min(start + batch_size, len(records)))
-        yield {modality: np.stack([transform(records[row], None) for row in rows])}
+    """This host's batches of one source, alone, from step `start` on: shuffled anew each epoch.
+
+    As with `Batches`, a step's batch is the same whatever the start, hosts and threads.
+    """
+    import grain
+
+    from imagebind_jax.inputs.workers import watched
+
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
+    batches = _dataset(rows, seed, 1.0).batch(batch_size // hosts)
+    elements = batches[start * hosts + host : steps * hosts : hosts].to_iter_dataset(options)
+    for step, batch in enumerate(watched(elements, patience, None), start):
+        bad.see(step, rows.name, batch["bad"])
+        yield {name: values for name, values in batch.items() if name != "bad"}

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -82,13 +82,23 @@ class Rows:
         return len(self.records)
 
     def row(self, index: int, rng: np.random.Generator | None) -> Batch:
+        inputs, bad = self.made(index, rng, self._check_shapes)
+        return _row(self._zeros, 0, bad) if inputs is None else _row(inputs, 1, "")
+
+    def made(
+        self,
+        index: int,
+        rng: np.random.Generator | None,
+        check: Callable[[Batch], None] = lambda inputs: None,
+    ) -> tuple[Batch | None, str]:
+        """(a record's inputs, "") or, where it cannot be used, (None, what was wrong as JSON)."""
         record: Mapping[str, Any] = {}
         crumbs.note(f"{self.name}, record {index}")
         try:
             record = self.records[index]
             inputs = self.to_inputs(record, rng)
-            self._check_shapes(inputs)
-            return _row(inputs, 1, "")
+            check(inputs)
+            return inputs, ""
         except MediaError as error:
             # Bounded, as a batch's messages become one array as wide as the longest.
             said: dict[str, Any] = {"record": index}
@@ -96,7 +106,7 @@ class Rows:
             said["reason"] = one_line(error.reason, 300)
             if "id" in record:
                 said["id"] = one_line(str(record["id"]), 100)
-            return _row(self._zeros, 0, json.dumps(said))
+            return None, json.dumps(said)
         except Exception as error:
             error.add_note(f"while making {self.name}, record {index}")
             raise

@@ -1,0 +1,204 @@
+"""`imagebind-jax evaluate`: the benchmarks of a config, on a checkpoint or on another system's embeddings."""
+
+import dataclasses
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import jax
+import msgspec
+import numpy as np
+
+from imagebind_jax import files
+from imagebind_jax.config import flat
+from imagebind_jax.errors import UserError, one_line
+from imagebind_jax.evaluate import comparing, door, opening, results, wanted
+from imagebind_jax.evaluate.results import Checkpoint, Entry, MadeOf, Results
+from imagebind_jax.evaluators.benchmark import Bench, Benchmark, EvalConfig
+from imagebind_jax.version import __version__
+
+__all__ = ["name", "run", "write_wanted"]
+
+Say = Callable[[str], None]
+
+
+def run(
+    config: EvalConfig,
+    *,
+    checkpoint: str | os.PathLike | None = None,
+    embeddings: str | os.PathLike | None = None,
+    out: str | os.PathLike,
+    only: Sequence[str] = (),
+    compare: str | os.PathLike | None = None,
+    say: Say = print,
+) -> Results:
+    """Measures what is not measured yet; writes results.json, results.md and results.html to `out`.
+
+    checkpoint: anything that `loading.load` takes; or embeddings: a folder of another system's. only:
+    names of benchmarks. compare: results of another run. A benchmark whose data or encoder is missing
+    is left out, with the remedy. Each is committed when it is done, and not measured again unless
+    something changed that its numbers depend on. Raises UserError where none can be run, and at the
+    end where one could not be measured.
+    """
+    source = checkpoint or embeddings
+    if source is None or (checkpoint and embeddings):
+        raise UserError("evaluate needs either --checkpoint CKPT or --embeddings DIR")
+    if compare is not None:
+        results.read(compare)  # now, and not after hours
+    door.asked(config, only)
+    stored = None if checkpoint else opening.folder(source)
+    encoders = opening.encoders(checkpoint, config) if checkpoint else None
+    called, folder = name(source), pathlib.Path(out)
+    plan = door.plan(config, only, encoders, called, stored)
+    files.check_writable(folder, "choose another --out")
+    busy = f"another process is evaluating into {folder}: wait for it, or choose another --out"
+    with files.locked(folder / ".lock", busy):
+        before = results.read(folder).benchmarks if (folder / results.FILE).exists() else {}
+        for each, why in plan.missing.items():
+            say(f"missing {each}: {why}")
+        others = [each for each in plan.others if each.name in before]
+        needed, known = _modalities(plan.ready), _modalities(others)
+        bench, towers = (
+            opening.model(source, config, needed, known, folder, _tell)
+            if checkpoint
+            else opening.stored(source, config, _tell)
+        )
+        made_of = {
+            each.name: door.made_of(each, config, towers, stored) for each in (*plan.ready, *others)
+        }
+        found = _begun(config, plan.missing)
+        if checkpoint:
+            found.checkpoint = Checkpoint(called, towers)
+        else:
+            found.embeddings = called
+        found.benchmarks = _kept(before, config, made_of)
+        for each in before.keys() - found.benchmarks.keys() - {b.name for b in plan.ready}:
+            say(f"{each}: left out, measured earlier with other weights, records or settings")
+        failed = _measure(plan.ready, bench, made_of, found, folder, say)
+        _write(found, folder, config, [b.name for b in config.benchmarks], compare, say)
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise UserError(f"{failed[0]} could not be measured{more}: {found.missing[failed[0]]}")
+    return found
+
+
+def name(path: str | os.PathLike) -> str:
+    """What a checkpoint or folder is called: imagebind_huge for imagebind_huge.pth."""
+    path = pathlib.Path(path).resolve()
+    return path.stem if path.is_file() else path.name
+
+
+def write_wanted(
+    config: EvalConfig, folder: str | os.PathLike, *, only: Sequence[str] = (), say: Say = print
+) -> None:
+    """Writes what another system has to embed for these benchmarks. Raises UserError."""
+    asked = door.asked(config, only)
+    wanted.write_wanted(dataclasses.replace(config, benchmarks=asked), pathlib.Path(folder), say)
+
+
+def _tell(what: str) -> None:
+    print(f"  {what}", file=sys.stderr, flush=True)
+
+
+def _modalities(benchmarks: Iterable[Benchmark]) -> set[str]:
+    return {modality for each in benchmarks for modality in each.evaluation.modalities}
+
+
+def _begun(config: EvalConfig, missing: Mapping[str, str]) -> Results:
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    del fields["benchmarks"]  # which tell of themselves
+    devices = jax.devices()
+    return Results(
+        format=results.FORMAT,
+        benchmarks={},
+        missing=dict(missing),
+        config=flat(fields),
+        versions={
+            "imagebind_jax": __version__,
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        device=f"{devices[0].device_kind} x {len(devices)}",
+    )
+
+
+def _kept(
+    before: Mapping[str, Entry], config: EvalConfig, made_of: Mapping[str, MadeOf]
+) -> dict[str, Entry]:
+    """What was measured earlier of the same things."""
+    return {
+        each.name: msgspec.structs.replace(entry, reported=results.reported(each))
+        for each in config.benchmarks
+        if (entry := before.get(each.name))
+        and each.name in made_of
+        and entry.key == made_of[each.name].key
+    }
+
+
+def _measure(
+    benchmarks: Sequence[Benchmark],
+    bench: Bench,
+    made_of: Mapping[str, MadeOf],
+    found: Results,
+    folder: pathlib.Path,
+    say: Say,
+) -> list[str]:
+    """Adds to `found`, and commits, one benchmark after the other; returns those that failed."""
+    from imagebind_jax.evaluate import tables  # training needs neither them nor reports
+
+    failed = []
+    for i, benchmark in enumerate(benchmarks):
+        name, again = benchmark.name, benchmark.name in found.benchmarks
+        if not again:
+            _tell(f"{name} ({i + 1} of {len(benchmarks)})")
+            begun = time.monotonic()
+            try:
+                measured = benchmark.evaluation.measure(bench)
+            except UserError as error:  # the others can be measured all the same
+                found.missing[name] = one_line(str(error))
+                failed.append(name)
+                say(f"failed {name}: {found.missing[name]}")
+                continue
+            seconds = time.monotonic() - begun
+            results.write_samples(folder, name, made_of[name].key, measured)
+            found.benchmarks[name] = results.entry(benchmark, measured, made_of[name], seconds)
+            results.write(folder, found)
+        line = tables.line(name, msgspec.to_builtins(found))
+        say(f"{line} (measured before)" if again else line)
+    return failed
+
+
+def _write(
+    found: Results,
+    folder: pathlib.Path,
+    config: EvalConfig,
+    order: Sequence[str],
+    compare: str | os.PathLike | None,
+    say: Say,
+) -> None:
+    """The three files, and the tables on the terminal."""
+    from imagebind_jax.evaluate import tables
+    from imagebind_jax.report import benchmarks as report
+
+    found.benchmarks = {each: found.benchmarks[each] for each in order if each in found.benchmarks}
+    results.write(folder, found)
+    plain = msgspec.to_builtins(found)
+    comparison = None
+    if compare is not None:
+        comparison = dataclasses.asdict(
+            comparing.compare(
+                found, folder, compare, names=order, resamples=config.resamples, seed=config.seed
+            )
+        )
+    title = f"Benchmarks of {found.of}"
+    files.replace_text(folder / "results.md", tables.markdown(title, plain, comparison))
+    report.write_page(folder / "results.html", title=title, results=plain, comparison=comparison)
+    for line in ["", *tables.terminal(plain)]:
+        say(line)
+    for line in ["", *tables.compared(comparison)] if comparison else []:
+        say(line)
+    say(f"written: {folder / 'results.md'}, results.html, {results.FILE}")

@@ -1,0 +1,77 @@
+"""What is evaluated: the encoders that a config needs, with their digests, or another system's files."""
+
+import os
+import pathlib
+from collections.abc import Callable, Collection
+
+from imagebind_jax import checkpoint as checkpoints
+from imagebind_jax import files
+from imagebind_jax.errors import UserError
+from imagebind_jax.evaluate.embedding import ModelBench
+from imagebind_jax.evaluate.kept import digest
+from imagebind_jax.evaluate.stored import StoredBench
+from imagebind_jax.evaluators.benchmark import Bench, EvalConfig
+from imagebind_jax.porting import loading
+
+Tell = Callable[[str], None]
+
+
+def encoders(path: str | os.PathLike, config: EvalConfig) -> list[str]:
+    """The modalities of a checkpoint, without reading its weights. Raises UserError."""
+    return list(loading.read_config(path, dtype=config.dtype).encoders)
+
+
+def model(
+    path: str | os.PathLike,
+    config: EvalConfig,
+    needed: Collection[str],
+    known: Collection[str],
+    folder: pathlib.Path,
+    tell: Tell,
+) -> tuple[Bench, dict[str, str]]:
+    """(bench, {modality: digest of its tower}) of a checkpoint; only the needed encoders stay loaded.
+
+    known: of which only the digest is wanted. folder: for embeddings that are kept.
+    """
+    tell("loading the encoders")
+    # One after the other, so that those which are not needed have gone before the others come.
+    digests = {
+        modality: _digests(loading.load(path, modalities=(modality,), dtype=config.dtype)[1])
+        for modality in sorted(set(known) - set(needed))
+    }
+    found, params = loading.load(path, modalities=sorted(needed), dtype=config.dtype)
+    towers = {modality: each for many in digests.values() for modality, each in many.items()}
+    return ModelBench(config, found, params, folder=folder, tell=tell), towers | _digests(params)
+
+
+def _digests(params: dict) -> dict[str, str]:
+    leaves, finite = checkpoints.digest(params)
+    if not finite:
+        raise UserError("the checkpoint has weights that are not numbers: nothing can be measured")
+    towers: dict[str, dict[str, str]] = {}
+    for path, leaf in leaves.items():
+        towers.setdefault(path.partition("/")[0], {})[path] = leaf
+    return {modality: digest(tower) for modality, tower in towers.items()}
+
+
+def folder(path: str | os.PathLike) -> pathlib.Path:
+    """A folder of embeddings. Raises UserError where there is none."""
+    if not pathlib.Path(path).is_dir():
+        raise UserError(f"no folder {path} of embeddings: --wanted DIR writes what to embed")
+    return pathlib.Path(path)
+
+
+def stored(
+    folder: str | os.PathLike, config: EvalConfig, tell: Tell
+) -> tuple[Bench, dict[str, str]]:
+    """(bench, {modality: digest of all files}) of another system's embeddings. Raises UserError."""
+    bench = StoredBench(config, pathlib.Path(folder), tell)
+    tell("reading the embeddings")
+    root = pathlib.Path(folder)
+    parts = {
+        str(path.relative_to(root)): files.sha256(path)
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+    modalities = {m for benchmark in config.benchmarks for m in benchmark.evaluation.modalities}
+    return bench, dict.fromkeys(sorted(modalities), digest(parts))

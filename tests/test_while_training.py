@@ -1,0 +1,107 @@
+"""Evaluation during training: into the same metrics, without changing the run."""
+
+import dataclasses
+import shutil
+
+import pytest
+from test_train import BATCH, Field, Toy, assert_same_bits, make_config, quiet
+
+from imagebind_jax import metrics, sharding, train
+from imagebind_jax.errors import UserError
+from imagebind_jax.evaluate.embedding import ModelBench
+from imagebind_jax.evaluate.while_training import WhileTraining
+from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig
+from imagebind_jax.evaluators.retrieval import Retrieval
+from imagebind_jax.inputs.pipeline import Pair
+from imagebind_jax.model import ImageBind
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+STEPS, EVERY = 12, 5
+RECORDS = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Toy records that are not trained on."""
+
+    name: str = "held-out"
+
+    def open(self):
+        return [{"id": i, **record} for i, record in enumerate(Toy(64, RECORDS).open())]
+
+
+def evaluation(modality="audio"):
+    inputs = {name: Field(name) for name in ("vision", modality)}
+    found = Retrieval(Held(), {"vision": 1.0}, {modality: 1.0}, inputs)
+    return EvalConfig((Benchmark("pairs", found),), batch_size=BATCH, resamples=0)
+
+
+def config(**changes):
+    pairs = (Pair(("vision", "audio"), Toy(0)),)
+    whole = make_config(steps=STEPS, checkpoint_every=10, evaluate_every=EVERY, pairs=pairs)
+    return dataclasses.replace(whole, **{"evaluation": evaluation(), **changes})
+
+
+def lines(folder):
+    """(of steps, of evaluations) in the metrics, without what depends on the clock."""
+    found = [
+        {name: value for name, value in line.items() if name != "steps_per_second"}
+        for line in metrics.read(folder / "metrics.jsonl")
+    ]
+    return [x for x in found if "loss" in x], [x for x in found if "loss" not in x]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    return folder, train.fit(config(evaluation=None), folder, say=quiet)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    return folder, train.fit(config(), folder, say=quiet)
+
+
+def test_the_run_is_bitwise_the_same_with_and_without_it(plain, evaluated):
+    assert_same_bits(plain[1], evaluated[1])
+    assert lines(plain[0])[0] == lines(evaluated[0])[0]
+    assert lines(plain[0])[1] == []
+
+
+def test_numbers_stand_in_the_metrics_every_so_many_steps_and_at_the_end(evaluated):
+    folder, params = evaluated
+    found = lines(folder)[1]
+    assert [line["step"] for line in found] == [EVERY - 1, 2 * EVERY - 1, STEPS - 1]
+    settings = evaluation()
+    bench = ModelBench(settings, ImageBind(config().model), params)
+    measured = settings.benchmarks[0].evaluation.measure(bench)
+    wanted = {f"evaluation/pairs/{name}": n.value for name, n in measured.numbers.items()}
+    last = {name: value for name, value in found[-1].items() if name != "step"}
+    assert last == pytest.approx(wanted)
+    values = [line["evaluation/pairs/r10"] for line in found]
+    assert len(set(values)) > 1  # of the parameters of their step
+    assert values[-1] > 10 / RECORDS
+
+
+def test_a_run_that_goes_on_has_the_same_numbers(evaluated, tmp_path):
+    shutil.copytree(evaluated[0], tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "checkpoints" / str(STEPS))
+    params = train.fit(config(), tmp_path / "half", say=quiet)
+    assert_same_bits(params, evaluated[1])
+    assert lines(tmp_path / "half") == lines(evaluated[0])
+
+
+def test_replicas_measure_what_shards_do(evaluated):
+    folder, params = evaluated
+    place = sharding.Replicated()
+    measuring = WhileTraining(config(), place, quiet)
+    found = measuring.measure(place.place(params))
+    last = {name: value for name, value in lines(folder)[1][-1].items() if name != "step"}
+    assert found == pytest.approx(last)
+
+
+def test_what_cannot_be_measured_is_said_before_the_first_step(tmp_path):
+    wrong = config(evaluation=evaluation("depth"))
+    with pytest.raises(UserError, match="evaluation of pairs: no depth encoder in the model"):
+        train.check(wrong, tmp_path / "run")
