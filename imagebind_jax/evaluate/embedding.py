@@ -45,9 +45,11 @@ class ModelBench:
         folder: pathlib.Path | None = None,
         tell: Callable[[str], None] = lambda what: None,
         place: sharding.Sharded | sharding.Replicated | None = None,
+        digests: Mapping[str, str] | None = None,
     ):
         """folder: where embeddings are kept, in `embeddings/`, and found again by the next run; None:
-        only in memory. place: the devices (default: all, `config.fsdp` of them for one model)."""
+        only in memory. place: the devices (default: all, `config.fsdp` of them for one model).
+        digests: modality -> of its parameters, where that is known already."""
         self.config, self.folder, self.tell = config, folder, tell
         self.resamples, self.seed = config.resamples, config.seed
         self.model = ImageBind(dataclasses.replace(model.config, dtype=config.dtype))
@@ -59,6 +61,7 @@ class ModelBench:
         self._sources = reading.Sources(config, self._kept_in, tell, self._writes)
         self._apply = self.place.compile_apply(self._unit_vectors)
         self.replace(params)
+        self._digests.update(digests or {})
 
     def replace(self, params: Mapping) -> None:
         """From here on with other parameters of the same model: what was compiled and read stays."""

@@ -41,7 +41,8 @@ def model(
     }
     found, params = loading.load(path, modalities=sorted(needed), dtype=config.dtype)
     towers = {modality: each for many in digests.values() for modality, each in many.items()}
-    return ModelBench(config, found, params, folder=folder, tell=tell), towers | _digests(params)
+    towers |= _digests(params)
+    return ModelBench(config, found, params, folder=folder, tell=tell, digests=towers), towers
 
 
 def _digests(params: dict) -> dict[str, str]:

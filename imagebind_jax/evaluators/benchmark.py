@@ -37,13 +37,19 @@ class Items:
 
 
 def source_name(source: Source) -> str:
-    """What its files are called: esc50-fold1. Raises UserError for a source without a name."""
+    """What its files are called: esc50-fold1; of a list of samples, mine for mine.csv.
+
+    Raises UserError for a source without a name.
+    """
+    path = getattr(source, "path", "") or next(iter(getattr(source, "paths", ())), "")
+    name = getattr(source, "name", "") or pathlib.PurePath(os.fspath(path)).stem
     if isinstance(source, Prepared):
-        return f"{pathlib.PurePath(os.fspath(source.folder)).name}-{source.split}"
-    name = getattr(source, "name", "")
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+        name = pathlib.PurePath(source.folder).name
+    parts = (str(name), str(getattr(source, "split", "")))
+    called = re.sub(r"[^A-Za-z0-9_.@-]+", "-", "-".join(filter(None, parts))).strip("-")
+    if not NAME.fullmatch(called):
         raise UserError(f"{type(source).__name__} as a source of items needs a field `name`")
-    return name
+    return called
 
 
 @dataclasses.dataclass(frozen=True)
