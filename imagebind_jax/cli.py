@@ -206,19 +206,21 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
 
     config = load(options.config, EvalConfig, rest)
     given = [each for each in (options.checkpoint, options.embeddings, options.wanted) if each]
-    if len(given) != 1:
-        raise UserError("evaluate needs one of --checkpoint CKPT, --embeddings DIR, --wanted DIR")
+    if len(given) > 1:
+        raise UserError("evaluate takes one of --checkpoint CKPT, --embeddings DIR, --wanted DIR")
     only = tuple(filter(None, map(str.strip, options.only.split(","))))
     if options.wanted:
         evaluate.write_wanted(config, options.wanted, only=only)
         return
-    stem = pathlib.Path(options.config).stem
+    default = pathlib.Path("runs") / "-".join(
+        [pathlib.Path(options.config).stem, *map(evaluate.name, given)]
+    )
     with _notes():
         evaluate.run(
             config,
             checkpoint=options.checkpoint,
             embeddings=options.embeddings,
-            out=options.out or pathlib.Path("runs") / f"{stem}-{evaluate.name(given[0])}",
+            out=options.out or default,
             only=only,
             compare=options.compare,
         )

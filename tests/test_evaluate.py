@@ -413,7 +413,7 @@ def mistake(capsys):
         ([], "evaluate needs a config"),
         (["nowhere.py", "--checkpoint", "w"], "no config file nowhere.py"),
         (["eval_toy.py"], "needs one of --checkpoint CKPT, --embeddings DIR, --wanted DIR"),
-        (["eval_toy.py", "--checkpoint", "w", "--wanted", "x"], "needs one of --checkpoint"),
+        (["eval_toy.py", "--checkpoint", "w", "--wanted", "x"], "takes one of --checkpoint"),
         (["eval_toy.py", "--checkpoint", "w"], "error: w: "),
         (["eval_toy.py", "--embeddings", "w"], "no folder w of embeddings"),
         (["eval_toy.py", "--checkpoint", "w", "--only", "Aa"], "did you mean A?"),
@@ -493,3 +493,29 @@ def test_from_weights_to_numbers_and_from_files_to_the_same(weights, file, tmp_p
     assert re.search(r"A +top1 .* 0\.0 +\(0\.0 to 0\.0\)", capsys.readouterr().out)
     assert cli.main(["evaluate", file, "--wanted", "want", "--only", "A"]) == 0
     assert len((tmp_path / "want" / "toy.classes.wanted.jsonl").read_text().splitlines()) == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """What needs no encoder of a checkpoint: the mean of its inputs tells the label."""
+
+    source: object
+    sources = property(lambda self: (self.source,))
+    modalities = frozenset()
+
+    def measure(self, bench):
+        x, usable = bench.inputs(Items(self.source, "imu", X()))
+        labels = np.array([note["label"] for note in bench.notes(self.source)])
+        right = (x.mean(axis=(1, 2)) > 0.5) == labels
+        assert usable.all()
+        return Measured({"top1": intervals.mean(right.astype(float), resamples=0)}, len(right))
+
+
+def test_what_trains_encoders_of_its_own_needs_no_weights(tmp_path):
+    both = config(benchmark("A"), Benchmark("own", Own(Toy())))
+    found = evaluate.run(both, out=tmp_path / "out", say=lambda line: None)
+    assert list(found.benchmarks) == ["own"] and found.benchmarks["own"].numbers["top1"].value > 0.9
+    assert "--checkpoint" in found.missing["A"]
+    assert (found.checkpoint, found.embeddings, found.of) == (None, None, "no weights")
+    with pytest.raises(UserError, match="no benchmark can be run: A: it needs one of --checkpoint"):
+        evaluate.run(both, out=tmp_path / "out", only=("A",), say=lambda line: None)

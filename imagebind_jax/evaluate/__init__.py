@@ -37,21 +37,21 @@ def run(
 ) -> Results:
     """Measures what is not measured yet; writes results.json, results.md and results.html to `out`.
 
-    checkpoint: anything that `loading.load` takes; or embeddings: a folder of another system's. only:
-    names of benchmarks. compare: results of another run. A benchmark whose data or encoder is missing
+    checkpoint: anything that `loading.load` takes; or embeddings: a folder of another system's; or
+    neither, for benchmarks that train encoders of their own. only: names of benchmarks. compare: results of another run. A benchmark whose data or encoder is missing
     is left out, with the remedy. Each is committed when it is done, and not measured again unless
     something changed that its numbers depend on. Raises UserError where none can be run, and at the
     end where one could not be measured.
     """
     source = checkpoint or embeddings
-    if source is None or (checkpoint and embeddings):
-        raise UserError("evaluate needs either --checkpoint CKPT or --embeddings DIR")
+    if checkpoint and embeddings:
+        raise UserError("evaluate takes either --checkpoint CKPT or --embeddings DIR")
     if compare is not None:
         results.read(compare)  # now, and not after hours
     door.asked(config, only)
-    stored = None if checkpoint else opening.folder(source)
-    encoders = opening.encoders(checkpoint, config) if checkpoint else None
-    called, folder = name(source), pathlib.Path(out)
+    stored = opening.folder(embeddings) if embeddings else None
+    encoders = None if stored else opening.encoders(checkpoint, config)
+    called, folder = name(source) if source else "", pathlib.Path(out)
     plan = door.plan(config, only, encoders, called, stored)
     files.check_writable(folder, "choose another --out")
     busy = f"another process is evaluating into {folder}: wait for it, or choose another --out"
@@ -62,9 +62,9 @@ def run(
         others = [each for each in plan.others if each.name in before]
         needed, known = _modalities(plan.ready), _modalities(others)
         bench, towers = (
-            opening.model(source, config, needed, known, folder, _tell)
-            if checkpoint
-            else opening.stored(source, config, _tell)
+            opening.stored(stored, config, _tell)
+            if stored
+            else opening.model(checkpoint, config, needed, known, folder, _tell)
         )
         made_of = {
             each.name: door.made_of(each, config, towers, stored) for each in (*plan.ready, *others)
@@ -72,7 +72,7 @@ def run(
         found = _begun(config, plan.missing)
         if checkpoint:
             found.checkpoint = Checkpoint(called, towers)
-        else:
+        elif embeddings:
             found.embeddings = called
         found.benchmarks = _kept(before, config, made_of)
         for each in before.keys() - found.benchmarks.keys() - {b.name for b in plan.ready}:

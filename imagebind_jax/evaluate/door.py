@@ -83,6 +83,8 @@ def lacking(
     """
     if encoders is not None:
         absent = sorted(benchmark.evaluation.modalities - set(encoders))
+        if absent and not encoders:
+            return "it needs one of --checkpoint CKPT, --embeddings DIR, --wanted DIR"
         if absent:
             return f"no {absent[0]} encoder in {where}: only {', '.join(encoders)}"
     for source in benchmark.evaluation.sources:

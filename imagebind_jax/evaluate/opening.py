@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Set
 
 from imagebind_jax import checkpoint as checkpoints
 from imagebind_jax import files
@@ -11,21 +11,24 @@ from imagebind_jax.evaluate.embedding import ModelBench
 from imagebind_jax.evaluate.kept import digest
 from imagebind_jax.evaluate.stored import StoredBench
 from imagebind_jax.evaluators.benchmark import Bench, EvalConfig
+from imagebind_jax.model import TINY, ImageBind
 from imagebind_jax.porting import loading
 
 Tell = Callable[[str], None]
 
 
-def encoders(path: str | os.PathLike, config: EvalConfig) -> list[str]:
-    """The modalities of a checkpoint, without reading its weights. Raises UserError."""
+def encoders(path: str | os.PathLike | None, config: EvalConfig) -> list[str]:
+    """The modalities of a checkpoint, if any, without reading its weights. Raises UserError."""
+    if path is None:
+        return []
     return list(loading.read_config(path, dtype=config.dtype).encoders)
 
 
 def model(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     config: EvalConfig,
-    needed: Collection[str],
-    known: Collection[str],
+    needed: Set[str],
+    known: Set[str],
     folder: pathlib.Path,
     tell: Tell,
 ) -> tuple[Bench, dict[str, str]]:
@@ -33,13 +36,15 @@ def model(
 
     known: of which only the digest is wanted. folder: for embeddings that are kept.
     """
+    if path is None or not needed | known:  # for what trains encoders of its own
+        return ModelBench(config, ImageBind(TINY), {}, folder=folder, tell=tell), {}
     tell("loading the encoders")
     # One after the other, so that those which are not needed have gone before the others come.
     digests = {
         modality: _digests(loading.load(path, modalities=(modality,), dtype=config.dtype)[1])
-        for modality in sorted(set(known) - set(needed))
+        for modality in sorted(known - needed)
     }
-    found, params = loading.load(path, modalities=sorted(needed), dtype=config.dtype)
+    found, params = loading.load(path, modalities=sorted(needed or known), dtype=config.dtype)
     towers = {modality: each for many in digests.values() for modality, each in many.items()}
     towers |= _digests(params)
     return ModelBench(config, found, params, folder=folder, tell=tell, digests=towers), towers

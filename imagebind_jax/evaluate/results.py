@@ -88,7 +88,7 @@ class Results(msgspec.Struct):
     @property
     def of(self) -> str:
         """Whose numbers these are."""
-        return self.checkpoint.path if self.checkpoint else self.embeddings or "?"
+        return self.checkpoint.path if self.checkpoint else self.embeddings or "no weights"
 
 
 def entry(benchmark: Benchmark, measured: Measured, made_of: MadeOf, seconds: float) -> Entry:

@@ -28,7 +28,7 @@ def classifier(
 
     prompts: templates with one `{}`. Source: CLIP's prompt ensembling, which the paper follows.
     """
-    texts = [prompt.format(name) for name in class_names for prompt in prompts]
+    texts = [prompt.replace("{}", name) for name in class_names for prompt in prompts]
     z = unit(np.asarray(embed_text(texts))).reshape(len(class_names), len(prompts), -1)
     return unit(z.mean(axis=1))
 
