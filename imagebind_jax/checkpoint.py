@@ -55,10 +55,11 @@ def digest(tree: Any) -> tuple[dict[str, str], bool]:
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    results = {name: _leaf_digest(leaf) for name, leaf in leaves.items()}
+    # One after the other: many sums over devices in flight at once can starve each other on CPUs.
+    results = {name: jax.device_get(_leaf_digest(leaf)) for name, leaf in leaves.items()}
     digests = {
         name: f"{leaves[name].dtype}{list(leaves[name].shape)}:{sums[0]:08x}{sums[1]:08x}"
-        for name, (sums, _) in jax.device_get(results).items()
+        for name, (sums, _) in results.items()
     }
     return digests, all(bool(finite) for _, finite in results.values())
 

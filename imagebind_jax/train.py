@@ -133,7 +133,7 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
         _check_same_records(folder, batches, start)
         step_fn = place.compile(functools.partial(train_step, config=config), state)
         log = metrics.Metrics(folder, start)
-        evaluation = while_training.WhileTraining(config, place, progress.say)
+        evaluation = while_training.WhileTraining(config, place, progress.say, say)
         compiled: set[str] = set()
         waiting: tuple[int, str, dict] | None = None
         begun = time.monotonic()
@@ -165,7 +165,8 @@ def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str],
             if evaluation.due(step + 1):  # before the commit: a run that goes on from there has it
                 tell(*waiting)
                 waiting = None
-                log.write(step, evaluation.measure(state.params))
+                if numbers := evaluation.measure(state.params):
+                    log.write(step, numbers)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 if waiting:
                     tell(*waiting)

@@ -12,10 +12,10 @@ import pytest
 from imagebind_jax import cli, evaluate, files, porting
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluate import opening
+from imagebind_jax.evaluate import door, opening
 from imagebind_jax.evaluators import intervals
 from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items, Measured
-from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.sources import Manifest, Prepared
 from imagebind_jax.model import ImageBindConfig, init
 from imagebind_jax.porting.weights import InMemory
 
@@ -519,3 +519,67 @@ def test_what_trains_encoders_of_its_own_needs_no_weights(tmp_path):
     assert (found.checkpoint, found.embeddings, found.of) == (None, None, "no weights")
     with pytest.raises(UserError, match="no benchmark can be run: A: it needs one of --checkpoint"):
         evaluate.run(both, out=tmp_path / "out", only=("A",), say=lambda line: None)
+
+
+# ---- what must not be taken for something else
+
+
+def test_numbers_stay_while_their_records_are_not_there(run, planted, tmp_path):
+    (tmp_path / "a.csv").write_text("id,text,label\n1,x,0\n2,y,1\n")
+    both = config(benchmark("A", Manifest(tmp_path / "a.csv")), benchmark("B"))
+    planted_notes = Planted.embed
+    Planted.embed = lambda self, items: (
+        np.eye(2, dtype=np.float32) if "a" in items.name else planted_notes(self, items)
+    )
+    try:
+        before, _ = run(both)
+    finally:
+        Planted.embed = planted_notes
+    (tmp_path / "a.csv").rename(tmp_path / "away.csv")
+    for only in ((), ("B",)):
+        found, said = run(both, only=only)
+        assert found.benchmarks == before.benchmarks and not found.missing
+        assert "A: its records are not there now, its numbers stay" in said
+    other, said = run(dataclasses.replace(both, seed=1))
+    assert list(other.benchmarks) == ["B"] and "no such file" in other.missing["A"].lower()
+
+
+def test_two_sources_of_one_name_are_refused(run, tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "data.csv").write_text("id,text,label\n1,x,0\n")
+    two = [benchmark(name, Manifest(tmp_path / name.lower() / "data.csv")) for name in "AB"]
+    with pytest.raises(UserError, match="two sources are named data"):
+        run(config(*two))
+
+
+def test_another_transform_of_the_same_name_is_measured_again(tmp_path, monkeypatch):
+    """A config's own classes are known by the file that they are in."""
+    text = (
+        "import dataclasses\nimport numpy as np\n\n@dataclasses.dataclass(frozen=True)\n"
+        "class Mine:\n    def __call__(self, record, rng):\n        return np.zeros(1)\n"
+    )
+    (tmp_path / "mine_transform.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    import mine_transform
+
+    def key():
+        items = Items(Toy(), "imu", mine_transform.Mine())
+        made = door.made_of(Benchmark("a", Asked((items,))), config(), {})
+        return made.key
+
+    first = key()
+    (tmp_path / "mine_transform.py").write_text(text.replace("zeros", "ones"))
+    assert key() != first
+    (tmp_path / "mine_transform.py").write_text(text)
+    assert key() == first
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    items: tuple
+    sources = property(lambda self: tuple(each.source for each in self.items))
+    modalities = frozenset()
+
+    def measure(self, bench):
+        raise NotImplementedError

@@ -470,3 +470,15 @@ def test_a_linear_map_undoes_a_rotation_and_leaves_what_agrees_alone():
         assert fitted.shape == (9, 8)  # with the bias
         mapped = probes.with_bias(new) @ fitted
         assert retrieval.recall(retrieval.ranks(mapped, new @ rotation)) == 1.0
+
+
+def test_an_unusable_first_row_reaches_no_classifier():
+    """Sets of unequal sizes are filled up: with rows of their own, or NaN times 0 would be learnt."""
+    x = np.concatenate([np.full((1, 4), np.nan), 5 * np.eye(4)[[0, 1, 0, 1]]]).astype(np.float32)
+    rows, labels = [np.array([1, 2, 3, 4]), np.array([1, 2])], [np.array([0, 1, 0, 1])] * 2
+    found = probes.adamw(
+        x, rows, [labels[0], labels[1][:2]], 2, learning_rate=0.1, weight_decay=0.0, epochs=20,
+        batch_size=4,
+    )  # fmt: skip
+    assert np.isfinite(found).all()
+    assert all(probes.predict(x[1:3], each).tolist() == [0, 1] for each in found)

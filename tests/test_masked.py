@@ -20,6 +20,7 @@ from imagebind_jax.inputs.bad_records import BadRecords
 from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.pipeline import single_batches
 from imagebind_jax.inputs.rows import Rows, ToInputs
+from imagebind_jax.inputs.sources.identity import identity
 from imagebind_jax.masked_autoencoder import MaskedAutoencoder, MaskedConfig, Tokens
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -382,7 +383,7 @@ def test_the_benchmark_pretrains_once_and_probes_its_features(tmp_path, monkeypa
     assert list(found.numbers) == ["shot2", "shot2_ridge"]
     assert (found.samples, found.unusable, found.chance["shot2"]) == (60, 1, 0.5)
     assert [folder.name for folder in tmp_path.iterdir()] == [
-        f"masked-{masked.pretraining.digest(40)}"
+        f"masked-{masked.pretraining.digest(identity(masked.pretraining.items.source))}"
     ]
     monkeypatch.setattr("imagebind_jax.evaluators.pretraining._step_fn", None)  # is not needed
     again = masked.measure(Planted(tmp_path))

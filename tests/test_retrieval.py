@@ -392,7 +392,7 @@ def test_a_record_without_sound_is_a_miss_and_counted():
 def test_embeddings_all_missing_have_the_last_rank():
     bench = Planted(FIVE, text=np.full((7, 5), np.nan), audio=np.eye(5))
     found = measured(bench, TEXT, AUDIO)
-    assert found.unusable == 5 and found.numbers["r10"].value == 0
+    assert found.unusable == found.samples == 7 and found.numbers["r10"].value == 0
     assert found.numbers["median_rank"].value == 5
     assert found.numbers["back_median_rank"].value == 7
 

@@ -60,6 +60,7 @@ def run(
         for each, why in plan.missing.items():
             say(f"missing {each}: {why}")
         others = [each for each in plan.others if each.name in before]
+        gone = plan.gone & before.keys()
         needed, known = _modalities(plan.ready), _modalities(others)
         bench, towers = (
             opening.stored(stored, config, _tell)
@@ -67,14 +68,20 @@ def run(
             else opening.model(checkpoint, config, needed, known, folder, _tell)
         )
         made_of = {
-            each.name: door.made_of(each, config, towers, stored) for each in (*plan.ready, *others)
+            each.name: door.made_of(each, config, towers, stored, there=each.name not in gone)
+            for each in (*plan.ready, *others)
         }
+        for each in gone:  # as it was measured, if nothing but the records could be another
+            made_of[each].records = before[each].records
         found = _begun(config, plan.missing)
         if checkpoint:
             found.checkpoint = Checkpoint(called, towers)
         elif embeddings:
             found.embeddings = called
         found.benchmarks = _kept(before, config, made_of)
+        for each in sorted(gone & found.benchmarks.keys()):
+            found.missing.pop(each, None)
+            say(f"{each}: its records are not there now, its numbers stay")
         for each in before.keys() - found.benchmarks.keys() - {b.name for b in plan.ready}:
             say(f"{each}: left out, measured earlier with other weights, records or settings")
         failed = _measure(plan.ready, bench, made_of, found, folder, say)

@@ -83,9 +83,11 @@ def _paired(a: Estimate, b: Estimate, resamples: int, seed: int) -> Estimate | N
 
 def _row(name: str, number: str, a: Estimate, b: Estimate, found: Estimate | None) -> Compared:
     low = high = None
+    apart = a.value - b.value
     if found and math.isfinite(found.low) and math.isfinite(found.high):
-        low, high = found.low, found.high
-    return Compared(name, number, a.value, b.value, a.value - b.value, low, high, a.share)
+        # Of the samples that both have, as its interval: one of them may have left some out.
+        apart, low, high = found.value, found.low, found.high
+    return Compared(name, number, a.value, b.value, apart, low, high, a.share)
 
 
 def _differ(ours: Entry, theirs: Entry) -> list[str]:

@@ -16,6 +16,7 @@ from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, source_nam
 from imagebind_jax.inputs import datasets
 from imagebind_jax.inputs.sources import Prepared, Source, prepared
 from imagebind_jax.inputs.sources.array_records import FACTS
+from imagebind_jax.inputs.sources.identity import identity
 from imagebind_jax.inputs.sources.prepared import Facts
 from imagebind_jax.version import __version__
 
@@ -26,7 +27,8 @@ class Plan:
 
     ready: tuple[Benchmark, ...]  # asked for, and everything is there
     missing: Mapping[str, str]  # asked for -> what it lacks, and the remedy
-    others: tuple[Benchmark, ...]  # not asked for: what was measured of them earlier is kept
+    others: tuple[Benchmark, ...]  # not run now: what was measured of them earlier is kept
+    gone: frozenset[str]  # those of `others` whose records are not there now
 
 
 def plan(
@@ -48,12 +50,24 @@ def plan(
     if len(missing) == len(chosen):
         name, why = next(iter(missing.items()))
         raise UserError(f"no benchmark can be run: {name}: {why}")
-    possible = [each for each in config.benchmarks if not lacks[each.name]]
-    return Plan(
-        tuple(each for each in possible if each in chosen),
-        missing,
-        tuple(each for each in possible if each not in chosen),
+    ready = tuple(each for each in chosen if not lacks[each.name])
+    _check_names(ready, config.records)
+    others = tuple(
+        each
+        for each in config.benchmarks
+        if each not in ready and (encoders is None or each.evaluation.modalities <= set(encoders))
     )
+    return Plan(ready, missing, others, frozenset(b.name for b in others if lacks[b.name]))
+
+
+def _check_names(benchmarks: Sequence[Benchmark], records: str) -> None:
+    """Raises UserError where two sources would have their files under one name."""
+    known: dict[str, Source] = {}
+    for benchmark in benchmarks:
+        for source in benchmark.evaluation.sources:
+            found, name = reading.resolved(source, records), source_name(source)
+            if known.setdefault(name, found) != found:
+                raise UserError(f"two sources are named {name}: {known[name]} and {found}")
 
 
 def asked(config: EvalConfig, only: Sequence[str]) -> tuple[Benchmark, ...]:
@@ -129,13 +143,21 @@ def made_of(
     config: EvalConfig,
     towers: Mapping[str, str],
     stored: pathlib.Path | None = None,
+    *,
+    there: bool = True,
 ) -> MadeOf:
-    """What a benchmark's numbers depend on. Raises UserError on a setting that no file can hold."""
+    """What a benchmark's numbers depend on. Raises UserError on a setting that no file can hold.
+
+    there: whether its records are; without them nothing is said of these.
+    """
     fields = {name: getattr(config, name) for name in ("resamples", "seed", "unusable")}
     return MadeOf(
         version=__version__,
-        settings=flat({"evaluation": benchmark.evaluation, **fields}),
-        records=dict(_records(source, config, stored) for source in benchmark.evaluation.sources),
+        settings=flat({"evaluation": benchmark.evaluation, **fields})
+        | {f"code.{name}": each for name, each in kept.code(benchmark.evaluation).items()},
+        records=dict(_records(source, config, stored) for source in benchmark.evaluation.sources)
+        if there
+        else {},
         towers={m: towers[m] for m in sorted(benchmark.evaluation.modalities)},
     )
 
@@ -143,8 +165,7 @@ def made_of(
 def _records(source: Source, config: EvalConfig, stored: pathlib.Path | None) -> tuple[str, str]:
     """(a source's name, a digest of what it holds), wherever its records lie."""
     if not isinstance(source, Prepared):
-        name = getattr(source, "name", type(source).__name__)
-        return str(name), kept.digest(reading.identity(source))
+        return source_name(source), kept.digest(identity(source))
     folder = os.path.join(config.records, source.folder)
     path = reading.facts_path(stored, source) if stored else None
     if path and path.is_file() and not os.path.exists(os.path.join(folder, FACTS)):

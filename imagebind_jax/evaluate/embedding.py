@@ -17,10 +17,11 @@ from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluate import reading
 from imagebind_jax.evaluate.batching import Batches
-from imagebind_jax.evaluate.kept import Kept, digest
+from imagebind_jax.evaluate.kept import Kept, code, digest
 from imagebind_jax.evaluators.benchmark import EvalConfig, Items
 from imagebind_jax.inputs import text
 from imagebind_jax.inputs.sources import Record, Source
+from imagebind_jax.inputs.sources.identity import identity
 from imagebind_jax.inputs.sources.prepared import Facts
 from imagebind_jax.model import ImageBind
 
@@ -73,7 +74,10 @@ class ModelBench:
         self._found: dict[str, tuple[Any, Float[np.ndarray, "n e"]]] = {}
 
     def _unit_vectors(self, params, batch):
-        (z,) = self.model.apply({"params": params}, batch)[0].values()
+        # Else products of float32 are of fewer bits on TPUs and recent GPUs.
+        exact = "highest" if self.config.dtype == "float32" else None
+        with jax.default_matmul_precision(exact):
+            (z,) = self.model.apply({"params": params}, batch)[0].values()
         return z
 
     # ---- what the records say
@@ -103,8 +107,9 @@ class ModelBench:
 
         def of() -> dict[str, Any]:
             return {
-                "source": reading.identity(self._sources.resolved(items.source)),
+                "source": identity(self._sources.resolved(items.source)),
                 "transform": flat({"transform": items.transform}),
+                "code": code(items.transform),
             }
 
         def made(start: int) -> Made:

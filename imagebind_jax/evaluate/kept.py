@@ -1,11 +1,13 @@
 """Vectors on disk, row by row: whoever is killed goes on from the rows that are there."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
 import os
 import pathlib
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -184,6 +186,25 @@ def _header(shape: tuple[int, int]) -> bytes:
     fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
     npy.write_array_header_1_0(into, fields)
     return into.getvalue()
+
+
+def code(value: Any) -> dict[str, str]:
+    """Module -> digest of its file, of what a config has brought along: classes that are not ours."""
+    found: dict[str, str] = {}
+    if dataclasses.is_dataclass(value):
+        module = sys.modules.get(type(value).__module__)
+        path = getattr(module, "__file__", None)
+        if path and module is not None and not module.__name__.startswith("imagebind_jax."):
+            found[module.__name__] = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+        for field in dataclasses.fields(value):
+            found |= code(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            found |= code(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            found |= code(item)
+    return found
 
 
 def digest(value: Any) -> str:

@@ -15,13 +15,13 @@ import msgspec
 import numpy as np
 
 from imagebind_jax import files
-from imagebind_jax.config import flat
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluate.kept import digest, durable
-from imagebind_jax.evaluators.benchmark import EvalConfig, Items, source_name
+from imagebind_jax.evaluators.benchmark import UNUSABLE, EvalConfig, Items, source_name
 from imagebind_jax.inputs import pipeline
 from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.sources import Prepared, Record, Source, prepared
+from imagebind_jax.inputs.sources.identity import identity
 from imagebind_jax.inputs.sources.prepared import Facts
 from imagebind_jax.inputs.sources.records import MEDIA
 
@@ -34,23 +34,6 @@ def resolved(source: Source, records: str | os.PathLike) -> Source:
     if isinstance(source, Prepared):
         return dataclasses.replace(source, folder=os.path.join(records, source.folder))
     return source
-
-
-def identity(source: Source) -> Any:
-    """What names the records, as JSON: of a prepared split its shards' digests, else its settings.
-
-    And size and time of the files that these name. Raises UserError where JSON cannot hold them.
-    """
-    if isinstance(source, Prepared):
-        return {
-            "prepared": pathlib.PurePath(source.folder).name,
-            "split": source.split,
-            "shards": [s.sha256 for s in prepared.facts(source.folder).splits[source.split].shards],
-        }
-    fields = flat({"source": source})
-    paths = sorted({text for text in fields.values() if isinstance(text, str)})
-    stats = [(path, os.stat(path)) for path in paths if os.path.isfile(path)]
-    return fields | {f"file {path}": [stat.st_size, stat.st_mtime_ns] for path, stat in stats}
 
 
 class Sources:
@@ -93,7 +76,7 @@ class Sources:
         return found
 
     def notes(self, source: Source) -> Sequence[Mapping[str, Any]]:
-        """What JSON can hold of every record without its media; {} of one that cannot be read."""
+        """What JSON can hold of every record without its media; of one that cannot be read, why not."""
         for known, notes in self._notes:
             if known == source:
                 return notes
@@ -139,8 +122,8 @@ class Sources:
 def _note(records: Sequence[Record], index: int) -> dict[str, Any]:
     try:
         record = records[index]
-    except MediaError:
-        return {}
+    except MediaError as error:
+        return {UNUSABLE: str(error)}
     small = {
         key: value
         for key, value in record.items()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import Stopped, UserError
 from imagebind_jax.evaluate import door
 from imagebind_jax.evaluate.embedding import ModelBench
 from imagebind_jax.model import ImageBind
@@ -27,9 +27,15 @@ class WhileTraining:
     with and without it.
     """
 
-    def __init__(self, config: TrainConfig, place: Any, tell: Callable[[str], None]):
-        """place: where the run's parameters are (`sharding`)."""
-        self.config, self.place, self.tell = config, place, tell
+    def __init__(
+        self,
+        config: TrainConfig,
+        place: Any,
+        tell: Callable[[str], None],
+        say: Callable[[str], None] = print,
+    ):
+        """place: where the run's parameters are (`sharding`). tell: what is being done; say: failures."""
+        self.config, self.place, self.tell, self.say = config, place, tell, say
         self.seconds = 0.0  # spent so far
         self._bench: ModelBench | None = None
 
@@ -55,7 +61,11 @@ class WhileTraining:
         values = {}
         for benchmark in settings.benchmarks:
             self.tell(f"evaluating {benchmark.name}")
-            measured = benchmark.evaluation.measure(self._bench)
+            try:
+                measured = benchmark.evaluation.measure(self._bench)
+            except (UserError, Stopped) as error:  # which is no reason to lose the run
+                self.say(f"evaluation of {benchmark.name} failed, training goes on: {error}")
+                continue
             for name, number in measured.numbers.items():
                 values[f"evaluation/{benchmark.name}/{name}"] = number.value
         self.seconds += time.monotonic() - begun

@@ -16,6 +16,7 @@ from imagebind_jax.inputs.pipeline import Transform
 from imagebind_jax.inputs.sources import Prepared, Record, Source
 from imagebind_jax.inputs.sources.prepared import Facts
 
+UNUSABLE = "unusable"  # in the notes of a record that cannot be read: why not
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")  # of files, too
 
 
@@ -78,7 +79,10 @@ class Bench(Protocol):
         """What a prepared folder says of itself: classes, prompts, names. None of other sources."""
 
     def notes(self, source: Source) -> Sequence[Mapping[str, Any]]:
-        """Every record without its media: "id", "label", "text", ..."""
+        """Every record without its media: "id", "label", "text", ...
+
+        Of one that cannot be read, {UNUSABLE: why}; its embedding is NaN.
+        """
 
     def records(self, source: Source) -> Sequence[Record]:
         """Every record with its media."""

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators import intervals, probes
-from imagebind_jax.evaluators.benchmark import Bench, Items, Measured
+from imagebind_jax.evaluators.benchmark import UNUSABLE, Bench, Items, Measured
 from imagebind_jax.evaluators.common import unit32
 from imagebind_jax.evaluators.intervals import Estimate
 from imagebind_jax.inputs.sources import Source
@@ -124,6 +124,7 @@ class Episode:
     draw: int
 
 
+UNREAD = np.iinfo(int).min  # the label of a record that cannot be read
 # All episodes of one k, of every split and draw -> the class of each row of each episode's `test`.
 Learner = Callable[[Sequence[Episode]], Sequence[np.ndarray]]
 
@@ -147,6 +148,7 @@ def pooled(
         notes = bench.notes(items.source)
         # Only what is tested needs a label: of SUN RGB-D's training maps, 440 have none.
         skips = bool(test) and items in train
+        good = good & [UNUSABLE not in note for note in notes]
         rows = [i for i, note in enumerate(notes) if not (skips and note.get("label") is None)]
         if len(rows) < len(notes):
             bench.tell(f"{items.name}: {len(notes) - len(rows)} of {len(notes)} have no label")
@@ -157,11 +159,15 @@ def pooled(
     fold = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     tested = [fold >= len(train)] if test else [fold == each for each in range(len(parts))]
     splits = tuple((np.flatnonzero(~each), np.flatnonzero(each)) for each in tested)
-    return np.concatenate(parts), Pool(np.concatenate(labels), np.concatenate(usable), splits)
+    known = np.concatenate(labels)
+    known[known == UNREAD] = min(known[known != UNREAD], default=0)  # any class: it is not usable
+    return np.concatenate(parts), Pool(known, np.concatenate(usable), splits)
 
 
 def _label(note: Mapping, items: Items) -> int:
     label = note.get("label")
+    if UNUSABLE in note:
+        return UNREAD
     if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
         raise UserError(
             f"{items.name}: record {note.get('id')!r} has the label {label!r}: few-shot needs one class"

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from imagebind_jax.errors import UserError
+from imagebind_jax.evaluators.benchmark import UNUSABLE
 
 
 def truth(
@@ -16,10 +17,14 @@ def truth(
 ) -> np.ndarray:
     """Labels [n]; or, of records with several, whether a class is there [n, classes].
 
-    where: the source's name, for errors. Raises UserError.
+    A record that cannot be read has -1, or no class. where: the source's name, for errors. Raises
+    UserError.
     """
     found = np.zeros((len(notes), classes), bool) if several else np.zeros(len(notes), int)
     for row, note in enumerate(notes):
+        if UNUSABLE in note:
+            found[row] = False if several else -1
+            continue
         label, which = note.get("label"), f"{where}: record {note.get('id', row)!r}"
         if label is None:
             raise UserError(f"{which} has no label, by which it could be told whether it is right")
@@ -48,7 +53,10 @@ def together(notes: Sequence[Sequence[Mapping[str, Any]]], pattern: str) -> Int[
     """
     found = []
     for fold, rows in enumerate(notes):
-        for note in rows:
+        for row, note in enumerate(rows):
+            if UNUSABLE in note:
+                found.append(f"{fold} unusable {row}")
+                continue
             match = re.search(pattern, str(note.get("id", "")))
             if match is None:
                 raise UserError(f"together={pattern!r} finds nothing in id {note.get('id')!r}")

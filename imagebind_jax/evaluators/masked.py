@@ -15,7 +15,8 @@ from imagebind_jax.evaluators.common import unit
 from imagebind_jax.evaluators.few_shot import FewShot
 from imagebind_jax.evaluators.from_scratch import views
 from imagebind_jax.evaluators.pretraining import Pretraining, pretrain
-from imagebind_jax.inputs.sources import Source
+from imagebind_jax.inputs.sources import Prepared, Source
+from imagebind_jax.inputs.sources.identity import identity
 from imagebind_jax.masked_autoencoder import MaskedConfig, Tokens
 
 
@@ -44,10 +45,10 @@ class Masked:
     def measure(self, bench: Bench) -> Measured:
         @functools.cache
         def pretrained() -> Mapping[str, Any]:
-            records = bench.records(self.pretraining.items.source)
-            folder = bench.folder
+            source = self.pretraining.items.source
+            records, folder = bench.records(source), bench.folder
             if folder is not None:
-                folder = folder / f"masked-{self.pretraining.digest(len(records))}"
+                folder = folder / f"masked-{self.pretraining.digest(_told(bench, source))}"
             return pretrain(self.pretraining, records, folder, bench.tell)
 
         def embed(items: Items) -> Float[np.ndarray, "n e"]:
@@ -58,6 +59,14 @@ class Masked:
             return found
 
         return self.few_shot.probe(bench, embed)
+
+
+def _told(bench: Bench, source: Source) -> Any:
+    """What tells the records from others; a prepared folder may lie where only the bench knows."""
+    facts = bench.facts(source)
+    if not isinstance(source, Prepared) or facts is None:
+        return identity(source)
+    return [shard.sha256 for shard in facts.splits[source.split].shards]
 
 
 def features(

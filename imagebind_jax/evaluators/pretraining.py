@@ -21,6 +21,7 @@ from imagebind_jax.inputs.pipeline import single_batches
 from imagebind_jax.inputs.rows import Rows, ToInputs
 from imagebind_jax.inputs.sources import Record
 from imagebind_jax.masked_autoencoder import MaskedConfig
+from imagebind_jax.version import __version__
 
 # AudioMAE's encoder for clips of two seconds: ViT-B on 8 x 12 patches that do not overlap, so the
 # last 12 of 204 frames are not seen. (ImageBind's has patches every 10: 12 x 19 of them.)
@@ -73,11 +74,14 @@ class Pretraining:
             clip_norm=math.inf,  # MAE clips no gradient
         )
 
-    def digest(self, records: int) -> str:
-        """Tells runs apart: of everything that changes what is learned. Raises UserError."""
+    def digest(self, records: Any) -> str:
+        """Tells runs apart: of everything that changes what is learned. Raises UserError.
+
+        records: what tells them from others (`identity`).
+        """
         how = {"threads", "patience", "bad_records", "checkpoint_every", "log_every"}
         fields = [f.name for f in dataclasses.fields(self) if f.name not in how]
-        text = repr([records, *((name, getattr(self, name)) for name in fields)])
+        text = repr([__version__, records, *((name, getattr(self, name)) for name in fields)])
         if " at 0x" in text:  # an address: another in each process
             raise UserError(
                 f"{self.items.name}: a run that is kept needs a source and a transform that are "

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators import retrieval
 from imagebind_jax.evaluators.common import unit
 
@@ -33,8 +34,9 @@ def adamw(
     rows: of x, to learn from; labels: their classes. The paper names optimizer, rate, decay and
     epochs, and neither batches, nor schedule, nor initialisation: here an epoch goes through a
     set in shuffled batches of equal size (up to one), of at most batch_size samples unless a set
-    has too few for as many batches as the largest; the rate is constant, weights start at 0. Adam moves a weight by at most about its rate in a step, so
-    the length of x matters: see `few_shot.FewShot.scale`.
+    has too few for as many batches as the largest; the rate is constant, weights start at 0. Adam
+    moves a weight by at most about its rate in a step, so the length of x matters: see
+    `few_shot.FewShot.scale`.
     """
     counts = [len(each) for each in rows]
     most = max(counts)
@@ -44,6 +46,7 @@ def adamw(
     padded = np.zeros((2, len(rows), most), int)
     for probe, (count, *drawn) in enumerate(zip(counts, rows, labels)):
         padded[:, probe, :count] = drawn
+        padded[0, probe, count:] = drawn[0][0]  # of its own: a NaN elsewhere would reach gradients
         for epoch in range(epochs):
             parts = np.array_split(rng.permutation(count), batches)
             for step, part in enumerate(parts, start=epoch * batches):
@@ -56,6 +59,8 @@ def adamw(
         jnp.asarray(weight_decay),
         classes=classes,
     )
+    if not np.isfinite(found).all():
+        raise UserError("a classifier is not finite: lower the learning rate or the scale")
     return np.asarray(found)
 
 

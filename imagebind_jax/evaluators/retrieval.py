@@ -8,7 +8,7 @@ import numpy as np
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators import intervals
-from imagebind_jax.evaluators.benchmark import Bench, Items, Measured, source_name
+from imagebind_jax.evaluators.benchmark import UNUSABLE, Bench, Items, Measured, source_name
 from imagebind_jax.evaluators.common import mix
 from imagebind_jax.evaluators.intervals import Estimate
 from imagebind_jax.evaluators.ranking import (
@@ -35,6 +35,7 @@ class Retrieval:
     a query of its own, as in the paper on Clotho, and backwards the best-placed counts. Mixed with another modality it has to be one a record. A record without anything on
     one side stays, as a miss. Captions that are the same in two records are two items: the one of
     the other record is a wrong answer. Intervals: a record's captions are drawn together.
+    `Measured.unusable` counts the queries that cannot be right, as one side of theirs is missing.
     """
 
     source: Source
@@ -42,6 +43,8 @@ class Retrieval:
     target: Mapping[str, float]
     inputs: Mapping[str, Transform] = dataclasses.field(default_factory=dict)
     optional: tuple[str, ...] = ()  # modalities that records may lack
+    # Of its embeddings: by default the source's. Another where one source is asked with two inputs.
+    name: str = ""
 
     def __post_init__(self):
         if not self.query or not self.target or set(self.query) & set(self.target):
@@ -81,10 +84,7 @@ class Retrieval:
             **_chances(query_items, target_items),
             **{f"back_{k}": v for k, v in _chances(target_items, query_items).items()},
         }
-        usable = np.ones(len(bench.notes(self.source)), bool)
-        for z, items in sides:  # on a side, one vector of a record is enough
-            usable &= np.bincount(items, np.isfinite(z).all(axis=-1), len(usable)) > 0
-        unusable = int(np.sum(~usable))
+        unusable = int(np.sum(np.isinf(there)))
         return Measured(numbers, samples=len(query), unusable=unusable, chance=chances)
 
     def _side(self, bench: Bench, weights: Mapping[str, float]):
@@ -98,9 +98,8 @@ class Retrieval:
                 items = np.repeat(np.arange(len(captions)), [len(each) for each in captions])
             else:
                 transform, optional = self.inputs[modality], modality in self.optional
-                parts.append(
-                    bench.embed(Items(self.source, modality, transform, optional=optional))
-                )
+                name = f"{self.name}.{modality}" if self.name else ""
+                parts.append(bench.embed(Items(self.source, modality, transform, name, optional)))
         found = parts[0] if len(parts) == 1 else mix(parts, tuple(weights.values()))
         return found, np.arange(len(found)) if items is None else items
 
@@ -109,6 +108,9 @@ def _captions(notes: Sequence[Mapping[str, Any]], one: bool) -> list[Sequence[st
     """Every record's captions. Raises UserError."""
     captions: list[Sequence[str]] = []
     for i, note in enumerate(notes):
+        if UNUSABLE in note:
+            captions.append(())  # nobody asks for it; it is counted
+            continue
         found = note.get("text") or ()
         found = (found,) if isinstance(found, str) else tuple(found)
         who = f"record {note.get('id', i)!r}"

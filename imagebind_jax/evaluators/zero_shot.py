@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators import accuracy, average_precision, intervals, labels
-from imagebind_jax.evaluators.benchmark import Bench, Items, Measured, source_name
+from imagebind_jax.evaluators.benchmark import UNUSABLE, Bench, Items, Measured, source_name
 from imagebind_jax.evaluators.common import scores, unit
 from imagebind_jax.evaluators.intervals import Estimate
 from imagebind_jax.inputs.sources import Prepared, Source
@@ -96,6 +96,17 @@ class ZeroShot:
             raise UserError(f"metrics {list(self.metrics)}: give some of {', '.join(METRICS)}")
         if "mAP" in self.metrics and self.metrics != ("mAP",):
             raise UserError('"mAP" is of records with several labels, all other metrics of one')
+        if self.together and "mean_class" in self.metrics:
+            raise UserError(
+                "samples drawn together may be of several classes: no mean_class of them"
+            )
+        for name, texts in (
+            ("classes", self.classes),
+            ("prompts", self.prompts),
+            *self.names.items(),
+        ):
+            if isinstance(texts, str):
+                raise UserError(f"{name} must be a tuple of texts: ({texts!r},)")
         try:
             re.compile(self.together)
         except re.error as error:
@@ -125,7 +136,9 @@ class ZeroShot:
             z = bench.embed(items)
             if len(z) != len(right):
                 raise UserError(f"{items.name}: {len(z)} embeddings of {len(right)} records")
-            folds.append(Fold(z, right, ~np.isnan(z).any(axis=-1)))
+            # Another system may have embedded what cannot be read here.
+            told = np.array([UNUSABLE not in note for note in bench.notes(items.source)], bool)
+            folds.append(Fold(z, right, ~np.isnan(z).any(axis=-1) & told))
         measured = _precision if several else _accuracy
         found, chance, remarks = measured(self, bench, folds, names, asked.counts, groups)
         samples, usable = sum(map(len, truth)), sum(int(fold.usable.sum()) for fold in folds)

@@ -52,6 +52,14 @@ def facts(folder: str | os.PathLike) -> Facts:
     return found
 
 
+def split(folder: str | os.PathLike, name: str) -> Split:
+    """One split of the folder. Raises UserError if there is none of that name."""
+    splits = facts(folder).splits
+    if name not in splits:
+        raise UserError(f"{os.fspath(folder)} has no split {name!r}: only {', '.join(splits)}")
+    return splits[name]
+
+
 def changed(folder: str | os.PathLike, shard: Shard) -> bool:
     """Whether a shard is missing or of another size than was written: quick, for any number."""
     if not shard.count:
@@ -78,13 +86,11 @@ class Prepared:
 
     def open(self) -> ArrayRecords:
         """Raises UserError if it is not there as it was written."""
-        splits = facts(self.folder).splits
-        if self.split not in splits:
-            raise UserError(f"{self.folder} has no split {self.split!r}: only {', '.join(splits)}")
-        for shard in splits[self.split].shards:
+        shards = split(self.folder, self.split).shards
+        for shard in shards:
             if changed(self.folder, shard):
                 raise UserError(
                     f"{os.path.join(self.folder, shard.file)} is missing or damaged: run the "
                     "`imagebind-jax prepare` that made it again, which makes it anew"
                 )
-        return ArrayRecords(self.folder, splits[self.split].shards)
+        return ArrayRecords(self.folder, shards)
