@@ -210,6 +210,15 @@ def test_the_same_samples_are_compared_in_pairs(tmp_path):
     assert "+10.0" in lines and "(0.0 to +" in lines and "not paired" in lines
 
 
+def test_a_pair_is_of_the_samples_that_both_have(tmp_path):
+    """Whoever leaves out what is hard is not better at the rest."""
+    fewer = RIGHT.astype(float)
+    fewer[RIGHT == 0] = np.nan
+    row = compared(tmp_path, measured(), measured(fewer)).rows[0]
+    assert (row.theirs, row.ours) == (1.0, pytest.approx(float(RIGHT.mean())))
+    assert row.difference == row.low == row.high == 0
+
+
 @pytest.mark.parametrize(
     ("theirs", "options", "warning"),
     [

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 from test_train import BATCH, Field, Toy, assert_same_bits, make_config, quiet
 
@@ -99,6 +100,31 @@ def test_replicas_measure_what_shards_do(evaluated):
     found = measuring.measure(place.place(params))
     last = {name: value for name, value in lines(folder)[1][-1].items() if name != "step"}
     assert found == pytest.approx(last)
+
+
+def test_an_evaluation_that_fails_does_not_end_the_run(plain, tmp_path):
+    wide = Retrieval(
+        Held(), {"vision": 1.0}, {"audio": 1.0}, {m: Wide(m) for m in ("vision", "audio")}
+    )
+    good = evaluation().benchmarks[0]
+    both = EvalConfig((Benchmark("wide", wide), good), batch_size=BATCH, resamples=0)
+    said = []
+    params = train.fit(config(evaluation=both), tmp_path / "run", say=said.append)
+    assert_same_bits(params, plain[1])
+    failed = [line for line in said if line.startswith("evaluation of wide failed, training goes")]
+    assert len(failed) == 3 and "[8, 4]" in failed[0]
+    names = {name for line in lines(tmp_path / "run")[1] for name in line}
+    assert "evaluation/pairs/r1" in names and not [name for name in names if "wide" in name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Wide:
+    """An input that the model does not take."""
+
+    name: str
+
+    def __call__(self, record, rng):
+        return np.zeros((9, 4), np.float32)
 
 
 def test_what_cannot_be_measured_is_said_before_the_first_step(tmp_path):

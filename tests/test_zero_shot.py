@@ -12,7 +12,7 @@ from sklearn import metrics as sklearn_metrics
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators import accuracy, average_precision, labels, zero_shot
-from imagebind_jax.evaluators.benchmark import Bench, Evaluation, Items
+from imagebind_jax.evaluators.benchmark import UNUSABLE, Bench, Evaluation, Items
 from imagebind_jax.evaluators.common import unit
 from imagebind_jax.evaluators.zero_shot import ZeroShot
 from imagebind_jax.inputs import audio
@@ -545,3 +545,14 @@ def test_a_label_may_be_any_whole_number():
     assert labels.truth(rows, 3, False, "x").tolist() == [2, 1]
     rows = [{"label": np.array([0, 2])}, {"label": []}]
     assert labels.truth(rows, 3, True, "x").tolist() == [[True, False, True], [False] * 3]
+
+
+def test_a_record_that_cannot_be_read_is_counted_and_not_a_mistake_of_the_config():
+    class Unread(Planted):
+        def notes(self, source):
+            return [
+                {UNUSABLE: "broken"} if i == 2 else x for i, x in enumerate(super().notes(source))
+            ]
+
+    found = zero(together="^[0-9]+").measure(Unread({"test": EACH}))
+    assert found.unusable == 1 and found.numbers["top1"].value == 1

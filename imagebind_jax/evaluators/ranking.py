@@ -26,7 +26,8 @@ def ranks(
 
     Its own are the keys of the same item number, by default that of the same row. Cosines within
     TIE of the best own one are tied with it, and ties go by index, as in `nearest`, so that
-    embeddings which are all alike score chance at any k. Keys that are not numbers are never
+    embeddings which are all alike score chance at any k, or less where items of several stand
+    side by side among those that search. Keys that are not numbers are never
     found: what has no other own key, and what is not a number itself, ranks last, at infinity.
     """
     return _ranks(query, key, query_items, key_items, back=False)[0]
