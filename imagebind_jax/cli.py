@@ -204,6 +204,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
     from imagebind_jax.config import load
     from imagebind_jax.evaluators.benchmark import EvalConfig
 
+    if {"-h", "--help"} & set(rest):
+        print(EVALUATE)
     config = load(options.config, EvalConfig, rest)
     given = [each for each in (options.checkpoint, options.embeddings, options.wanted) if each]
     if len(given) > 1:
@@ -213,7 +215,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
         evaluate.write_wanted(config, options.wanted, only=only)
         return
     default = pathlib.Path("runs") / "-".join(
-        [pathlib.Path(options.config).stem, *map(evaluate.name, given)]
+        [pathlib.Path(options.config).stem, *map(evaluate.named, given)]
     )
     with _notes():
         evaluate.run(

@@ -174,7 +174,8 @@ def load(path: str | os.PathLike, kind: type[Config], overrides: Sequence[str] =
                 default=config,
                 args=overrides,
                 prog=f"imagebind-jax {command} {path}",
-                config=(tyro.conf.AvoidSubcommands,),  # of a field that may be None
+                # Of a field that may be None; and without those that only a file can say.
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
             )
     except SystemExit as stop:
         if not stop.code:

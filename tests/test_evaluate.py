@@ -265,12 +265,24 @@ def test_one_run_at_a_time(run, tmp_path):
         run(config())
 
 
-def test_results_that_are_damaged_are_not_replaced(run, tmp_path):
+def test_results_that_are_damaged_are_set_aside(run, planted, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.json").write_text("{")
-    with pytest.raises(UserError, match="is no results.json"):
-        run(config())
-    assert (tmp_path / "out" / "results.json").read_text() == "{"
+    found, said = run(config())
+    assert planted.measured == ["a", "b"] and list(found.benchmarks) == ["A", "B"]
+    assert (tmp_path / "out" / "results.json.damaged").read_text() == "{"
+    assert "set aside as results.json.damaged" in said
+
+
+def test_a_number_that_was_changed_is_measured_again(run, planted, tmp_path):
+    before, _ = run(config())
+    path = tmp_path / "out" / "results.json"
+    plain = json.loads(path.read_text())
+    plain["benchmarks"]["A"]["numbers"]["top1"]["value"] = 0.99
+    path.write_text(json.dumps(plain))
+    found, _ = run(config())
+    assert planted.measured == ["a"]
+    assert found.benchmarks["A"].numbers == before.benchmarks["A"].numbers
 
 
 # ---- what is missing
@@ -480,7 +492,7 @@ def test_from_weights_to_numbers_and_from_files_to_the_same(weights, file, tmp_p
     """A small model; then its own embeddings, as if they were another system's."""
     command = ["evaluate", file, "--only", "A", "--batch-size", "8"]
     assert cli.main([*command, "--checkpoint", str(weights)]) == 0
-    out = tmp_path / "runs" / "eval_toy-tiny"
+    out = tmp_path / "runs" / f"eval_toy-{weights.parent.name}-tiny"
     plain = json.loads((out / "results.json").read_text())
     assert plain["checkpoint"]["path"] == "tiny"
     assert plain["checkpoint"]["digests"].keys() == {"imu", "text"}  # and not depth

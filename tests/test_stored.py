@@ -1,6 +1,7 @@
 """Another system's embeddings: measured as a model's are, and every file of them distrusted."""
 
 import dataclasses
+import hashlib
 import json
 import struct
 
@@ -298,10 +299,53 @@ def test_what_is_wanted_is_written_in_order(tmp_path):
     assert lines(out / "bare.audio.wanted.jsonl") == [{"record": i} for i in range(N)]
     assert lines(out / "said.texts.wanted.jsonl") == [{"text": "first"}, {"text": "second"}]
     assert lines(out / "kinds.classes.wanted.jsonl")[-1] == {
-        "name": "b",
-        "texts": ["one b", "b! {0} {"],
+        "name": "cat",
+        "texts": ["one cat", "cat! {0} {"],
     }
+    # Other classes of the same name would take their place.
+    assert (
+        "b2: left out: two different things are named kinds.classes: give one another name" in said
+    )
     assert any(line.startswith("b1: trains an encoder of its own") for line in said)
     assert any(line.startswith("b3: left out: ") for line in said)
     with pytest.raises(UserError, match="none of the benchmarks' records are there"):
         write_wanted(config(missing), tmp_path / "other", said.append)
+
+
+def test_labels_are_the_records_own_whatever_the_folder_says(tmp_path):
+    toy = Items(Ids(), "audio", Line())
+    write_wanted(config(Asking(toy)), tmp_path, lambda line: None)
+    path = tmp_path / "ids.jsonl"
+    assert path.is_file()  # for whoever has no records
+    path.write_text("".join(json.dumps({"id": f"n{i}", "label": 1}) + "\n" for i in range(N)))
+    said = tmp_path / "ids.jsonl.json"
+    said.write_text(
+        json.dumps(
+            json.loads(said.read_text()) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        )
+    )
+    bench = StoredBench(config(Asking(toy)), tmp_path)
+    assert [note["label"] for note in bench.notes(Ids())] == [0, 1, 0, 1, 0]
+
+
+def test_files_of_ours_that_are_not_as_they_were_written_are_refused(tmp_path):
+    encoder = EncoderConfig((4, 2), patch=(2,), **SMALL)
+    model = ImageBind(ImageBindConfig({"audio": encoder}, embed_dim=WIDTH))
+    params = init(model.config, jax.random.key(0))
+    ModelBench(config(), model, params, folder=tmp_path).embed(ITEMS)
+    folder = tmp_path / "embeddings"
+    assert StoredBench(config(), folder).embed(ITEMS).shape == (N, WIDTH)
+    path = folder / "ids.audio.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match="is not as it was written"):
+        StoredBench(config(), folder).embed(ITEMS)
+
+
+def test_embeddings_of_any_length_are_directions(tmp_path):
+    z = np.eye(N, WIDTH) + 0.5
+    for scale in (1e300, 1e-300):
+        np.save(tmp_path / "ids.audio.npy", scale * z)
+        found = StoredBench(config(), tmp_path).embed(ITEMS)
+        unit = z / np.linalg.norm(z, axis=-1, keepdims=True)
+        np.testing.assert_allclose(found, unit, rtol=1e-5)

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -12,7 +11,7 @@ import jax
 import msgspec
 import numpy as np
 
-from imagebind_jax import files
+from imagebind_jax import files, metrics
 from imagebind_jax.config import flat
 from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.evaluate import comparing, door, opening, results, wanted
@@ -20,7 +19,7 @@ from imagebind_jax.evaluate.results import Checkpoint, Entry, MadeOf, Results
 from imagebind_jax.evaluators.benchmark import Bench, Benchmark, EvalConfig
 from imagebind_jax.version import __version__
 
-__all__ = ["name", "run", "write_wanted"]
+__all__ = ["name", "named", "run", "write_wanted"]
 
 Say = Callable[[str], None]
 
@@ -55,17 +54,20 @@ def run(
     plan = door.plan(config, only, encoders, called, stored)
     files.check_writable(folder, "choose another --out")
     busy = f"another process is evaluating into {folder}: wait for it, or choose another --out"
-    with files.locked(folder / ".lock", busy):
-        before = results.read(folder).benchmarks if (folder / results.FILE).exists() else {}
-        for each, why in plan.missing.items():
-            say(f"missing {each}: {why}")
+    with (
+        files.locked(folder / ".lock", busy),
+        metrics.Progress("evaluate", len(plan.ready)) as progress,
+    ):
+        before = _before(folder, say)
+        if plan.missing:
+            say(f"not run, see below: {', '.join(plan.missing)}")
         others = [each for each in plan.others if each.name in before]
         gone = plan.gone & before.keys()
         needed, known = _modalities(plan.ready), _modalities(others)
         bench, towers = (
-            opening.stored(stored, config, _tell)
+            opening.stored(stored, config, progress.say)
             if stored
-            else opening.model(checkpoint, config, needed, known, folder, _tell)
+            else opening.model(checkpoint, config, needed, known, folder, progress.say)
         )
         made_of = {
             each.name: door.made_of(each, config, towers, stored, there=each.name not in gone)
@@ -84,12 +86,25 @@ def run(
             say(f"{each}: its records are not there now, its numbers stay")
         for each in before.keys() - found.benchmarks.keys() - {b.name for b in plan.ready}:
             say(f"{each}: left out, measured earlier with other weights, records or settings")
-        failed = _measure(plan.ready, bench, made_of, found, folder, say)
+        failed = _measure(plan.ready, bench, made_of, found, folder, progress, say)
         _write(found, folder, config, [b.name for b in config.benchmarks], compare, say)
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise UserError(f"{failed[0]} could not be measured{more}: {found.missing[failed[0]]}")
     return found
+
+
+def _before(folder: pathlib.Path, say: Say) -> dict[str, Entry]:
+    """What was measured earlier; a file that cannot be read is set aside."""
+    path = folder / results.FILE
+    if not path.exists():
+        return {}
+    try:
+        return results.read(folder).benchmarks
+    except UserError as error:
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        say(f"{error}: set aside as {path.name}.damaged, and measured again")
+        return {}
 
 
 def name(path: str | os.PathLike) -> str:
@@ -98,16 +113,20 @@ def name(path: str | os.PathLike) -> str:
     return path.stem if path.is_file() else path.name
 
 
+def named(path: str | os.PathLike) -> str:
+    """The same with the folders that lead to it: every demo's run is called "run"."""
+    path = pathlib.Path(path).resolve()
+    here = path.is_relative_to(pathlib.Path.cwd())
+    folders = path.parent.relative_to(pathlib.Path.cwd()).parts if here else path.parent.parts[-1:]
+    return "-".join([*(part for part in folders if part != "/"), name(path)])
+
+
 def write_wanted(
     config: EvalConfig, folder: str | os.PathLike, *, only: Sequence[str] = (), say: Say = print
 ) -> None:
     """Writes what another system has to embed for these benchmarks. Raises UserError."""
     asked = door.asked(config, only)
     wanted.write_wanted(dataclasses.replace(config, benchmarks=asked), pathlib.Path(folder), say)
-
-
-def _tell(what: str) -> None:
-    print(f"  {what}", file=sys.stderr, flush=True)
 
 
 def _modalities(benchmarks: Iterable[Benchmark]) -> set[str]:
@@ -143,6 +162,7 @@ def _kept(
         if (entry := before.get(each.name))
         and each.name in made_of
         and entry.key == made_of[each.name].key
+        and entry == entry.sealed
     }
 
 
@@ -152,6 +172,7 @@ def _measure(
     made_of: Mapping[str, MadeOf],
     found: Results,
     folder: pathlib.Path,
+    progress: metrics.Progress,
     say: Say,
 ) -> list[str]:
     """Adds to `found`, and commits, one benchmark after the other; returns those that failed."""
@@ -161,7 +182,7 @@ def _measure(
     for i, benchmark in enumerate(benchmarks):
         name, again = benchmark.name, benchmark.name in found.benchmarks
         if not again:
-            _tell(f"{name} ({i + 1} of {len(benchmarks)})")
+            progress.update(i, name)
             begun = time.monotonic()
             try:
                 measured = benchmark.evaluation.measure(bench)
@@ -176,6 +197,7 @@ def _measure(
             results.write(folder, found)
         line = tables.line(name, msgspec.to_builtins(found))
         say(f"{line} (measured before)" if again else line)
+        progress.update(i + 1)
     return failed
 
 

@@ -168,13 +168,18 @@ def _records(source: Source, config: EvalConfig, stored: pathlib.Path | None) ->
         return source_name(source), kept.digest(identity(source))
     folder = os.path.join(config.records, source.folder)
     path = reading.facts_path(stored, source) if stored else None
-    if path and path.is_file() and not os.path.exists(os.path.join(folder, FACTS)):
+    here = os.path.exists(os.path.join(folder, FACTS))
+    if path and path.is_file() and not (here and source.split in prepared.facts(folder).splits):
         try:
             facts = msgspec.json.decode(path.read_bytes(), type=Facts)
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {first_line(error)}") from error
     else:
         facts = prepared.facts(folder)
+    if source.split not in facts.splits:
+        raise UserError(
+            f"{path or folder} has no split {source.split!r}: {', '.join(facts.splits)}"
+        )
     shards = [shard.sha256 for shard in facts.splits[source.split].shards]
     said = [facts.classes, facts.prompts, facts.names, shards]
     return source_name(source), kept.digest(said)

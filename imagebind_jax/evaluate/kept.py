@@ -18,7 +18,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from imagebind_jax.errors import UserError, first_line
+from imagebind_jax.inputs.media import open_source
 
+SMALL = 1 << 26  # bytes of a note
 FLUSH_ROWS, FLUSH_SECONDS = 1000, 5.0  # of work that a kill costs, at most
 
 
@@ -35,7 +37,16 @@ class Note(msgspec.Struct):
 
 def read_note(path: pathlib.Path) -> Note:
     """Raises OSError or ValueError."""
-    return msgspec.json.decode(path.read_bytes(), type=Note)
+    return msgspec.json.decode(small(path), type=Note)
+
+
+def small(path: pathlib.Path) -> bytes:
+    """The bytes of a regular file that others may have made. Raises OSError or ValueError."""
+    with open_source(path) as file:
+        data = file.read(SMALL + 1)
+    if len(data) > SMALL:
+        raise ValueError(f"{path} has more than {SMALL} bytes")
+    return data
 
 
 class Kept:

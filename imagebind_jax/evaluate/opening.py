@@ -2,10 +2,11 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 
 from imagebind_jax import checkpoint as checkpoints
 from imagebind_jax import files
+from imagebind_jax.config import flat
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluate.embedding import ModelBench
 from imagebind_jax.evaluate.kept import digest
@@ -41,23 +42,25 @@ def model(
     tell("loading the encoders")
     # One after the other, so that those which are not needed have gone before the others come.
     digests = {
-        modality: _digests(loading.load(path, modalities=(modality,), dtype=config.dtype)[1])
+        modality: _digests(*loading.load(path, modalities=(modality,), dtype=config.dtype))
         for modality in sorted(known - needed)
     }
     found, params = loading.load(path, modalities=sorted(needed or known), dtype=config.dtype)
     towers = {modality: each for many in digests.values() for modality, each in many.items()}
-    towers |= _digests(params)
+    towers |= _digests(found, params)
     return ModelBench(config, found, params, folder=folder, tell=tell, digests=towers), towers
 
 
-def _digests(params: dict) -> dict[str, str]:
+def _digests(model: ImageBind, params: Mapping) -> dict[str, str]:
+    """Of the parameters and of what says how they are used: {modality: digest}. Raises UserError."""
     leaves, finite = checkpoints.digest(params)
     if not finite:
         raise UserError("the checkpoint has weights that are not numbers: nothing can be measured")
     towers: dict[str, dict[str, str]] = {}
     for path, leaf in leaves.items():
         towers.setdefault(path.partition("/")[0], {})[path] = leaf
-    return {modality: digest(tower) for modality, tower in towers.items()}
+    encoders = model.config.encoders
+    return {m: digest([tower, flat({m: encoders[m]})]) for m, tower in towers.items()}
 
 
 def folder(path: str | os.PathLike) -> pathlib.Path:

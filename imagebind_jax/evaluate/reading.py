@@ -16,7 +16,7 @@ import numpy as np
 
 from imagebind_jax import files
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluate.kept import digest, durable
+from imagebind_jax.evaluate.kept import digest, durable, small
 from imagebind_jax.evaluators.benchmark import UNUSABLE, EvalConfig, Items, source_name
 from imagebind_jax.inputs import pipeline
 from imagebind_jax.inputs.media import MediaError
@@ -111,11 +111,11 @@ class Sources:
             return None
         path = notes_path(self.folder, source)
         try:
-            said = msgspec.json.decode(_said_path(path).read_bytes(), type=dict[str, str])
+            said = msgspec.json.decode(small(_said_path(path)), type=dict[str, str])
             if said != {"of": self._of(source), "sha256": files.sha256(path)}:
                 return None
             return parse_notes(path.read_bytes())
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, ValueError):
             return None
 
 

@@ -7,6 +7,7 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Mapping
+from lzma import LZMAError
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.evaluators.benchmark import NAME, Benchmark, Measured
 from imagebind_jax.evaluators.intervals import Estimate
 from imagebind_jax.inputs import arrays
+from imagebind_jax.inputs.media import open_source
 
 FORMAT = 1
 FILE, SAMPLES = "results.json", "samples"
@@ -64,6 +66,14 @@ class Entry(msgspec.Struct):
     settings: dict[str, Any]
     records: dict[str, str]
     towers: dict[str, str]
+    seal: str = ""  # a digest of the rest, but for `reported`: a changed number is measured again
+
+    @property
+    def sealed(self) -> "Entry":
+        """With the seal that belongs to it."""
+        bare = msgspec.structs.replace(self, seal="", reported={})
+        found = hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()
+        return msgspec.structs.replace(self, seal=found)
 
 
 class Checkpoint(msgspec.Struct):
@@ -113,7 +123,7 @@ def entry(benchmark: Benchmark, measured: Measured, made_of: MadeOf, seconds: fl
         seconds=round(seconds, 1),
         key=made_of.key,
         **msgspec.structs.asdict(made_of),
-    )
+    ).sealed
 
 
 def reported(benchmark: Benchmark) -> dict[str, dict[str, float]]:
@@ -206,14 +216,14 @@ def _float(value: float | None) -> float:
 def _samples(path: pathlib.Path, key: str) -> dict[str, np.ndarray]:
     """Empty where the file is missing, damaged, or of another measurement."""
     try:
-        with zipfile.ZipFile(path) as packed:
+        with open_source(path) as file, zipfile.ZipFile(file) as packed:
             if sum(each.file_size for each in packed.infolist()) > _MAX_BYTES:
                 return {}
             found = {
                 each.filename.removesuffix(".npy"): arrays.read_array(packed.read(each))
                 for each in packed.infolist()
             }
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, LZMAError):
         return {}
     return found if np.array_equal(found.pop("key", np.empty(0)), _key(key)) else {}
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,10 @@ class StoredBench:
         self.config, self.tell, self._in = config, tell, folder
         self.resamples, self.seed = config.resamples, config.seed
         self.folder: pathlib.Path | None = None  # nothing is written
-        self._sources = reading.Sources(config, folder, tell, writes=False)
+        # Without the folder: where the records are at hand, they say what is right, and no file of it.
+        self._sources = reading.Sources(config, None, tell)
+        self._asked: dict[str, Any] = {}
+        self._parameters: dict[str, str] = {}  # of what a ModelBench made: modality -> digest
         self._notes: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._width: tuple[int, str] | None = None  # and whose it was
 
@@ -72,11 +76,13 @@ class StoredBench:
         except UserError as error:
             path = reading.notes_path(self._in, source)
             if path.name not in self._notes:
+                self.tell(f"labels and texts are those of {path}: the records are not at hand")
                 self._notes[path.name] = _decoded(path, error, reading.parse_notes)
             return self._notes[path.name]
 
     def embed(self, items: Items) -> Float[np.ndarray, "n e"]:
         """Raises UserError where the file is missing, not of this form, or has too many NaN rows."""
+        self._once(items.name, items)
         notes = self.notes(items.source)
         path = self._in / f"{items.name}.array_record"
         if path.is_file() and not path.with_suffix(".npy").exists():
@@ -90,13 +96,20 @@ class StoredBench:
         return z
 
     def texts(self, name: str, texts: Sequence[str]) -> Float[np.ndarray, "n e"]:
+        self._once(f"{name}.texts", list(texts))
         return self._whole(f"{name}.texts", len(texts), "each sentence")
 
     def classes(
         self, name: str, names: Sequence[str], prompts: Sequence[str]
     ) -> Float[np.ndarray, "names e"]:
+        self._once(f"{name}.classes", (list(names), list(prompts)))
         what = f"each class (the mean of its {len(prompts)} prompts' unit vectors)"
         return self._whole(f"{name}.classes", len(names), what)
+
+    def _once(self, name: str, asked: Any) -> None:
+        """Raises UserError where one file is wanted for two different things."""
+        if self._asked.setdefault(name, asked) != asked:
+            raise UserError(f"two different things are named {name}: give one another name")
 
     def _whole(self, name: str, n: int, what: str) -> Float[np.ndarray, "n e"]:
         z = self._unit(self._table(name, n, what), name)
@@ -112,7 +125,7 @@ class StoredBench:
                 f"no {path}: it must hold the embedding of {what}, in order, as numbers [{n}, width]; "
                 f"{REMEDY}"
             )
-        _check_finished(path)
+        self._check_own(path)
         found = read_array(path, min(os.stat(path).st_size, n * MAX_WIDTH * 8))
         if found.ndim != 2 or len(found) != n or not 1 <= found.shape[1] <= MAX_WIDTH:
             raise UserError(
@@ -123,6 +136,28 @@ class StoredBench:
             raise UserError(f"{path} is {found.dtype}: expected float16, float32 or float64")
         return found
 
+    def _check_own(self, path: pathlib.Path) -> None:
+        """Refuses what a `ModelBench` did not finish, or what is not as it or one model left it."""
+        try:
+            note = read_note(path.with_suffix(".json"))
+        except (OSError, ValueError):
+            return  # another system's
+        if note.done < note.rows:
+            raise UserError(
+                f"{path} has {note.done} of {note.rows} rows: run the evaluation that makes it again, "
+                "which goes on from there"
+            )
+        with open_source(path) as file:
+            file.seek(-4 * note.rows * note.width, os.SEEK_END)
+            if zlib.crc32(file.read()) != note.crc32:
+                raise UserError(
+                    f"{path} is not as it was written: remove {path.stem}.json if it is yours"
+                )
+        modality = next(iter(note.of.get("encoder", {})), "").partition(".")[0]
+        parameters = str(note.of.get("parameters"))
+        if self._parameters.setdefault(modality, parameters) != parameters:
+            raise UserError(f"{path} is of other weights than the files of {modality} before it")
+
     def _unit(self, z: np.ndarray, name: str) -> Float[np.ndarray, "n e"]:
         """Rows on the unit sphere; of NaN where anything in them is not finite, or all is zero."""
         width, first = self._width = self._width or (z.shape[1], name)
@@ -132,6 +167,7 @@ class StoredBench:
                 "must be of one space"
             )
         z = z.astype(np.float64)
+        z /= np.maximum(np.abs(z).max(axis=-1, keepdims=True), 1e-300)  # no length overflows then
         with np.errstate(all="ignore"):
             z = (z / np.linalg.norm(z, axis=-1, keepdims=True)).astype(np.float32)
         z[~np.isfinite(z).all(axis=-1)] = np.nan
@@ -147,19 +183,6 @@ def _decoded(path: pathlib.Path, missing: UserError, decode: Callable[[bytes], A
             return decode(file.read())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({first_line(error)})") from error
-
-
-def _check_finished(path: pathlib.Path) -> None:
-    """Refuses what a `ModelBench` was stopped in the midst of."""
-    try:
-        note = read_note(path.with_suffix(".json"))
-    except (OSError, ValueError):
-        return  # another system's
-    if note.done < note.rows:
-        raise UserError(
-            f"{path} has {note.done} of {note.rows} rows: run the evaluation that makes it again, "
-            "which goes on from there"
-        )
 
 
 class _Row(msgspec.Struct):

@@ -55,6 +55,7 @@ class _Asked:
         self.resamples, self.seed, self.tell = 0, config.seed, tell
         self.folder: pathlib.Path | None = None
         self.written: dict[str, int] = {}
+        self._lines: dict[str, list[bytes]] = {}
         self._in, self._sources = folder, reading.Sources(config, folder, tell)
 
     def records(self, source: Source) -> Sequence[Record]:
@@ -85,6 +86,8 @@ class _Asked:
 
     def _vectors(self, name: str, lines: Iterable[dict[str, Any]]) -> Float[np.ndarray, "n e"]:
         text = [msgspec.json.encode(line) + b"\n" for line in lines]
+        if self._lines.setdefault(name, text) != text:
+            raise UserError(f"two different things are named {name}: give one another name")
         durable(self._in / f"{name}.wanted.jsonl", b"".join(text))
         self.written[name] = len(text)
         rng = np.random.default_rng(len(self.written))

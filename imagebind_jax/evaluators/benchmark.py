@@ -132,6 +132,19 @@ class Benchmark:
     def __post_init__(self):
         if not NAME.fullmatch(self.name):
             raise UserError(f"a benchmark named {self.name!r}: letters, digits, _ . @ and - only")
+        for who, said in self.reported.items():
+            numbers = said.values() if isinstance(said, Mapping) else [said]
+            if not isinstance(said, Mapping) or not all(type(n) in (int, float) for n in numbers):
+                raise UserError(
+                    f'{self.name}: reported[{who!r}] is {said!r}: expected {{"top1": 66.9}}, in percent'
+                )
+
+
+def check_items(**fields: Any) -> None:
+    """Raises UserError where what should be a tuple of items is not: a comma is soon forgotten."""
+    for name, found in fields.items():
+        if not isinstance(found, tuple) or not all(isinstance(each, Items) for each in found):
+            raise UserError(f"{name} must be a tuple of Items, such as (sounds,)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +173,8 @@ class EvalConfig:
                 f"workers {self.workers}, patience {self.patience}, unusable {self.unusable}: "
                 "they must be at least 0, above 0, within [0, 1]"
             )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"dtype {self.dtype!r}: not one of float32, bfloat16")
         if self.resamples < 0 or not 0 <= self.seed < 2**32:
             raise UserError(f"resamples {self.resamples}, seed {self.seed}: not negative")
         names = [benchmark.name for benchmark in self.benchmarks]

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators import intervals, probes
-from imagebind_jax.evaluators.benchmark import UNUSABLE, Bench, Items, Measured
+from imagebind_jax.evaluators.benchmark import UNUSABLE, Bench, Items, Measured, check_items
 from imagebind_jax.evaluators.common import unit32
 from imagebind_jax.evaluators.intervals import Estimate
 from imagebind_jax.inputs.sources import Source
@@ -90,6 +90,7 @@ class FewShot:
 
 def check(train: Sequence[Items], test: Sequence[Items], shots: Sequence[int], draws: int) -> None:
     """What every few-shot evaluation asks of its fields. Raises UserError."""
+    check_items(train=train, test=test)
     if len(train) < (1 if test else 2):
         raise UserError(f"{len(train)} folds to train on and no test: name `test`, or two folds")
     sources = [items.source for items in (*train, *test)]

@@ -10,7 +10,14 @@ from jaxtyping import Bool, Float, Int
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators import accuracy, average_precision, intervals, labels
-from imagebind_jax.evaluators.benchmark import UNUSABLE, Bench, Items, Measured, source_name
+from imagebind_jax.evaluators.benchmark import (
+    UNUSABLE,
+    Bench,
+    Items,
+    Measured,
+    check_items,
+    source_name,
+)
 from imagebind_jax.evaluators.common import scores, unit
 from imagebind_jax.evaluators.intervals import Estimate
 from imagebind_jax.inputs.sources import Prepared, Source
@@ -89,6 +96,7 @@ class ZeroShot:
     name: str = ""
 
     def __post_init__(self):
+        check_items(items=self.items)
         if not self.items:
             raise UserError("zero-shot classification of no items: give at least one")
         unknown = [metric for metric in self.metrics if metric not in METRICS]

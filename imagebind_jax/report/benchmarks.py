@@ -80,8 +80,8 @@ def _header(title: str, results: Mapping[str, Any], rows: Sequence[Row]) -> str:
     tiles = [
         (len(results["benchmarks"]), "benchmarks measured"),
         (f"{samples:,}".replace(",", "\u202f"), "samples in them"),
-        (f"{sum(not row.outside for row in said)} of {len(said)}",
-         "numbers of the paper that lie within our 95\u202f% intervals"),
+        *([(f"{sum(not row.outside for row in said)} of {len(said)}",
+            "numbers of the paper that lie within our 95\u202f% intervals")] if said else []),
         (len(results["missing"]), "benchmarks not measured"),
     ]  # fmt: skip
     cells = "".join(f"<li><b>{text(a)}</b><span>{text(b)}</span></li>" for a, b in tiles)
