@@ -3,9 +3,11 @@
 import contextlib
 import fcntl
 import hashlib
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import IO
 
 from imagebind_jax.errors import UserError
 
@@ -15,6 +17,20 @@ def replace_text(path: pathlib.Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replaced(path: pathlib.Path) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of `path` at once and only if all went well."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

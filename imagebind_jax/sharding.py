@@ -163,7 +163,7 @@ class Replicated:
 
         def first_replica(state, batch):
             state, metrics = run(state, batch)
-            return state, jax.tree.map(lambda m: m[0], metrics)
+            return state, jax.tree.map(_first, metrics)
 
         return first_replica
 
@@ -177,7 +177,16 @@ class Replicated:
 
     def gather(self, state: Any) -> Any:
         """One replica."""
-        return jax.tree.map(lambda leaf: leaf[0], state)
+        return jax.tree.map(_first, state)
+
+
+def _first(leaf: jax.Array) -> jax.Array:
+    """The first device's replica, as it lies there.
+
+    `leaf[0]` would be a program of all devices for each leaf: slower, and on CPUs, where devices
+    share threads, many of them at once can wait for each other for ever.
+    """
+    return leaf.addressable_shards[0].data[0]
 
 
 def placement(parallel: str, fsdp: int | None = None) -> Sharded | Replicated:

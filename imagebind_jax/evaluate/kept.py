@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.lib import format as npy
 
+from imagebind_jax import files
 from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.inputs.media import open_source
 
@@ -167,17 +168,10 @@ class Kept:
 
 def durable(path: pathlib.Path, data: bytes) -> None:
     """Replaces a file at once, and so that it survives a loss of power. Raises UserError."""
-    partial = path.with_name(f"{path.name}.partial")
     with _disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with files.replaced(path) as file:
+            file.write(data)
 
 
 @contextlib.contextmanager

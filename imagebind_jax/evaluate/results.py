@@ -177,13 +177,8 @@ def write_samples(folder: pathlib.Path, name: str, key: str, measured: Measured)
     }
     path = folder / SAMPLES / f"{name}.npz"
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, key=_key(key), **kept)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.replaced(path) as file:
+        np.savez_compressed(file, key=_key(key), **kept)
 
 
 def _key(key: str) -> np.ndarray:

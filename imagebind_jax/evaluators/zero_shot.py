@@ -1,7 +1,6 @@
 """Zero-shot classification: class names in prompts become a classifier, no label is ever seen."""
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -9,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluators import accuracy, average_precision, intervals, labels
+from imagebind_jax.evaluators import accuracy, asking, average_precision, intervals, labels
 from imagebind_jax.evaluators.benchmark import (
     UNUSABLE,
     Bench,
@@ -20,7 +19,7 @@ from imagebind_jax.evaluators.benchmark import (
 )
 from imagebind_jax.evaluators.common import scores, unit
 from imagebind_jax.evaluators.intervals import Estimate
-from imagebind_jax.inputs.sources import Prepared, Source
+from imagebind_jax.inputs.sources import Source
 
 K = {"top1": 1, "top5": 5}
 METRICS = (*K, "mean_class", "mAP")
@@ -130,7 +129,7 @@ class ZeroShot:
 
     def measure(self, bench: Bench) -> Measured:
         """Raises UserError where classes, prompts or labels are missing or do not fit."""
-        asked = _asked(self, bench)
+        asked = asking.asked(self, bench)
         notes = [bench.notes(source) for source in self.sources]
         several = self.metrics == ("mAP",)
         truth = [
@@ -154,60 +153,12 @@ class ZeroShot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """The classes, and by what names and prompts they are asked for."""
-
-    classes: Sequence[str]
-    names: Sequence[Sequence[str]]  # of each class
-    prompts: Sequence[str]
-    name: str = ""  # of their vectors, where it is not the dataset's
-
-    @property
-    def counts(self) -> list[int]:
-        return [len(each) for each in self.names]
-
-    def vectors(self, bench: Bench, source: Source) -> Float[np.ndarray, "names e"]:
-        """A unit vector for each name of each class, in order."""
-        whose = self.name or source_name(source)
-        if isinstance(source, Prepared) and not self.name:  # whatever the split
-            whose = pathlib.PurePath(source.folder).name
-        flat = [name for each in self.names for name in each]
-        found = bench.classes(whose, flat, self.prompts)
-        if (bad := np.isnan(found).any(axis=-1)).any():
-            raise UserError(f"the text embedding of {flat[int(bad.argmax())]!r} is not a number")
-        return found
-
-
-@dataclasses.dataclass(frozen=True)
 class Fold:
     """The embeddings of a set of records, and what is right."""
 
     embeddings: Float[np.ndarray, "n e"]
     truth: np.ndarray  # labels [n], or whether a class is there [n, classes]
     usable: Bool[np.ndarray, "n"]
-
-
-def _asked(settings: ZeroShot, bench: Bench) -> Asked:
-    source, *others = settings.sources
-    where, facts = source_name(source), bench.facts(source)
-    classes = list(settings.classes or (facts.classes if facts else ()))
-    prompts = list(settings.prompts or (facts.prompts if facts else ()))
-    if not classes or not prompts:
-        lacking = "prompts" if classes else "classes"
-        raise UserError(f"{where} comes without {lacking}: give ZeroShot({lacking}=...)")
-    for other in others if not settings.classes else ():
-        said = bench.facts(other)
-        if said is None or said.classes != classes:
-            raise UserError(f"{source_name(other)} has other classes than {where}: no fold of it")
-    if wrong := [prompt for prompt in prompts if prompt.count("{}") != 1]:
-        raise UserError(f"prompt {wrong[0]!r} is no template: it needs one {{}}")
-    if wrong := [name for name in settings.names if name not in classes]:
-        raise UserError(f"names are given of {wrong[0]!r}, which is no class of {where}")
-    given: Mapping[str, Sequence[str]] = settings.names or (facts.names if facts else {})
-    names = [given.get(name, (name,)) for name in classes]
-    if empty := [name for name, each in zip(classes, names) if not each]:
-        raise UserError(f"the class {empty[0]!r} of {where} has an empty list of names")
-    return Asked(classes, names, prompts, settings.name)
 
 
 def _accuracy(

@@ -4,17 +4,17 @@ import concurrent.futures
 import contextlib
 import io
 import json
-import os
 import pathlib
 import queue
 import struct
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from imagebind_jax import files
 from imagebind_jax.porting import note
 from imagebind_jax.porting.note import KEY
 from imagebind_jax.porting.torch_file import TensorSpec
@@ -35,20 +35,6 @@ _STORAGE = {
 _DIGEST = 64  # characters of a SHA-256
 _NOTE_ROOM = 64 << 10  # bytes for what a note says beside digests
 _HASHING = concurrent.futures.ThreadPoolExecutor(1, "sha256")
-
-
-@contextlib.contextmanager
-def replaced(path: pathlib.Path) -> Iterator[IO[bytes]]:
-    """A file to write, which takes the place of `path` at once and only if all went well."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -92,7 +78,7 @@ def write_safetensors(path: pathlib.Path, specs: Specs, tensors: Named, describe
     """
     # The note is known last and stands first: room is kept, for spaces may end a header.
     digests = dict.fromkeys(specs, "0" * _DIGEST)
-    with replaced(path) as file:
+    with files.replaced(path) as file:
         room = len(_safe_header(specs, "")) + _NOTE_ROOM + len(json.dumps(digests, indent=1)) * 2
         room += -room % 8
         file.seek(room)
@@ -128,7 +114,7 @@ def write_torch(
     """
     digests = {}
     numbers = {name: i for i, name in enumerate(specs)}
-    with replaced(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with files.replaced(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         top = "archive"  # whatever the file is called later
         _member(archive, f"{top}/data.pkl", _state_dict(specs))
         _member(archive, f"{top}/byteorder", b"little")
