@@ -1,5 +1,6 @@
-# make demo, make test: each sets up .venv from requirements.lock if it is missing.
-# PYTHON=python3.12 chooses another interpreter, VENV=dir another place.
+# make demo, make test, make soak: each sets up .venv from requirements.lock if it is missing.
+# PYTHON=python3.12 chooses another interpreter, VENV=dir another place, JOBS=4 how many tests at once
+# (each takes up to 4 GB).
 
 # The first interpreter that runs and is new enough.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -8,15 +9,22 @@ VENV ?= .venv
 OUT ?= demo
 SEED ?= 0
 TESTS ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test soak lint lock clean
 
 demo: $(VENV)/ready
 	@$(BIN)/imagebind-jax demo --out $(OUT) --seed $(SEED)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+
+# Every goal of docs/running.md at full size; its table is written anew.
+soak: $(VENV)/ready
+	@rm -f .soak.jsonl
+	@IBJ_SOAK=1 IBJ_RESULTS=.soak.jsonl $(BIN)/python -m pytest -m goal $(TESTS) || true
+	@$(BIN)/python tests/goals.py .soak.jsonl
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -4,7 +4,8 @@
 
 One process, one thread. The contestants of a row take turns, so that a slow minute is everybody's;
 a row's ratio is the median over the turns of other / ours, both in seconds. torchaudio is timed
-where it is installed (it is not needed), on one thread as well.
+where it is installed (it is not needed), on one thread as well. feeding.py has the whole host path
+of each pair, and how many cores feed a TPU's host and a GPU.
 """
 
 import os

@@ -4,68 +4,30 @@ Orbax stores the arrays but does not checksum them: a flipped bit on disk would 
 silently different weight. So each step also holds a digest of every leaf, computed on the devices.
 """
 
+import importlib.metadata
+import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
-from imagebind_jax.errors import UserError, first_line
+from imagebind_jax import hosts, restoring, step_folders
+from imagebind_jax.digests import digest, named
+from imagebind_jax.saving import Saver, of_all, raise_on_all
+from imagebind_jax.step_folders import COMMITTED as COMMITTED
+from imagebind_jax.step_folders import FORMAT, CheckpointCorrupt, CheckpointError
 
-FORMAT = 1
-
-
-class CheckpointError(UserError):
-    """A checkpoint that cannot be used; the message says which and why."""
-
-
-class CheckpointCorrupt(CheckpointError):
-    """A checkpoint whose bytes are not the ones that were saved."""
-
-
-def _mix(x):
-    """A 32-bit finaliser: every input bit reaches every output bit."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
-
-
-@jax.jit
-def _leaf_digest(x):
-    x = jnp.atleast_1d(x)
-    finite = jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.bool_(True)
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-    bits = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
-    index = jnp.zeros(x.shape, jnp.uint32)  # each element's place in the whole array
-    for axis, size in enumerate(x.shape):
-        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    # Sums do not depend on how the array is split over devices.
-    sums = [jnp.sum(_mix(bits ^ _mix(index + jnp.uint32(salt)))) for salt in (0, 0x9E3779B9)]
-    return jnp.stack(sums), finite
-
-
-def digest(tree: Any) -> tuple[dict[str, str], bool]:
-    """({leaf's path: digest with its shape and dtype}, whether every leaf is finite)."""
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    # One after the other: many sums over devices in flight at once can starve each other on CPUs.
-    results = {name: jax.device_get(_leaf_digest(leaf)) for name, leaf in leaves.items()}
-    digests = {
-        name: f"{leaves[name].dtype}{list(leaves[name].shape)}:{sums[0]:08x}{sums[1]:08x}"
-        for name, (sums, _) in results.items()
-    }
-    return digests, all(bool(finite) for _, finite in results.values())
+Result = TypeVar("Result")
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder.
+
+    Several hosts make the same calls, and get the same answers.
+    """
 
     def __init__(
         self,
@@ -73,136 +35,121 @@ class Checkpoints:
         *,
         keep: int = 2,
         committed: Callable[[int], None] = lambda step: None,
+        failed: Callable[[str], None] = print,
     ):
-        """`keep` newest steps stay (at least 2, so that one can fall back); `committed(step)` is
-        called when a step is on disk, from another thread."""
-        self.folder = pathlib.Path(folder).absolute()
-        self._saving: int | None = None
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=max(keep, 2),
-                # A commit file and not a rename: a kill during a deletion, too, leaves no step
-                # that is listed but cannot be read.
-                atomicity_options=ocp.options.AtomicityOptions(
-                    mode=ocp.options.AtomicityMode.COMMIT_FILE
-                ),
-                cleanup_tmp_directories=True,
-                async_options=ocp.AsyncOptions(
-                    post_finalization_callback=lambda: committed(self._saving or 0)
-                ),
-            ),
-        )
+        """Removes what a killed run has left half-written: only one run may use a folder.
 
-    def steps(self) -> list[int]:
-        """The committed steps, newest first."""
-        return sorted(self._manager.all_steps(), reverse=True)
+        keep: the newest steps that stay (at least 2, so that one can fall back). committed(step) is
+        called when a step is on disk, from another thread; failed(line) when one could not be
+        written, while the run goes on.
+        """
+        self.folder = pathlib.Path(folder).absolute()
+        self._saver = Saver(self.folder, keep, committed, failed)
+
+    @property
+    def last(self) -> int | None:
+        """The newest step that is committed."""
+        return self._saver.last
+
+    @property
+    def failures(self) -> int:
+        """Saves that could not be written, in all."""
+        return self._saver.failures
 
     def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
-        """Starts saving; `facts` is JSON that says what run this is.
+        """Starts saving; `facts` is JSON that says what run this is. A saved step stays as it is.
 
-        Raises CheckpointError on a state with a NaN or infinity, which is never saved, and where
-        the disk has no room for it.
+        A save that fails is told, at the latest by the next one, and its remains are removed; the
+        run goes on. Raises SavesFail at the third in a row, and CheckpointError on a state with a
+        NaN or infinity, which is never saved.
         """
-        self.check_space(state)
         digests, finite = digest(state)
-        if not finite:
-            raise CheckpointError(f"the state of step {step} is not finite: not saved")
-        self._manager.wait_until_finished()  # the step before, whose errors show up here
-        self._saving = step
-        meta = {"format": FORMAT, "step": step, "digest": digests, **facts}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-            ),
-        )
+
+        def check() -> None:
+            if not finite:
+                raise CheckpointError(f"the state of step {step} is not finite: not saved")
+
+        hosts.together(check)
+        meta = {"format": FORMAT, "step": step, "digest": digests, "versions": _versions(), **facts}
+        self._saver.save(step, state, step_folders.sealed(meta))
 
     def check_space(self, state: Any) -> None:
         """Raises CheckpointError unless a checkpoint of `state` fits on the disk."""
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self.folder).free
-        if free < 1.1 * size:
-            raise CheckpointError(
-                f"no space left on device: a checkpoint takes {size / 1e6:.0f} MB and "
-                f"{self.folder} has {free / 1e6:.0f} MB free"
-            )
+        if lacking := self._saver.lacking(state):
+            raise CheckpointError(lacking)
+
+    def steps(self) -> list[int]:
+        """The committed steps, newest first, as the first host sees them."""
+        self._saver.settle()
+        newest = step_folders.committed(self.folder)[:40]
+        return json.loads(of_all(json.dumps(newest))[0])
 
     def meta(self, step: int) -> dict[str, Any]:
-        """What was saved beside the state."""
-        try:
-            return self._manager.restore(
-                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-            )["meta"]
-        except Exception as error:  # orbax raises a different type for each kind of damage
-            raise CheckpointCorrupt(
-                f"checkpoint {step}: unreadable meta ({_line(error)})"
-            ) from error
+        """What was saved beside the state. Raises CheckpointError."""
+        self._saver.settle()
+        return step_folders.read_meta(self.folder / str(step))
 
-    def restore(self, step: int, like: Any) -> Any:
+    def restore(self, step: int, like: Any, defaults: Any = None) -> Any:
         """The state of `step`, placed like `like` (arrays or ShapeDtypeStructs with shardings).
 
-        Raises CheckpointError if it is of another model, CheckpointCorrupt if its bytes changed.
+        defaults: a tree with the values of leaves that checkpoints of older versions may lack, at
+        their paths, as {"health": {"skipped": 0}}. Raises CheckpointError if it is of another model
+        or a newer version, CheckpointCorrupt if its bytes changed: on all hosts, if on one.
         """
-        saved = self.meta(step).get("digest", {})
-        wanted = {
-            jax.tree_util.keystr(
-                path, simple=True, separator="/"
-            ): f"{leaf.dtype}{list(leaf.shape)}"
-            for path, leaf in jax.tree_util.tree_leaves_with_path(like)
-        }
-        differ = [
-            f"{name}: {saved.get(name, 'missing').split(':')[0]} saved, "
-            f"{wanted.get(name, 'none')} wanted"
-            for name in sorted(saved.keys() | wanted.keys())
-            if saved.get(name, "").split(":")[0] != wanted.get(name)
-        ]
-        if differ:
-            more = f" (and {len(differ) - 3} more)" if len(differ) > 3 else ""
-            raise CheckpointError(
-                f"checkpoint {step} is of another model: {'; '.join(differ[:3])}{more}"
-            )
-        try:
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
-            )["state"]
-        except Exception as error:
-            raise CheckpointCorrupt(f"checkpoint {step}: unreadable ({_line(error)})") from error
-        found, _ = digest(restored)
-        broken = [name for name in saved if found[name] != saved[name]]
-        if broken:
-            raise CheckpointCorrupt(
-                f"checkpoint {step}: {len(broken)} leaves are not what was saved, first {broken[0]}"
-            )
-        return restored
+        self._saver.settle()
+        saved, leaves = _agreed(lambda: restoring.read(self.folder / str(step), like, defaults))
+        found, _ = digest({name: leaves[name] for name in saved})
 
-    def restore_newest(self, like: Any, warn: Callable[[str], None] = print) -> tuple[int, Any]:
+        def verify() -> None:
+            if broken := [name for name in saved if found[name] != saved[name]]:
+                raise CheckpointCorrupt(
+                    f"checkpoint {step}: {len(broken)} leaves are not what was saved, "
+                    f"first {broken[0]}"
+                )
+
+        _agreed(verify)
+        return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in named(like)])
+
+    def restore_newest(
+        self,
+        like: Any,
+        warn: Callable[[str], None] = print,
+        *,
+        fallback: bool = True,
+        defaults: Any = None,
+    ) -> tuple[int, Any]:
         """(step, state) of the newest checkpoint that is whole; falls back past corrupt ones.
 
-        Raises CheckpointCorrupt when none is whole, FileNotFoundError when there is none.
+        Corrupt ones are removed then. Arguments as of `restore`; fallback: False takes the newest
+        or none. Raises CheckpointCorrupt when none is whole, FileNotFoundError when there is none.
         """
         steps = self.steps()
         if not steps:
             raise FileNotFoundError(f"no checkpoint in {self.folder}")
         for i, step in enumerate(steps):
             try:
-                state = self.restore(step, like)
+                state = self.restore(step, like, defaults)
             except CheckpointCorrupt as error:
+                if not fallback:
+                    raise
                 warn(f"{error}; trying the one before")
                 continue
-            for damaged in steps[:i]:  # orbax would silently not save these steps again
-                self._manager.delete(damaged)
+            for damaged in steps[:i]:  # they would count among those to keep
+                self._saver.remove(damaged)
+            self._saver.last = step
             return step, state
         raise CheckpointCorrupt(f"every checkpoint in {self.folder} is damaged")
 
     def close(self) -> None:
-        """Waits for the last save. Raises what made it fail."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for the last save. Raises SavesFail where it is not committed."""
+        self._saver.close()
 
+    def abandon(self, patience: float = 60.0) -> None:
+        """In place of `close` where an error ends the run: a save in flight may still be committed.
 
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
+        Waits for it, and not for other hosts, `patience` seconds at most; raises nothing.
+        """
+        self._saver.abandon(patience)
 
 
 def abstract(state: Any) -> Any:
@@ -210,3 +157,24 @@ def abstract(state: Any) -> Any:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=x.sharding), state
     )
+
+
+def _agreed(do: Callable[[], Result]) -> Result:
+    """do() of this host. Where it raises CheckpointError on any host, all raise, the same type."""
+    mistake: CheckpointError | None = None
+    try:
+        result = do()
+    except CheckpointError as error:
+        mistake = error
+    said = of_all("" if mistake is None else f"{mistake.code} {mistake}")
+    for kind_of in (CheckpointError, CheckpointCorrupt):
+        for host, (code, _, line) in enumerate(each.partition(" ") for each in said):
+            if code == str(kind_of.code):
+                same = mistake if type(mistake) is kind_of else None
+                raise_on_all(same or kind_of(f"host {host}: {line}"))
+    return result
+
+
+def _versions() -> dict[str, str]:
+    names = ("imagebind-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}

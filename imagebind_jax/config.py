@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
-import json
 import os
 import pathlib
 import re
@@ -12,10 +11,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from imagebind_jax import sharding
+from imagebind_jax import losses, sharding
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators.benchmark import EvalConfig
 from imagebind_jax.inputs import pipeline
+from imagebind_jax.inputs.described import digest, flat
 from imagebind_jax.inputs.sources import Cached
 from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
@@ -33,15 +33,24 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     initial: tuple[str, ...] = ()  # checkpoints of any format to start from, later ones on top
     seed: int = 0
+    # Standard deviations above the last 128 losses of a pair of modalities from which on a step is
+    # skipped; 0: never. (A step that is not finite always is.)
+    skip_spikes: float = 0.0
     in_memory: bool = False  # decode each record once, without augmentation, and keep it
     # How it is run: the same function is minimised, so a run may go on with others. (Sums change
-    # their order, and under pmap each replica draws its own dropout.)
+    # their order.)
     parallel: str = "sharded"  # or pmap
     fsdp: int | None = None  # devices that share one copy of the parameters; None: all
+    micro_batches: int = 1  # parts of a device's rows, one after the other: less memory, more time
+    frozen_rows: int | None = None  # at once through a frozen encoder; None: as the trained ones
+    loss: str = "auto"  # or gathered, chunked, ring (`losses`): the same number, by memory
     threads: int = 2  # reading and decoding
     workers: int = 0  # processes for it in place of threads
     patience: float = 60.0  # seconds that one record may take before the run ends, naming it
     bad_records: float = 0.01  # share of a pair's rows that may be unusable, and masked
+    stop_after_skipped: int = 10  # steps in a row
+    patience_of_step: float = 60.0  # seconds, at least, that a step may take before all ends
+    compare_every: int = 1000  # steps: do replicas of the state still agree? 0: never
     log_every: int = 10
     checkpoint_every: int = 500
     keep: int = 2
@@ -56,13 +65,22 @@ class TrainConfig:
             "checkpoint_every",
             "evaluate_every",
             "threads",
+            "micro_batches",
+            "stop_after_skipped",
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.frozen_rows is not None and self.frozen_rows < 1:
+            raise UserError(f"frozen_rows must be at least 1, or None, got {self.frozen_rows}")
         if self.workers < 0 or not self.patience > 0 or not 0 <= self.bad_records <= 1:
             raise UserError(
                 f"workers {self.workers}, patience {self.patience}, bad_records {self.bad_records}: "
                 "they must be at least 0, above 0, within [0, 1]"
+            )
+        if self.compare_every < 0 or not self.patience_of_step > 0 or not self.skip_spikes >= 0:
+            raise UserError(
+                f"compare_every {self.compare_every}, patience_of_step {self.patience_of_step}, "
+                f"skip_spikes {self.skip_spikes}: they must be at least 0, above 0, at least 0"
             )
         if self.workers and self.in_memory:
             raise UserError("in_memory keeps inputs in one process: it goes with workers 0 only")
@@ -76,18 +94,26 @@ class TrainConfig:
             raise UserError(
                 f"parallel {self.parallel!r}: not one of {', '.join(sharding.PARALLEL)}"
             )
+        if self.loss not in ("auto", *losses.FORMS):
+            raise UserError(f"loss {self.loss!r}: not one of auto, {', '.join(losses.FORMS)}")
         for pair in self.pairs:
+            if pair.views and self.in_memory:
+                raise UserError(f"in_memory keeps no random views, which {pair.name} has")
+            # What stands for an encoder's embeddings needs no encoder.
+            anchored = {pair.modalities[0]: None} if pair.anchors else {}
             for modality in pair.modalities:
                 for name, known in (
-                    ("model.encoders", self.model.encoders),
+                    ("model.encoders", {**self.model.encoders, **anchored}),
                     ("inputs", {**self.inputs, **pair.inputs}),
                 ):
                     if modality not in known:
                         raise UserError(f"a pair needs {modality!r}, which {name} lacks")
 
 
-HOW = ("parallel", "fsdp", "threads", "workers", "patience", "bad_records",
-       "log_every", "checkpoint_every", "keep", "evaluation", "evaluate_every")  # fmt: skip
+HOW = ("parallel", "fsdp", "micro_batches", "frozen_rows", "loss", "threads", "workers", "patience", "bad_records",
+       "stop_after_skipped", "patience_of_step", "compare_every", "log_every", "checkpoint_every", "keep", "evaluation", "evaluate_every")  # fmt: skip
+
+HOW_OF_MODEL = ("model.remat", "model.unroll")
 
 
 def cached(config: TrainConfig) -> list[Cached]:
@@ -98,46 +124,36 @@ def cached(config: TrainConfig) -> list[Cached]:
 def facts(config: TrainConfig) -> dict[str, Any]:
     """What a checkpoint says of its run: every field that changes what is computed."""
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    return {"config": flat({name: value for name, value in fields.items() if name not in HOW})}
+    found = flat({name: value for name, value in fields.items() if name not in HOW})
+    found = {name: value for name, value in found.items() if name not in HOW_OF_MODEL}
+    if not config.skip_spikes:  # younger than runs that may go on
+        del found["skip_spikes"]
+    return {"config": found | anchored(config)}
 
 
-def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Dataclasses, mappings and tuples of them as {"a.b.c": what JSON can hold}. Raises UserError."""
-    into: dict[str, Any] = {}
-    for name, value in fields.items():
-        _flatten(name, value, into)
-    return into
-
-
-def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
-    if dataclasses.is_dataclass(value):
-        into[name] = type(value).__name__
-        for field in dataclasses.fields(value):
-            _flatten(f"{name}.{field.name}", getattr(value, field.name), into)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _flatten(f"{name}.{key}", item, into)
-    elif isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):
-        for i, item in enumerate(value):
-            _flatten(f"{name}.{i}", item, into)
-    else:
-        # As it comes back from a file: JSON has no tuples.
-        try:
-            into[name] = json.loads(json.dumps(value))
-        except TypeError:
-            raise UserError(
-                f"{name} is {value!r}: a config holds dataclasses, mappings, tuples, texts and numbers"
-            ) from None
+def anchored(config: TrainConfig) -> dict[str, Any]:
+    """What is in the folders of a config's anchors, of which it says only where they are."""
+    return {
+        f"pairs.{i}.anchors.made": digest(pair.anchors.facts())
+        for i, pair in enumerate(config.pairs)
+        if pair.anchors is not None
+    }
 
 
 Config = TypeVar("Config")
 
 
-def load(path: str | os.PathLike, kind: type[Config], overrides: Sequence[str] = ()) -> Config:
+def load(
+    path: str | os.PathLike,
+    kind: type[Config],
+    overrides: Sequence[str] = (),
+    command: str | None = None,
+) -> Config:
     """What a config file's `get_config()` returns, with `--any.field VALUE` overrides applied.
 
-    kind: TrainConfig or EvalConfig. Raises UserError where it is another, and with the nearest name
-    on an unknown field or a value of the wrong type.
+    kind: TrainConfig or EvalConfig. command: what help calls this (default: the kind's own).
+    Raises UserError where it is another, and with the nearest name on an unknown field or a value
+    of the wrong type.
     """
     import cloudpickle  # which grain sends transforms to its processes with
     import tyro
@@ -160,7 +176,7 @@ def load(path: str | os.PathLike, kind: type[Config], overrides: Sequence[str] =
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
     if get_config is None:
         raise UserError(f"{path} does not define get_config()")
-    command = "train" if kind is TrainConfig else "evaluate"
+    command = command or ("train" if kind is TrainConfig else "evaluate")
     if not isinstance(config, kind):
         other = "evaluate" if isinstance(config, EvalConfig) else "train"
         hint = f": imagebind-jax {other}" if isinstance(config, (TrainConfig, EvalConfig)) else ""

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from imagebind_jax import layers
 from imagebind_jax.errors import UserError
@@ -111,7 +112,11 @@ def patches(config: EncoderConfig, x: Float[Array, "b *shape"]) -> Float[Array, 
 
 
 def trunk(
-    config: EncoderConfig, dtype: str = "float32", remat: str = "none", unroll: int = 1
+    config: EncoderConfig,
+    dtype: str = "float32",
+    remat: str = "none",
+    unroll: int = 1,
+    gather: Callable | None = None,
 ) -> layers.Trunk:
     """The trunk of an encoder, as a part of the module in whose call this is called."""
     c = config
@@ -129,6 +134,7 @@ def trunk(
         remat=remat,
         unroll=unroll,
         adapters=layers.Adapters(c.lora, c.lora_rank, c.lora_scale),
+        gather=gather,
         name="trunk",
     )
 
@@ -169,19 +175,30 @@ class Encoder(nn.Module):
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    gather: Callable | None = None
 
     @nn.compact
     def __call__(
-        self, x: Num[Array, "b *shape"], train: bool = False
+        self,
+        x: Num[Array, "b *shape"],
+        train: bool = False,
+        rows: Int[Array, "b"] | None = None,
     ) -> tuple[Float[Array, "b e"], Float[Array, ""]]:
         """x: [B, *shape], or [B, clips, *shape] whose clips' embeddings are averaged.
+
+        rows: each sample's number in the global batch (None: 0, 1, ...); what training drops of a
+        sample depends on it, and on no other sample.
 
         One frame stands for all of `shape[0]` frames where the input has a single one. An average
         over clips is not normalised again (as in the released model). Raises UserError on any
         other shape.
         """
+        rows = jnp.arange(len(x)) if rows is None else rows
         x, clips = self._flatten_clips(x)
-        z = self._embed(x, train).astype(jnp.float32)
+        if clips is not None:
+            rows = (rows[:, None] * clips + jnp.arange(clips)[None, :]).reshape(-1)
+        z = self._embed(x, train, rows)
+        z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
         z = z * jax.lax.rsqrt(jnp.sum(z * z, axis=-1, keepdims=True) + 1e-12)
         if clips is not None:
             z = einops.reduce(z, "(b c) e -> b e", "mean", c=clips)
@@ -198,7 +215,7 @@ class Encoder(nn.Module):
             raise UserError(f"{self.name} inputs of shape {given}: expected [B, *{c.shape}]")
         return x, clips
 
-    def _embed(self, x, train):
+    def _embed(self, x, train, rows):
         c = self.config
         std = c.width**-0.5 if c.position_std is None else c.position_std
         tokens = x
@@ -213,14 +230,16 @@ class Encoder(nn.Module):
             cls = jnp.broadcast_to(cls.astype(x.dtype), (len(x), 1, c.width))
             x = jnp.concatenate([cls, x], axis=1)  # [B, L, D]
         position = self.param("position", nn.initializers.normal(std), (c.tokens, c.width))
-        blocks = trunk(c, self.dtype, self.remat, self.unroll)
-        x = blocks((x + position[None]).astype(self.dtype), train)
+        blocks = trunk(c, self.dtype, self.remat, self.unroll, self.gather)
+        x = blocks((x + position[None]).astype(self.dtype), train, rows)
         if c.vocab_size:  # the end-of-text token has the largest id
             x = jnp.take_along_axis(x, jnp.argmax(tokens, axis=-1)[:, None, None], axis=1)[:, 0]
         else:
             x = x[:, 0]
         x = nn.LayerNorm(epsilon=c.norm_eps, dtype=self.dtype, name="norm")(x)
-        x = nn.Dropout(c.head_dropout, deterministic=not train)(x)
+        if train and c.head_dropout:
+            keep = layers.keep_rows(self.make_rng("dropout"), rows, c.head_dropout, x.shape[1:])
+            x = jnp.where(keep, x / (1 - c.head_dropout), 0)
         return nn.Dense(
             self.embed_dim,
             use_bias=False,
@@ -234,4 +253,5 @@ class Encoder(nn.Module):
         if not self.config.learn_scale:
             return jnp.float32(scale)
         log = self.param("log_logit_scale", nn.initializers.constant(math.log(scale)), ())
-        return jnp.minimum(jnp.exp(log), 100.0)  # CLIP's bound
+        # CLIP's bound; and one before, as the gradient of an infinite scale would be no number.
+        return jnp.minimum(jnp.exp(jnp.minimum(log, 5.0)), 100.0)

@@ -1,12 +1,52 @@
-"""The one exception for mistakes that a user can mend: a command line prints it as one line, exit 2."""
+"""The errors that a command line prints as one line, each with its exit code; and lines in which to say things."""
 
 
 class UserError(ValueError):
     """Something was asked that cannot be done; the message names the value and the remedy."""
 
+    code = 2
+
+
+class TooManyBadRecords(UserError):
+    """More records than a config allows could not be used."""
+
+    code = 3
+
+
+class SavesFail(UserError):
+    """Checkpoints could not be written, several times in a row: going on would risk all that is done."""
+
+    code = 5
+
+
+class Diverged(UserError):
+    """Steps without a finite loss or gradient, more in a row than can be skipped."""
+
+    code = 6
+
+
+class Preempted(Exception):
+    """The run was asked to stop, and has: an end without a mistake, of which the message says what is kept."""
+
+    code = 0
+
 
 class Stopped(RuntimeError):
-    """The run cannot go on, and parts of it may hang: the process ends at once, exit 1, with this line."""
+    """The run cannot go on, and parts of it may hang: the process ends at once with this line."""
+
+    code = 1
+
+
+class HostLost(Stopped):
+    """Another host of the run is gone."""
+
+    code = 70
+
+
+class Stuck(Stopped):
+    """A step takes far longer than steps do: some host hangs."""
+
+    code = 76
 
 
 def one_line(text: str, limit: int = 50_000) -> str:

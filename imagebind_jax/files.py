@@ -5,21 +5,19 @@ import fcntl
 import hashlib
 import os
 import pathlib
+import re
 import shutil
+import socket
 from collections.abc import Iterator
 from typing import IO
 
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, one_line
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
     """Writes a file at once: a reader sees the old one or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced(path) as file:
+        file.write(text.encode())
 
 
 @contextlib.contextmanager
@@ -64,6 +62,8 @@ def sha256(path: pathlib.Path) -> str:
 
 def check_writable(folder: pathlib.Path, remedy: str) -> None:
     """Makes the folder. Raises UserError, with the remedy, where nothing can be written into it."""
+    if re.match(r"\w{2,}:/", str(folder)):  # as a path has lost one of gs://'s
+        raise UserError(f"{folder} is the address of a bucket: mount it as a folder (docs/pods.md)")
     probe = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,11 +77,21 @@ def check_writable(folder: pathlib.Path, remedy: str) -> None:
 def locked(path: pathlib.Path, busy: str | None = None) -> Iterator[None]:
     """Holds a lock that the system frees when its process ends, however it ends.
 
-    Waits for another holder or, with `busy`, raises UserError saying so.
+    Waits for another holder or, with `busy`, raises UserError saying so, and who that is.
     """
-    with path.open("w") as file:
+    with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError as error:
-            raise UserError(busy or "") from error
-        yield
+            file.seek(0)
+            raise UserError(
+                f"{busy} ({one_line(file.read(200)) or 'by whom is not known'})"
+            ) from error
+        file.truncate(0)
+        with contextlib.suppress(OSError):  # a full disk
+            file.write(f"held by process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

@@ -1,7 +1,9 @@
 """What a run tells: metrics.jsonl and TensorBoard files on disk, progress on the terminal."""
 
 import collections
+import contextlib
 import json
+import math
 import os
 import pathlib
 import sys
@@ -13,45 +15,82 @@ from rich import progress
 from rich.console import Console
 
 from imagebind_jax import files
+from imagebind_jax.board import FULL, Board
 
 
 class Metrics:
     """Appends to `metrics.jsonl` (one JSON object a line) and to TensorBoard's event files."""
 
-    def __init__(self, folder: str | os.PathLike, start: int = 0):
-        """`start`: the step a run goes on from; what a lost run wrote from there on is dropped."""
-        from tensorboardX import SummaryWriter  # 0.3 s that only a training run needs
-
+    def __init__(self, folder: str | os.PathLike, start: int = 0, *, writes: bool = True):
+        """`start`: the step a run goes on from; what a lost run wrote from there on is dropped.
+        writes: False on hosts whose numbers another one writes."""
+        self._writes = writes
+        if not writes:
+            return
         self.path = pathlib.Path(folder) / "metrics.jsonl"
         kept = [line for line in read(self.path) if line["step"] < start]
         files.replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self.path.open("a", buffering=1)
-        self._board = SummaryWriter(
-            str(pathlib.Path(folder) / "tensorboard"), purge_step=start, flush_secs=10
-        )
+        self._file = self.path.open("ab", buffering=0)
+        self._late = b""  # what a full disk had no room for
+        self._board = Board(pathlib.Path(folder) / "tensorboard", start)
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
-        """One line: {"step": step, **values}; numbers also go to TensorBoard."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        """One line: {"step": step, **values}; numbers also go to TensorBoard.
+
+        While the disk is full, lines wait for the next one that can be written.
+        """
+        if not self._writes:
+            return
+        self._late += json.dumps({"step": step, **values}).encode() + b"\n"
+        self._append()
         for name, value in values.items():
-            if isinstance(value, float):
-                self._board.add_scalar(name, value, step)
+            if isinstance(value, float) and math.isfinite(value):
+                self._board.scalar(name, value, step)
+
+    def _append(self) -> None:
+        try:
+            while self._late:
+                self._late = self._late[self._file.write(self._late) :]
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._append()
+            self._file.close()
+            self._board.close()
 
 
 def read(path: str | os.PathLike) -> list[dict]:
-    """The lines of a metrics.jsonl; a last line cut short by a crash is left out."""
+    """The lines of a metrics.jsonl; damaged ones are left out, as a last one cut short by a crash."""
     path = pathlib.Path(path)
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
     return lines
+
+
+class Pace:
+    """How fast something goes, and how long it will take: by the last 30 looks."""
+
+    def __init__(self, done: int = 0):
+        self._recent = collections.deque([(time.monotonic(), done)], maxlen=30)
+
+    def __call__(self, done: int, total: int) -> str:
+        """ "  35.1/s  0:00:08 left"; empty while nothing is done."""
+        now = time.monotonic()
+        self._recent.append((now, done))  # the last minute or so: compiling is soon forgotten
+        then, before = self._recent[0]
+        rate = (done - before) / max(now - then, 1e-9)
+        if not rate:
+            return ""
+        left = int((total - done) / rate)
+        hours, minutes = divmod(left // 60, 60)
+        return f"  {rate:.1f}/s  {hours}:{minutes:02}:{left % 60:02} left"
 
 
 class Progress:
@@ -60,14 +99,18 @@ class Progress:
     Lines come from a thread of their own, so that they go on while a step is being compiled.
     """
 
-    def __init__(self, what: str, total: int, note: str = "", *, every: float = 2.0):
-        """`note`: what is worth seeing beside the numbers. `every`: seconds between plain lines."""
+    def __init__(
+        self, what: str, total: int, note: str = "", *, every: float = 2.0, shown: bool = True
+    ):
+        """`note`: what is worth seeing beside the numbers. `every`: seconds between plain lines.
+        shown: False on hosts for which another one tells."""
         self._what, self._total, self._note = what, total, note
         self._done = 0
-        self._recent = collections.deque([(time.monotonic(), 0)], maxlen=30)
+        self._pace = Pace()
         self._stopped = threading.Event()
         self._bar: progress.Progress | None = None
-        if sys.stderr.isatty():
+        self._thread: threading.Thread | None = None
+        if shown and sys.stderr.isatty():
             columns = (
                 progress.TextColumn("{task.description}"),
                 progress.BarColumn(),
@@ -79,7 +122,7 @@ class Progress:
             self._bar = progress.Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task(what, total=total, note=note)
             self._bar.start()
-        else:
+        elif shown:
             self._thread = threading.Thread(target=self._print_lines, args=(every,), daemon=True)
             self._thread.start()
 
@@ -90,15 +133,15 @@ class Progress:
         if self._bar:
             self._bar.stop()
             return
-        self._stopped.set()
-        self._thread.join()
-        self._print()
+        if self._thread:
+            self._stopped.set()
+            self._thread.join()
+            self._print()
 
     def begin(self, done: int) -> None:
         """Counts from here: so much was done before, and the clock starts now."""
         self._done = done
-        self._recent.clear()
-        self._recent.append((time.monotonic(), done))
+        self._pace = Pace(done)
 
     def update(self, done: int, note: str = "") -> None:
         """`done` of the total so far."""
@@ -115,15 +158,8 @@ class Progress:
             self._print()
 
     def _print(self) -> None:
-        now = time.monotonic()
-        self._recent.append((now, self._done))  # the last minute or so: compiling is soon forgotten
-        then, before = self._recent[0]
-        rate = (self._done - before) / max(now - then, 1e-9)
         line = f"{self._what} {self._done}/{self._total}"
         if self._note:
             line += f"  {self._note}"
-        if rate:
-            left = int((self._total - self._done) / rate)
-            hours, minutes = divmod(left // 60, 60)
-            line += f"  {rate:.1f}/s  {hours}:{minutes:02}:{left % 60:02} left"
+        line += self._pace(self._done, self._total)
         print(line, file=sys.stderr, flush=True)

@@ -4,17 +4,19 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from imagebind_jax.encoders import Encoder, EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.layers import REMAT_POLICIES
+
+DTYPES = ("float32", "bfloat16", "float64")  # the last with JAX's 64 bits on, to check others by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,8 @@ class ImageBindConfig:
                 raise UserError(f"modality {name[:60]!a}: small letters, digits and _ only")
         if not self.encoders or self.embed_dim < 1:
             raise UserError(f"{len(self.encoders)} encoders into {self.embed_dim} dimensions")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype {self.dtype!r}: not one of float32, bfloat16")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype {self.dtype!r}: not one of {', '.join(DTYPES)}")
         if self.remat not in ("none", *REMAT_POLICIES):
             raise UserError(f"remat {self.remat!r}: not one of none, {', '.join(REMAT_POLICIES)}")
 
@@ -52,22 +54,30 @@ class ImageBind(nn.Module):
     """Six encoders, one unit sphere; only those whose modality is in the inputs are run."""
 
     config: ImageBindConfig
+    gather: Callable | None = None  # (modality, {"params": a layer's}, dtype) -> them, whole
 
     @nn.compact
     def __call__(
-        self, inputs: Mapping[str, Num[Array, "b ..."]], train: bool = False
+        self,
+        inputs: Mapping[str, Num[Array, "b ..."]],
+        train: bool | Mapping[str, bool] = False,
+        rows: Int[Array, "b"] | None = None,
     ) -> tuple[dict[str, Float[Array, "b e"]], dict[str, Float[Array, ""]]]:
         """Returns ({modality: embeddings}, {modality: logit scale}); multiply to get the
-        released model's outputs. Raises UserError on a modality the model lacks."""
+        released model's outputs. train: whether paths and features are dropped, of all encoders
+        or by modality; rows: each sample's number in the global batch, which that depends on.
+        Raises UserError on a modality the model lacks."""
         c = self.config
         embeddings, scales = {}, {}
         for modality, x in inputs.items():
             if modality not in c.encoders:
                 raise UserError(f"no {modality!r} encoder here: only {', '.join(c.encoders)}")
+            gather = self.gather and functools.partial(self.gather, modality)
             encoder = Encoder(
-                c.encoders[modality], c.embed_dim, c.dtype, c.remat, c.unroll, name=modality
+                c.encoders[modality], c.embed_dim, c.dtype, c.remat, c.unroll, gather, name=modality
             )
-            embeddings[modality], scales[modality] = encoder(x, train)
+            trains = train if isinstance(train, bool) else train[modality]
+            embeddings[modality], scales[modality] = encoder(x, trains, rows)
         return embeddings, scales
 
 

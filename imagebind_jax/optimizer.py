@@ -82,6 +82,17 @@ def split(params: Mapping, config: OptimizerConfig) -> tuple[dict, dict]:
     return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(frozen)
 
 
+def store_frozen(params: Mapping, config: OptimizerConfig, dtype: str) -> dict:
+    """The parameters with frozen weights of products in the type in which products are computed.
+
+    They are cast to it wherever they are used, so nothing changes but the memory they take.
+    """
+    trained, frozen = split(params, config)
+    flat = traverse_util.flatten_dict(frozen)
+    flat = {path: x.astype(dtype) if path[-1] == "kernel" else x for path, x in flat.items()}
+    return merge(traverse_util.unflatten_dict(flat), trained)
+
+
 def merge(a: Mapping, b: Mapping) -> dict:
     """The union of two nested dicts; where both have a leaf, b's."""
     return traverse_util.unflatten_dict(

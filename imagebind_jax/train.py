@@ -1,76 +1,32 @@
-"""Training: the state, one step, the loop."""
+"""Training: what can be known to be wrong at the door, and the loop."""
 
+import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
-import jax.numpy as jnp
 import msgspec
-import numpy as np
 
-from imagebind_jax import checkpoint, files, metrics, optimizer, sharding
-from imagebind_jax.config import TrainConfig, facts
+from imagebind_jax import checkpoint, files, frozen, health, hosts, metrics, sharding
+from imagebind_jax.config import TrainConfig, anchored, facts
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluate import while_training
+from imagebind_jax.goodput import Goodput
 from imagebind_jax.inputs import bad_records, pipeline
-from imagebind_jax.model import ImageBind, init
+from imagebind_jax.inputs.described import flat
+from imagebind_jax.loop import Loop
+from imagebind_jax.parting import RESTART
 from imagebind_jax.porting import initial, loading
+from imagebind_jax.preemption import Notice
+from imagebind_jax.training_step import create_state, train_step
+from imagebind_jax.watchdog import Watchdog
 
-
-class TrainState(flax.struct.PyTreeNode):
-    """Everything a checkpoint holds; batches and random keys are functions of (seed, step)."""
-
-    step: Any  # an int32; any leaf, as JAX builds trees of shapes and shardings too
-    params: Any
-    opt_state: Any
-
-
-def create_state(config: TrainConfig) -> TrainState:
-    """The state before the first step."""
-    params = init(config.model, jax.random.key(config.seed))
-    return TrainState(jnp.int32(0), params, optimizer.init(config.optimizer, params))
-
-
-def train_step(
-    state: TrainState,
-    batch: Mapping[str, jax.Array],
-    *,
-    config: TrainConfig,
-    pair_loss: Callable,
-    mean: Callable,
-    replica: Callable,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step on a batch of one modality pair, {modality: inputs, "weight": [B]}.
-
-    `pair_loss` and `mean` say how devices share their keys and their gradients, `replica` which
-    of several programs this is (`sharding`).
-    """
-    inputs = {modality: x for modality, x in batch.items() if modality != "weight"}
-    present = {modality: state.params[modality] for modality in inputs}
-    trained, frozen = optimizer.split(present, config.optimizer)
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    key = jax.random.fold_in(key, replica())
-
-    def loss_fn(trained):
-        params = optimizer.merge(frozen, trained)
-        embeddings, scales = ImageBind(config.model).apply(
-            {"params": params}, inputs, train=True, rngs={"dropout": key}
-        )
-        (a, b), (scale_a, scale_b) = embeddings.values(), scales.values()
-        return pair_loss(a, b, scale_a * scale_b, batch["weight"])  # the hub's scale is 1
-
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-    rate = optimizer.learning_rate(config.optimizer, config.steps)(state.step)
-    trained, opt_state, norm = optimizer.update(
-        config.optimizer, mean(grads), state.opt_state, trained, rate
-    )
-    state = TrainState(state.step + 1, state.params | optimizer.merge(frozen, trained), opt_state)
-    return state, {"loss": loss, "learning_rate": rate, "gradient_norm": norm, **metrics}
+MARGIN = 5.0  # seconds by which a step has longer than a record
+PATIENCE = 20.0  # seconds that a run which an error ends waits for a save in flight
 
 
 def check(
@@ -81,11 +37,12 @@ def check(
     Raises UserError where the batch does not divide over the devices, or the folder is not
     writable or holds a run of another config.
     """
-    sharding.check_batch_size(config.batch_size)
+    sharding.check_batch_size(config.batch_size, config.micro_batches)
     place = sharding.placement(config.parallel, config.fsdp)
     folder = pathlib.Path(folder)
     files.check_writable(folder, "choose another --out")
     while_training.check(config)
+    frozen.check_pairs(config.pairs, config.model, config.optimizer)
     begun = folder / "config.json"
     if begun.exists():
         try:
@@ -100,86 +57,113 @@ def check(
     return folder, place
 
 
-def fit(config: TrainConfig, folder: str | pathlib.Path, *, say: Callable[[str], None] = print):
+def fit(
+    config: TrainConfig,
+    folder: str | pathlib.Path,
+    *,
+    say: Callable[[str], None] = print,
+    fallback: bool = True,
+):
     """Trains in a run folder, or goes on with the run found there; returns the parameters.
 
-    The folder gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`. Raises UserError where the
-    batch does not divide over the devices or the folder holds a run of another config.
+    The folder gets `checkpoints/`, `metrics.jsonl`, `goodput.json` and `tensorboard/`. fallback: where
+    the newest checkpoint is damaged, the one before it is taken. Raises UserError where the batch
+    does not divide over the devices or the folder holds a run of another config, CheckpointCorrupt,
+    and what ends a run before its last step: Preempted (SIGTERM), Diverged, SavesFail, Stopped.
     """
-    folder, place = check(config, folder)
+    folder, place = hosts.together(lambda: check(config, folder))
+    hosts.check_shared(folder)
+    hosts.alike("config", json.dumps(_of_all_hosts(config)))
+    if not hosts.first():
+        say = hosts.unsaid
     busy = f"another process is training in {folder}: wait for it, or choose another --out"
-    with (
-        files.locked(folder / ".lock", busy),
-        metrics.Progress("train", config.steps, "making the state") as progress,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(hosts.locked(folder / ".lock", busy))
+        notice = stack.enter_context(Notice())
+        clock = Goodput(folder, writes=hosts.first())
         checkpoints = checkpoint.Checkpoints(
             folder / "checkpoints",
             keep=config.keep,
             committed=lambda step: say(f"committed step {step}"),
+            failed=say,
         )
-        state, start = _begin(config, checkpoints, place, say)
-        checkpoints.check_space(place.gather(state))  # rather now than after hours
-        batches = pipeline.Batches(
-            config.pairs,
-            config.inputs,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            steps=config.steps,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-            in_memory=config.in_memory,
-            bad=bad_records.BadRecords(folder, config.bad_records, start),
+        stack.callback(checkpoints.abandon, PATIENCE)  # nothing is left to do where it was closed
+        hosts.last_words = last = functools.partial(last_words, checkpoints)
+        # Other hosts wait in a step for one that waits for its data, which ends by itself.
+        several = jax.process_count() > 1
+        least = max(config.patience_of_step, config.patience + MARGIN if several else 0)
+        watch = stack.enter_context(Watchdog(least, last, hosts.leave))
+        progress = stack.enter_context(
+            metrics.Progress("train", config.steps, "making the state", shown=hosts.first())
         )
-        _check_same_records(folder, batches, start)
-        step_fn = place.compile(functools.partial(train_step, config=config), state)
-        log = metrics.Metrics(folder, start)
-        evaluation = while_training.WhileTraining(config, place, progress.say, say)
-        compiled: set[str] = set()
-        waiting: tuple[int, str, dict] | None = None
-        begun = time.monotonic()
-
-        def tell(step: int, pair: str, values: dict) -> None:
-            values = {name: float(value) for name, value in values.items()}  # waits for that step
-            loss = values["loss"]
-            progress.update(step + 1, f"{pair}  loss {loss:.3f}  accuracy {values['accuracy']:.2f}")
-            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                rate = (step + 1 - start) / (time.monotonic() - begun - evaluation.seconds)
-                log.write(step, {"pair": pair, **values, "steps_per_second": rate, **_bad(batches)})
-            if not np.isfinite(loss):
-                raise UserError(f"step {step} ({pair}): the loss is {loss}; lower the rate")
-
-        progress.begin(start)
-        stream = batches.stream(
-            start, config.threads, workers=config.workers, patience=config.patience
+        state, start = _begin(config, checkpoints, place, say, fallback)
+        _check_state(config, checkpoints, place.gather(state))
+        # Each host opens records of its own: what one of them lacks ends all.
+        batches = hosts.together(lambda: _batches(config, folder, start))
+        log = metrics.Metrics(folder, start, writes=hosts.first())
+        loop = Loop(
+            config,
+            folder,
+            place,
+            batches=batches,
+            step=place.compile(functools.partial(train_step, config=config), state),
+            checkpoints=checkpoints,
+            log=log,
+            evaluation=while_training.WhileTraining(config, place, progress.say, say),
+            progress=progress,
+            clock=clock,
+            watch=watch,
+            notice=notice,
         )
-        for step, batch in zip(range(start, config.steps), _placed(stream, place)):
-            pair = batches.name(step)
-            if pair not in compiled:  # once for each pair
-                compiled.add(pair)
-                progress.say(f"compiling the step of {pair}")
-            state, values = step_fn(state, batch)
-            # The numbers of step n - 1 are fetched while the devices work on step n.
-            if waiting:
-                tell(*waiting)
-            waiting = step, pair, values
-            if evaluation.due(step + 1):  # before the commit: a run that goes on from there has it
-                tell(*waiting)
-                waiting = None
-                if numbers := evaluation.measure(state.params):
-                    log.write(step, numbers)
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                if waiting:
-                    tell(*waiting)
-                waiting = None
-                checkpoints.save(step + 1, place.gather(state), facts(config))
-                # From here on the folder is this run's: `check` compares without opening checkpoints.
-                files.replace_text(folder / "config.json", json.dumps(facts(config), indent=1))
-        progress.say("waiting for the last checkpoint")
-        checkpoints.close()
-        log.close()
-    if _bad(batches):
-        say(f"{_bad(batches)['bad_rows']:.0f} rows were masked: see {folder / 'bad_records.jsonl'}")
+        try:
+            state = loop.run(state, start)
+            progress.say("waiting for the last checkpoint")
+            with watch.paused(), clock.spent("saving"):
+                checkpoints.close()
+        finally:
+            log.close()
+            spent = clock.close()
+    say(f"where the time went: {spent}")
+    if bad := hosts.total(batches.bad.count.total()):
+        where = " and those beside it" if jax.process_count() > 1 else ""
+        say(f"{bad} rows were masked: see {folder / 'bad_records.jsonl'}{where}")
     return place.gather(state).params
+
+
+def _check_state(config, checkpoints, state):
+    """Of a state as it is saved, of which under pmap there is a copy only for so long. Raises UserError."""
+    frozen.check_towers(config.pairs, state.params)
+    hosts.together(lambda: checkpoints.check_space(state))  # rather now than after hours
+
+
+def last_words(checkpoints: checkpoint.Checkpoints) -> str:
+    """What is to be known of a run that ends before its time."""
+    return f"last committed step {checkpoints.last or 'none'}; {RESTART}"
+
+
+def _of_all_hosts(config: TrainConfig) -> dict[str, Any]:
+    """What must be the same on all hosts: everything but how each reads, and measures."""
+    own = ("threads", "workers", "patience", "bad_records", "evaluation")
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return flat({k: v for k, v in fields.items() if k not in own}) | anchored(config)
+
+
+def _batches(config, folder, start):
+    """This host's share of the batches. Raises UserError where records are missing, or others."""
+    host = jax.process_index()
+    batches = pipeline.Batches(
+        config.pairs,
+        config.inputs,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        steps=config.steps,
+        host=host,
+        hosts=jax.process_count(),
+        in_memory=config.in_memory,
+        bad=bad_records.BadRecords(folder, config.bad_records, start, host=host),
+    )
+    _check_same_records(folder, batches, start)
+    return batches
 
 
 def _check_same_records(folder, batches, start):
@@ -197,26 +181,11 @@ def _check_same_records(folder, batches, start):
                     f"{folder} was trained on {count} records of {pair} and now there are {found}: "
                     "batches would be others; restore them, or choose another --out"
                 )
-    files.replace_text(path, json.dumps(now))
+    if hosts.first():
+        files.replace_text(path, json.dumps(now))
 
 
-def _placed(stream, place):
-    """Batches on the devices, one ahead: each travels while the step before it runs."""
-    waiting = None
-    for batch in stream:
-        batch, waiting = waiting, place.batch(batch)
-        if batch is not None:
-            yield batch
-    if waiting is not None:
-        yield waiting
-
-
-def _bad(batches):
-    """What metrics say of unusable records, if there were any since the run (last) started."""
-    return {"bad_rows": float(batches.bad.count.total())} if batches.bad.count else {}
-
-
-def _begin(config, checkpoints, place, say):
+def _begin(config, checkpoints, place, say, fallback):
     """(state, step) to start from: the newest whole checkpoint, or a new state."""
     if not checkpoints.steps():
         state = place.create(functools.partial(create_state, config))
@@ -225,7 +194,8 @@ def _begin(config, checkpoints, place, say):
             params = initial.fill(place.gather(state).params, config.model, path)
             state = place.place(place.gather(state).replace(params=params))
         return state, 0
-    _check_same_run(checkpoints.folder.parent, _facts_before(checkpoints), facts(config))
+    before = hosts.together(lambda: _facts_before(checkpoints))
+    _check_same_run(checkpoints.folder.parent, before, facts(config))
     like = jax.eval_shape(functools.partial(create_state, config))
     sharded = sharding.Sharded(config.fsdp)
     if config.parallel == "pmap":
@@ -235,7 +205,9 @@ def _begin(config, checkpoints, place, say):
         like,
         sharded.state_shardings(like),
     )
-    step, state = checkpoints.restore_newest(like, say)
+    step, state = checkpoints.restore_newest(
+        like, say, fallback=fallback, defaults={"health": health.fresh(config)}
+    )
     say(f"going on from step {step}")
     return (state if config.parallel == "sharded" else place.place(state)), step
 

@@ -1,5 +1,6 @@
 """Every test runs on 8 fake CPU devices, with shapes checked and implicit broadcasting forbidden."""
 
+import json
 import os
 
 os.environ["XLA_FLAGS"] = (
@@ -13,6 +14,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("imagebind_jax", "beartype.beartype")
 
+import goals
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -45,3 +47,45 @@ def quick_compilation(tmp_path_factory):
     for name, value in defaults.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def mistake(capsys):
+    """The one line that a mistaken command prints."""
+
+    from imagebind_jax import cli
+
+    def run(*arguments):
+        code = cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        lines = said.err.splitlines()
+        assert code == 2, said
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("imagebind-jax: error: ")
+        assert "Traceback" not in said.out + said.err
+        return lines[0]
+
+    return run
+
+
+# ---- goals (tests/goals.py)
+
+
+@pytest.fixture
+def measured(record_property):
+    """measured("20 of 20 equal"): what the table of goals says of this test."""
+    return lambda text: record_property("measured", text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    asked = [goal for mark in item.iter_markers("goal") for goal in mark.args]
+    assert set(asked) <= goals.GOALS.keys(), asked
+    path = os.environ.get(goals.RESULTS)
+    if asked and path and (report.when == "call" or not report.passed):
+        said = [text for name, text in item.user_properties if name == "measured"]
+        outcome = {"test": item.nodeid, "goals": asked, "measured": said, "outcome": report.outcome}
+        with open(path, "a") as file:  # one write: processes may share it
+            file.write(json.dumps(outcome) + "\n")
+    return report

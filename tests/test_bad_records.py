@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from feeding import Noisy, batches
 
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import TooManyBadRecords, UserError
 from imagebind_jax.inputs.bad_records import BadRecords
 from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.rows import Rows, ToInputs
@@ -16,7 +16,8 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "bad_records.jsonl").read_text().splitlines()]
 
 
-def test_a_bad_record_is_a_masked_row_in_its_place():
+@pytest.mark.goal("G21")
+def test_a_bad_record_is_a_masked_row_in_its_place(measured):
     good, holed = batches(), batches(second=Noisy(bad=(3, 105)))
     masked = 0
     for step in range(16):
@@ -30,8 +31,10 @@ def test_a_bad_record_is_a_masked_row_in_its_place():
             assert batch[name].dtype == whole[name].dtype
         masked += bad.sum()
     assert masked == holed.bad.count.total() >= 6
+    measured(f"{masked} bad rows of 16 batches: masked in their places, no other byte changed")
 
 
+@pytest.mark.goal("G21")
 def test_each_is_named_once_with_its_cause(tmp_path):
     stream = batches(second=Noisy(bad=(3, 105)), bad=BadRecords(tmp_path))
     steps = {(stream.name(step), step) for step in range(16) if stream[step] is not None}
@@ -76,11 +79,15 @@ def test_a_damaged_line_is_left_out(line, tmp_path):
     assert lines(tmp_path) == [json.loads(whole)] * 2
 
 
-def test_too_many_end_the_run_and_a_few_do_not():
+@pytest.mark.goal("G21")
+def test_too_many_end_the_run_and_a_few_do_not(measured):
     stream = batches(second=Noisy(bad=(3,)), steps=80)  # 1 of 20 rows of the first pair
-    with pytest.raises(UserError, match=r"^vision\+audio: 11 of \d+ rows .* 1.0%; .*3.wav: broken"):
+    words = r"^vision\+audio: 11 of \d+ rows .* 1.0%; .*3.wav: broken"
+    with pytest.raises(TooManyBadRecords, match=words) as raised:
         for step in range(80):
             stream[step]
+    assert raised.value.code == 3
+    measured("5 % of one pair's rows are bad: ends with exit code 3 at the eleventh row")
     generous = batches(second=Noisy(bad=(3,)), steps=80, bad=BadRecords(None, allowed=0.06))
     for step in range(80):
         generous[step]
@@ -109,6 +116,7 @@ def test_records_that_cannot_be_read_are_bad_and_other_errors_are_not_hidden():
     row = rows.row(1, None)
     assert row["weight"] == 0 and row["vision"].tolist() == [0, 0]
     assert json.loads(str(row["bad"]))["file"] == "shard.tar, member 1"
+    assert [rows.id(index) for index in (0, 1)] == ["record 0", "record 1"]
     with pytest.raises(KeyError):  # a transform that does not fit: no fault of the data
         rows.row(4, None)
 

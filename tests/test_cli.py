@@ -55,23 +55,6 @@ def config(tmp_path, monkeypatch):
     return str(path)
 
 
-@pytest.fixture
-def mistake(capsys):
-    """The one line that a mistaken command prints."""
-
-    def run(*arguments):
-        code = cli.main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        lines = said.err.splitlines()
-        assert code == 2, said
-        assert len(lines) == 1, lines
-        assert lines[0].startswith("imagebind-jax: error: ")
-        assert "Traceback" not in said.out + said.err
-        return lines[0]
-
-    return run
-
-
 # ---- commands and options
 
 

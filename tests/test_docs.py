@@ -18,8 +18,8 @@ from imagebind_jax.porting.torch_file import TorchFile
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
-PORTING, DATA, EVALUATION = (
-    ROOT / "docs" / name for name in ("porting.md", "data.md", "evaluation.md")
+PORTING, DATA, EVALUATION, PODS = (
+    ROOT / "docs" / name for name in ("porting.md", "data.md", "evaluation.md", "pods.md")
 )
 # ```python runs, ```bash is commands, ```python a.py (or any language and a name) is that file.
 BLOCK = re.compile(r"^( *)```(\w+)(?: (\S+))?\n(.*?)^ *```$", re.M | re.S)
@@ -84,7 +84,7 @@ def whole_vocabulary(downloads):
 @pytest.mark.usefixtures("quick_compilation", "whole_vocabulary")
 def test_data(capsys, monkeypatch):
     fed = []
-    monkeypatch.setattr(train, "fit", lambda config, folder: fed.append(feed(config)))
+    monkeypatch.setattr(train, "fit", lambda config, folder, **_: fed.append(feed(config)))
     assert run(DATA, capsys) >= 12
     assert fed == [{"vision+depth", "vision+audio"}]
     said = capsys.readouterr().out
@@ -162,7 +162,7 @@ def test_augmentation_is_that_of_table_9():
 
 
 def test_links_lead_somewhere():
-    for page in (PORTING, DATA, EVALUATION):
+    for page in (PORTING, DATA, EVALUATION, PODS):
         text = page.read_text()
         anchors = {anchor(title) for title in re.findall(r"^#+ (.*)$", text, re.M)}
         for link in re.findall(r"\]\(([^)]*)\)", text):
@@ -179,5 +179,5 @@ def anchor(title):
 
 def test_readme_and_docs_name_each_other():
     readme = (ROOT / "README.md").read_text()
-    for page in (PORTING, DATA, EVALUATION):
+    for page in (PORTING, DATA, EVALUATION, PODS):
         assert f"docs/{page.name}" in readme

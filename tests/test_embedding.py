@@ -14,12 +14,12 @@ import pytest
 
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluate import batching, kept
+from imagebind_jax.evaluate import batching
 from imagebind_jax.evaluate.embedding import ModelBench
-from imagebind_jax.evaluate.kept import Kept
 from imagebind_jax.evaluate.reading import Shown, resolved
 from imagebind_jax.evaluators.benchmark import Bench, Benchmark, EvalConfig, Items, Measured
-from imagebind_jax.inputs import text
+from imagebind_jax.inputs import kept, text
+from imagebind_jax.inputs.kept import Kept
 from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.model import ImageBind, ImageBindConfig, init

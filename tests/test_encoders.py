@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagebind_jax import UserError, model
+from imagebind_jax import UserError, model, sharding
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.model import HUGE, ImageBind, ImageBindConfig, count_parameters, init
 
@@ -161,6 +161,13 @@ def test_the_scan_is_the_loop_over_its_layers():
         weights = jax.tree.map(lambda p, i=layer: p[i], params["blocks"])
         wanted, _ = Block(heads=4, bias_kv=True).apply({"params": weights}, wanted, jnp.float32(0))
     np.testing.assert_allclose(trunk.apply({"params": params}, x), wanted, atol=1e-5)
+
+
+def test_a_batch_that_is_split_stays_split_outside_of_shard_map_too():
+    rows = jax.sharding.NamedSharding(sharding.make_mesh(1), jax.sharding.PartitionSpec("data"))
+    x = jax.device_put(inputs(8)["imu"], rows)
+    run = jax.jit(lambda params, x: model.embed(ImageBind(CONFIG), params, {"imu": x})["imu"])
+    assert "all-gather" not in run.lower(parameters(), x).compile().as_text()
 
 
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_outside():

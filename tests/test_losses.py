@@ -1,4 +1,6 @@
-"""The loss: known values, symmetries, and the same number plain, under pmap and under shard_map."""
+"""The loss: known values, symmetries, and the same number in every form, plain, under pmap and under shard_map."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,111 +9,265 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from imagebind_jax import losses, sharding
+from imagebind_jax.errors import UserError
 
 DEVICES = 8
 ROWS = 4  # a device
+ALL = DEVICES * ROWS
+CHUNK = {"gathered": None, "chunked": ALL // 2, "ring": ROWS // 2}  # two pieces each
+ON_ONE = {"gathered": None, "chunked": 8}
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture
 def pair():
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((2, DEVICES * ROWS, 16)).astype(np.float32)
-    return tuple(jnp.asarray(z / np.linalg.norm(z, axis=-1, keepdims=True)) for z in (a, b))
+    a, b = rng.standard_normal((2, ALL, 16))
+    return tuple(z / np.linalg.norm(z, axis=-1, keepdims=True) for z in (a, b))
+
+
+@pytest.fixture
+def float32(pair):
+    return tuple(jnp.asarray(z, jnp.float32) for z in pair)
+
+
+def weights(masked):
+    weight = np.ones(ALL)
+    if masked:
+        weight[[0, 9, 10]], weight[20] = 0.0, 0.25
+    return weight
 
 
 def reference(a, b, scale, weight):
-    """Both directions in float64, row by row."""
-    a, b, weight = (np.asarray(x, np.float64) for x in (a, b, weight))
-    kept = np.flatnonzero(weight)
-    total = 0.0
-    for q, k in ((a, b), (b, a)):
-        for i in kept:
-            logits = scale * q[i] @ k[kept].T
-            total += weight[i] * (np.log(np.exp(logits).sum()) - scale * q[i] @ k[i])
-    return total / weight.sum()
+    """Value and gradient by a, b and scale, of both directions, in numpy's float64."""
+    cosines, kept = a @ b.T, weight > 0
+    logits = np.where(kept[:, None] & kept[None, :], scale * cosines, -np.inf)[kept][:, kept]
+    share = np.diag(weight[kept] / weight.sum())
+    by_row = np.exp(logits - logits.max(1, keepdims=True))
+    by_column = np.exp(logits - logits.max(0))
+    by_row, by_column = by_row / by_row.sum(1, keepdims=True), by_column / by_column.sum(0)
+    totals = 2 * np.diag(logits) - np.log(np.diag(by_row)) - np.log(np.diag(by_column))
+    value = np.diag(share) @ (totals - 2 * np.diag(logits))
+    d_logits = np.zeros_like(cosines)
+    d_logits[np.ix_(kept, kept)] = share @ by_row + by_column @ share - 2 * share
+    d_scale = (d_logits * cosines).sum()
+    return value, (scale * d_logits @ b, scale * d_logits.T @ a, d_scale)
 
 
 def test_orthogonal_pairs_have_a_loss_known_by_hand():
     z = jnp.eye(4)
-    loss = losses.info_nce(z, z, 2.0)
+    info_nce = jax.jit(losses.info_nce)
+    loss = info_nce(z, z, 2.0)
     assert loss == pytest.approx(np.log(np.exp(2) + 3) - 2, abs=1e-6)
-    assert losses.info_nce(z, z, 0.0) == pytest.approx(np.log(4), abs=1e-6)  # chance
+    assert info_nce(z, z, 0.0) == pytest.approx(np.log(4), abs=1e-6)  # chance
+    for form in ON_ONE:
+        assert jax.jit(functools.partial(losses.pair_loss, form=form))(z, z, 2.0)[
+            0
+        ] == pytest.approx(2 * float(loss), abs=1e-6)
 
 
-def test_value_is_the_float64_sum_over_both_directions(pair):
-    weight = np.ones(len(pair[0]))
-    loss, metrics = losses.pair_loss(*pair, 7.0)
-    assert loss == pytest.approx(reference(*pair, 7.0, weight), rel=1e-6)
-    assert 0 <= metrics["accuracy"] < 0.5
-    assert losses.pair_loss(pair[0], pair[0], 7.0)[1]["accuracy"] == 1
+@pytest.mark.parametrize("form", ON_ONE)
+def test_permuting_the_batch_changes_nothing(float32, form):
+    order = np.random.default_rng(1).permutation(ALL)
+    loss = jax.jit(lambda a, b: losses.pair_loss(a, b, 5.0, form=form, chunk=ON_ONE[form]))
+    (one, metrics), (two, other) = loss(*float32), loss(*(z[order] for z in float32))
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+    assert metrics == other
 
 
-def test_permuting_the_batch_changes_nothing(pair):
-    order = np.random.default_rng(1).permutation(len(pair[0]))
-    shuffled = losses.pair_loss(pair[0][order], pair[1][order], 5.0)[0]
-    np.testing.assert_allclose(shuffled, losses.pair_loss(*pair, 5.0)[0], rtol=1e-6)
+@pytest.mark.parametrize("form", ON_ONE)
+def test_a_masked_row_may_hold_anything(float32, form):
+    weight = jnp.ones(ALL).at[jnp.array([3, 17])].set(0.0)
 
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
+    def run(a, b, scale, weight):
+        return losses.pair_loss(a, b, scale, weight=weight, form=form, chunk=ON_ONE[form])[0]
 
-def test_a_masked_row_is_neither_positive_nor_negative(pair):
-    weight = jnp.ones(len(pair[0])).at[jnp.array([3, 17])].set(0.0)
-    loss = losses.pair_loss(*pair, 5.0, weight=weight)[0]
-    assert loss == pytest.approx(reference(*pair, 5.0, weight), rel=1e-6)
-    grads = jax.grad(lambda a, b: losses.pair_loss(a, b, 5.0, weight=weight)[0], (0, 1))(*pair)
-    for grad in grads:
+    a, b = float32
+    value, grads = run(a, b, jnp.float32(5.0), weight)
+    garbage = run(a.at[3].set(jnp.nan), b.at[17].set(jnp.inf), jnp.float32(5.0), weight)
+    np.testing.assert_array_equal(garbage[0], value)
+    for grad, other in zip(grads, garbage[1]):
+        np.testing.assert_array_equal(other, grad)
         assert np.isfinite(grad).all()
-        assert not np.any(grad[jnp.array([3, 17])])
-        assert np.abs(grad[0]).max() > 0
-    garbage = pair[0].at[3].set(jnp.nan)
-    np.testing.assert_allclose(losses.pair_loss(garbage, pair[1], 5.0, weight=weight)[0], loss)
-    assert losses.pair_loss(*pair, 5.0, weight=jnp.zeros_like(weight))[0] == 0
+        assert np.abs(grad).max() > 0
+    assert not np.any(grads[0][jnp.array([3, 17])])
+    value, grads = run(a, b, jnp.float32(5.0), jnp.zeros(ALL))
+    assert value == 0
+    assert not any(np.any(grad) for grad in grads)
 
 
-def _plain(a, b, scale, weight):
-    return losses.pair_loss(a, b, scale, weight=weight)[0]
+# ---- what wins
 
 
-def _shard_map(a, b, scale, weight):
-    mesh = sharding.make_mesh(fsdp=2)
+@pytest.mark.parametrize("form", ON_ONE)
+def test_a_model_that_collapsed_is_never_right(float32, form):
+    @jax.jit
+    def accuracy(a, b, weight=None):
+        _, metrics = losses.pair_loss(a, b, 7.0, weight=weight, form=form, chunk=ON_ONE[form])
+        return metrics["accuracy"]
+
+    a, b = float32
+    assert accuracy(a, a) == 1
+    assert 0 <= accuracy(a, b) < 0.5
+    point = jnp.eye(16)[jnp.zeros(ALL, int)]
+    assert accuracy(point, point) == 0
+    twins = jnp.eye(ALL)[jnp.arange(ALL).at[5].set(6)]  # rows 5 and 6 cannot be told apart
+    assert accuracy(twins, twins) == pytest.approx(1 - 2 / ALL)
+    assert accuracy(twins, twins, weight=jnp.ones(ALL).at[5].set(0)) == 1
+
+
+# ---- every form, however it is run
+
+
+def plain(a, b, scale, weight, form):
+    chunk = ON_ONE.get(form)
+    run = jax.value_and_grad(
+        lambda *args: losses.pair_loss(*args, weight=weight, form=form, chunk=chunk),
+        (0, 1, 2),
+        True,
+    )
+    return jax.jit(run)(a, b, scale)
+
+
+def sharded(a, b, scale, weight, form, *, inside):
+    """The gradient of the sharded loss, or the sharded gradient of the loss."""
     rows = P(sharding.BATCH)
-    return jax.shard_map(
-        lambda a, b, scale, weight: losses.pair_loss(
-            a, b, scale, weight=weight, axis_name=sharding.BATCH
-        )[0],
-        mesh=mesh,
+
+    def loss(a, b, scale, weight):
+        return losses.pair_loss(
+            a, b, scale, weight=weight, axis_name=sharding.BATCH, form=form, chunk=CHUNK[form]
+        )
+
+    gradient = functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
+    run = jax.shard_map(
+        gradient(loss) if inside else loss,
+        mesh=sharding.make_mesh(fsdp=2),
         in_specs=(rows, rows, P(), rows),
-        out_specs=P(),
-    )(a, b, scale, weight)
+        out_specs=((P(), P()), (rows, rows, P())) if inside else P(),
+    )
+    return jax.jit(run if inside else gradient(run))(a, b, scale, weight)
 
 
-def _pmap_gradient(a, b, scale, weight):
-    def split(x):
-        return x.reshape(DEVICES, ROWS, *x.shape[1:])
-
+def pmapped(a, b, scale, weight, form):
     def per_device(a, b, scale, weight):
         value, grads = jax.value_and_grad(
-            lambda a, b, scale: losses.pair_loss(a, b, scale, weight=weight, axis_name="i")[0],
+            lambda *args: losses.pair_loss(
+                *args, weight=weight, axis_name="i", form=form, chunk=CHUNK[form]
+            ),
             (0, 1, 2),
+            True,
         )(a, b, scale)
         # Each device's loss is the global one, so gradients come out DEVICES times as large;
         # rows belong to one device (divide), the scale to all (mean over devices).
         return value, (grads[0] / DEVICES, grads[1] / DEVICES, jax.lax.pmean(grads[2], "i"))
 
+    split = [x.reshape(DEVICES, ROWS, *x.shape[1:]) for x in (a, b, weight)]
     run = jax.pmap(per_device, axis_name="i", in_axes=(0, 0, None, 0))
-    value, (da, db, ds) = run(split(a), split(b), scale, split(weight))
-    assert np.ptp(value) == 0  # the same on every device
-    return value[0], (da.reshape(a.shape), db.reshape(b.shape), ds[0])
+    value, (da, db, ds) = run(split[0], split[1], scale, split[2])
+    assert np.ptp(value[0]) == 0  # the same on every device
+    value = jax.tree.map(lambda x: x[0], value)
+    return value, (da.reshape(a.shape), db.reshape(b.shape), ds[0])
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_plain_pmap_and_shard_map_agree_in_value_and_gradient(pair, masked):
+RUNS = {
+    "plain": plain,
+    "shard_map": functools.partial(sharded, inside=False),
+    "inside shard_map": functools.partial(sharded, inside=True),
+    "pmap": pmapped,
+}
+
+
+@pytest.mark.parametrize(
+    "how, masked", [*((how, True) for how in RUNS), ("inside shard_map", False)]
+)
+@pytest.mark.parametrize("form", losses.FORMS)
+def test_value_and_gradient_are_the_reference_to_twelve_digits(pair, form, how, masked):
     assert jax.device_count() == DEVICES
-    weight = jnp.ones(len(pair[0]))
-    if masked:
-        weight = weight.at[jnp.array([0, 9, 10])].set(0.0)
-    scale = jnp.float32(8.0)
-    wanted, grads = jax.value_and_grad(_plain, (0, 1, 2))(*pair, scale, weight)
-    sharded = jax.jit(jax.value_and_grad(_shard_map, (0, 1, 2)))(*pair, scale, weight)
-    for value, found in (sharded, _pmap_gradient(*pair, scale, weight)):
-        np.testing.assert_allclose(value, wanted, rtol=1e-6)
-        for a, b in zip(found, grads):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+    weight = weights(masked)
+    with jax.enable_x64(True):
+        arguments = [jnp.asarray(x) for x in (*pair, 8.0, weight)]
+        (value, metrics), grads = RUNS[how](*arguments, form)
+        wanted, wanted_grads = reference(*pair, 8.0, weight)
+        assert value.dtype == grads[0].dtype == np.float64
+        np.testing.assert_allclose(value, wanted, rtol=1e-12)
+        for found, known in zip(grads, wanted_grads):
+            np.testing.assert_allclose(found, known, rtol=0, atol=1e-12)
+        assert metrics["accuracy"] == pytest.approx(right(*pair, weight))
+
+
+def right(a, b, weight):
+    """The weighted share of rows, of both directions, whose positive is the nearest that counts."""
+    both = [np.where(weight > 0, cosines, -np.inf) for cosines in (a @ b.T, b @ a.T)]
+    return np.mean([np.average(x.argmax(1) == np.arange(ALL), weights=weight) for x in both])
+
+
+@pytest.mark.parametrize("form", losses.FORMS)
+def test_no_scale_is_too_large(form):
+    """Where powers relative to the largest possible logit are all 0 in float32."""
+    rng = np.random.default_rng(2)
+    near = lambda point: point + 0.03 * rng.standard_normal((ALL, 16))  # noqa: E731
+    a, b = near(np.eye(16)[0]), near(-np.eye(16)[0])
+    b[7] = -b[7]  # only here is the bound reached
+    a, b = ((z / np.linalg.norm(z, axis=-1, keepdims=True)).astype(np.float32) for z in (a, b))
+    assert np.exp(np.float32(300 * (a @ b[0]).max() - 300 + 70)) == 0
+    wanted, wanted_grads = reference(*(z.astype(np.float64) for z in (a, b)), 300.0, weights(True))
+    arguments = [jnp.asarray(x, jnp.float32) for x in (a, b, 300.0, weights(True))]
+    (value, _), grads = RUNS["inside shard_map"](*arguments, form)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    for found, known in zip(grads, wanted_grads):
+        np.testing.assert_allclose(found, known, rtol=0, atol=1e-4 * np.abs(known).max())
+
+
+@pytest.mark.parametrize("form", losses.FORMS)
+def test_half_precision_comes_and_goes_but_the_loss_is_float32(float32, form):
+    a, b = (z.astype(jnp.bfloat16) for z in float32)
+    weight = jnp.asarray(weights(True), jnp.float32)
+    (value, _), grads = RUNS["inside shard_map"](a, b, jnp.float32(8.0), weight, form)
+    assert value.dtype == jnp.float32
+    assert grads[0].dtype == grads[1].dtype == jnp.bfloat16
+    rounded = (np.asarray(z, np.float64) for z in (a, b))
+    wanted, (da, db, _) = reference(*rounded, 8.0, weights(True))
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    for found, known in zip(grads, (da, db)):
+        np.testing.assert_allclose(found.astype(float), known, atol=0.01 * np.abs(known).max())
+
+
+# ---- what it costs
+
+
+def arrays(jaxpr):
+    """Shapes of everything that a program makes, in its loops and branches too."""
+    for equation in jaxpr.eqns:
+        yield from (out.aval.shape for out in equation.outvars)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from arrays(inner)
+
+
+@pytest.mark.parametrize("form, holds", [("gathered", True), ("chunked", False), ("ring", False)])
+def test_streamed_forms_hold_neither_all_logits_nor_all_keys(pair, form, holds):
+    width = pair[0].shape[-1]
+    run = functools.partial(RUNS["inside shard_map"], form=form)
+    shapes = set(arrays(jax.make_jaxpr(run)(*pair, 8.0, weights(True)).jaxpr))
+    whole = (ALL, width)  # outside of shard_map, the global arrays
+    inside = {shape for shape in shapes if shape != whole} if not holds else shapes
+    assert max(map(np.prod, inside)) >= ROWS * width  # it does see the loops' insides
+    assert ((ROWS, ALL) in shapes) == holds
+    assert holds or max(np.prod(shape) for shape in inside) < ALL * width
+
+
+def test_auto_is_by_size_and_a_name_is_itself():
+    for form in losses.FORMS:
+        assert losses.choose(form, 1, 8) == form
+    assert losses.choose("auto", 64, 64) == "gathered"
+    assert losses.choose("auto", 128, 2_048) == "gathered"
+    assert losses.choose("auto", 128, 32_768) == "chunked"
+    assert losses.choose("auto", 4_096, 1_048_576) == "ring"
+    assert losses.choose("auto", 1_048_576, 1_048_576) == "chunked"  # nobody to pass on to
+    with pytest.raises(UserError, match="loss form 'rings': not one of gathered, chunked, ring"):
+        losses.pair_loss(jnp.eye(2), jnp.eye(2), 1.0, form="rings")

@@ -18,13 +18,15 @@ BATCH = 8
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """Records {"number": first ... first + count - 1}."""
+    """Records {"number": first ... first + count - 1}, with ids where there is a form of them."""
 
     first: int
     count: int
+    ids: str = ""
 
     def open(self):
-        return [{"number": i} for i in range(self.first, self.first + self.count)]
+        numbers = range(self.first, self.first + self.count)
+        return [{"number": i} | ({"id": self.ids.format(i)} if self.ids else {}) for i in numbers]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,17 @@ def test_hosts_in_order_hold_the_global_batch(hosts, in_memory):
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         assert_same(joined, single[step])  # the same order, too
         assert {share.name(step) for share in shares} == {single.name(step)}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_batches_are_made_in_parts_that_change_nothing(rows, wanted, monkeypatch):
+    monkeypatch.setattr("imagebind_jax.inputs.pipeline.PART", rows)
+    batches = make()
+    assert batches.parts == {1: 8, 2: 4, 3: 4}[rows]  # 3 does not divide 8
+    for step, streamed in enumerate(batches.stream(threads=3)):
+        assert_same(streamed, wanted[step])
+        assert_same(batches[step], wanted[step])
+    assert step == STEPS - 1
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -158,6 +171,27 @@ def test_each_epoch_of_a_pair_sees_each_record_once():
         for epoch in epochs[:-1]:
             assert sorted(epoch) == list(range(source.first, source.first + source.count))
         assert len({tuple(epoch) for epoch in epochs[:-1]}) == len(epochs) - 1  # shuffled anew
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_the_records_of_a_step_are_named_without_being_decoded(hosts, wanted):
+    counting = Counting()
+    named = (dataclasses.replace(PAIRS[0], source=Numbers(0, 20, "image-{}.jpg")), PAIRS[1])
+    inputs = dict.fromkeys(INPUTS, counting)
+    shares = [make(pairs=named, inputs=inputs, host=h, hosts=hosts) for h in range(hosts)]
+    for step in (0, 11, 3, 7, 8):
+        found = [name for share in shares for name in share.records(step)]
+        numbers = wanted[step]["vision"][:, 0].astype(int)
+        first = shares[0].schedule[step] == 0
+        assert found == [f"image-{n}.jpg" if first else f"record {n - 100}" for n in numbers]
+    assert not counting.seen
+
+
+def test_the_records_of_a_step_are_those_that_are_seen_more_often_too():
+    pairs = (Pair(("vision", "imu"), Numbers(0, 20, "{}"), replication=1.25),)
+    batches = make(pairs=pairs, batch_size=5, steps=10)
+    for step in range(10):
+        assert list(map(int, batches.records(step))) == batches[step]["vision"][:, 0].tolist()
 
 
 def test_random_numbers_differ_by_row_epoch_and_modality():

@@ -11,12 +11,12 @@ import jax
 import msgspec
 import numpy as np
 
-from imagebind_jax import files, metrics
-from imagebind_jax.config import flat
+from imagebind_jax import files, hosts, metrics
 from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.evaluate import comparing, door, opening, results, wanted
 from imagebind_jax.evaluate.results import Checkpoint, Entry, MadeOf, Results
 from imagebind_jax.evaluators.benchmark import Bench, Benchmark, EvalConfig
+from imagebind_jax.inputs.described import flat
 from imagebind_jax.version import __version__
 
 __all__ = ["name", "named", "run", "write_wanted"]
@@ -37,9 +37,10 @@ def run(
     """Measures what is not measured yet; writes results.json, results.md and results.html to `out`.
 
     checkpoint: anything that `loading.load` takes; or embeddings: a folder of another system's; or
-    neither, for benchmarks that train encoders of their own. only: names of benchmarks. compare: results of another run. A benchmark whose data or encoder is missing
-    is left out, with the remedy. Each is committed when it is done, and not measured again unless
-    something changed that its numbers depend on. Raises UserError where none can be run, and at the
+    neither, for benchmarks that train encoders of their own. only: names of benchmarks. compare:
+    results of another run. A benchmark whose data or encoder is missing is left out, with the
+    remedy. Each is committed when it is done, and not measured again unless something changed that
+    its numbers depend on. Raises UserError where none can be run, and at the
     end where one could not be measured.
     """
     source = checkpoint or embeddings
@@ -52,13 +53,16 @@ def run(
     encoders = None if stored else opening.encoders(checkpoint, config)
     called, folder = name(source) if source else "", pathlib.Path(out)
     plan = door.plan(config, only, encoders, called, stored)
-    files.check_writable(folder, "choose another --out")
+    hosts.together(lambda: files.check_writable(folder, "choose another --out"))
+    hosts.check_shared(folder)
+    if not hosts.first():
+        say = hosts.unsaid
     busy = f"another process is evaluating into {folder}: wait for it, or choose another --out"
     with (
-        files.locked(folder / ".lock", busy),
-        metrics.Progress("evaluate", len(plan.ready)) as progress,
+        hosts.locked(folder / ".lock", busy),
+        metrics.Progress("evaluate", len(plan.ready), shown=hosts.first()) as progress,
     ):
-        before = _before(folder, say)
+        before = hosts.together(lambda: _before(folder, say))
         if plan.missing:
             say(f"not run, see below: {', '.join(plan.missing)}")
         others = [each for each in plan.others if each.name in before]
@@ -102,7 +106,8 @@ def _before(folder: pathlib.Path, say: Say) -> dict[str, Entry]:
     try:
         return results.read(folder).benchmarks
     except UserError as error:
-        path.replace(path.with_name(f"{path.name}.damaged"))
+        if hosts.first():
+            path.replace(path.with_name(f"{path.name}.damaged"))
         say(f"{error}: set aside as {path.name}.damaged, and measured again")
         return {}
 
@@ -192,9 +197,10 @@ def _measure(
                 say(f"failed {name}: {found.missing[name]}")
                 continue
             seconds = time.monotonic() - begun
-            results.write_samples(folder, name, made_of[name].key, measured)
             found.benchmarks[name] = results.entry(benchmark, measured, made_of[name], seconds)
-            results.write(folder, found)
+            if hosts.first():
+                results.write_samples(folder, name, made_of[name].key, measured)
+                results.write(folder, found)
         line = tables.line(name, msgspec.to_builtins(found))
         say(f"{line} (measured before)" if again else line)
         progress.update(i + 1)
@@ -214,6 +220,8 @@ def _write(
     from imagebind_jax.report import benchmarks as report
 
     found.benchmarks = {each: found.benchmarks[each] for each in order if each in found.benchmarks}
+    if not hosts.first():
+        return
     results.write(folder, found)
     plain = msgspec.to_builtins(found)
     comparison = None

@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from imagebind_jax.config import flat
 from imagebind_jax.errors import UserError, first_line, one_line
-from imagebind_jax.evaluate import kept, reading
+from imagebind_jax.evaluate import reading
 from imagebind_jax.evaluate.results import MadeOf
 from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, source_name
 from imagebind_jax.inputs import datasets
+from imagebind_jax.inputs.described import code, digest, flat
 from imagebind_jax.inputs.sources import Prepared, Source, prepared
 from imagebind_jax.inputs.sources.array_records import FACTS
 from imagebind_jax.inputs.sources.identity import identity
@@ -154,7 +154,7 @@ def made_of(
     return MadeOf(
         version=__version__,
         settings=flat({"evaluation": benchmark.evaluation, **fields})
-        | {f"code.{name}": each for name, each in kept.code(benchmark.evaluation).items()},
+        | {f"code.{name}": each for name, each in code(benchmark.evaluation).items()},
         records=dict(_records(source, config, stored) for source in benchmark.evaluation.sources)
         if there
         else {},
@@ -165,7 +165,7 @@ def made_of(
 def _records(source: Source, config: EvalConfig, stored: pathlib.Path | None) -> tuple[str, str]:
     """(a source's name, a digest of what it holds), wherever its records lie."""
     if not isinstance(source, Prepared):
-        return source_name(source), kept.digest(identity(source))
+        return source_name(source), digest(identity(source))
     folder = os.path.join(config.records, source.folder)
     path = reading.facts_path(stored, source) if stored else None
     here = os.path.exists(os.path.join(folder, FACTS))
@@ -182,4 +182,4 @@ def _records(source: Source, config: EvalConfig, stored: pathlib.Path | None) ->
         )
     shards = [shard.sha256 for shard in facts.splits[source.split].shards]
     said = [facts.classes, facts.prompts, facts.names, shards]
-    return source_name(source), kept.digest(said)
+    return source_name(source), digest(said)

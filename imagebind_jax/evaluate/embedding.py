@@ -12,16 +12,15 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 from imagebind_jax import checkpoint, sharding, version
-from imagebind_jax.config import flat
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluate import reading
 from imagebind_jax.evaluate.batching import Batches
-from imagebind_jax.evaluate.kept import Kept, code, digest
 from imagebind_jax.evaluators.benchmark import EvalConfig, Items
 from imagebind_jax.inputs import text
+from imagebind_jax.inputs.described import code, digest, flat
+from imagebind_jax.inputs.kept import Kept
 from imagebind_jax.inputs.sources import Record, Source
-from imagebind_jax.inputs.sources.identity import identity
 from imagebind_jax.inputs.sources.prepared import Facts
 from imagebind_jax.model import ImageBind
 
@@ -73,11 +72,12 @@ class ModelBench:
         self._digests: dict[str, str] = {}
         self._found: dict[str, tuple[Any, Float[np.ndarray, "n e"]]] = {}
 
-    def _unit_vectors(self, params, batch):
+    def _unit_vectors(self, params, batch, device):
         # Else products of float32 are of fewer bits on TPUs and recent GPUs.
         exact = "highest" if self.config.dtype == "float32" else None
         with jax.default_matmul_precision(exact):
-            (z,) = self.model.apply({"params": params}, batch)[0].values()
+            model = ImageBind(self.model.config, gather=device.layer)
+            (z,) = model.apply({"params": device.whole(params)}, batch)[0].values()
         return z
 
     # ---- what the records say
@@ -107,7 +107,7 @@ class ModelBench:
 
         def of() -> dict[str, Any]:
             return {
-                "source": identity(self._sources.resolved(items.source)),
+                "source": self._sources.identity(items.source),
                 "transform": flat({"transform": items.transform}),
                 "code": code(items.transform),
             }
@@ -185,10 +185,9 @@ class ModelBench:
         asked: what another call of this name must ask for, too. of: what a file's vectors depend on,
         beside the model. same: row -> the row before it that has the same input, or itself.
         """
-        if name in self._found:
+        if name in self._found:  # what failed may be asked for otherwise
             known, vectors = self._found[name]
-            if known is not asked and known != asked:
-                raise UserError(f"two different things are named {name}: give one another name")
+            reading.check_once({name: known}, name, asked)
             return vectors
         kept = Kept(
             self._kept_in / name if self._kept_in is not None else None,

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Set
 
 from imagebind_jax import checkpoint as checkpoints
 from imagebind_jax import files
-from imagebind_jax.config import flat
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluate.embedding import ModelBench
-from imagebind_jax.evaluate.kept import digest
 from imagebind_jax.evaluate.stored import StoredBench
 from imagebind_jax.evaluators.benchmark import Bench, EvalConfig
+from imagebind_jax.inputs.described import digest, flat
 from imagebind_jax.model import TINY, ImageBind
 from imagebind_jax.porting import loading
 

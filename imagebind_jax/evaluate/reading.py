@@ -1,9 +1,7 @@
 """The records of an evaluation: found, opened once, their small fields, and their model inputs."""
 
-import collections
 import concurrent.futures
 import dataclasses
-import datetime
 import hashlib
 import os
 import pathlib
@@ -16,14 +14,16 @@ import numpy as np
 
 from imagebind_jax import files
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluate.kept import digest, durable, small
 from imagebind_jax.evaluators.benchmark import UNUSABLE, EvalConfig, Items, source_name
 from imagebind_jax.inputs import pipeline
+from imagebind_jax.inputs.described import digest
+from imagebind_jax.inputs.kept import durable, small
 from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.sources import Prepared, Record, Source, prepared
 from imagebind_jax.inputs.sources.identity import identity
 from imagebind_jax.inputs.sources.prepared import Facts
 from imagebind_jax.inputs.sources.records import MEDIA
+from imagebind_jax.metrics import Pace
 
 Tell = Callable[[str], None]
 LARGEST = 16 << 30  # bytes of all inputs at once, for what trains an encoder itself
@@ -34,6 +34,12 @@ def resolved(source: Source, records: str | os.PathLike) -> Source:
     if isinstance(source, Prepared):
         return dataclasses.replace(source, folder=os.path.join(records, source.folder))
     return source
+
+
+def check_once(known: dict[str, Any], name: str, asked: Any) -> None:
+    """Raises UserError where one name, and so one file, is wanted for two different things."""
+    if known.setdefault(name, asked) != asked:
+        raise UserError(f"two different things are named {name}: give one another name")
 
 
 class Sources:
@@ -52,6 +58,7 @@ class Sources:
         self.config, self.folder, self.tell, self._writes = config, folder, tell, writes
         self._opened: list[tuple[Source, Sequence[Record]]] = []
         self._notes: list[tuple[Source, list[dict[str, Any]]]] = []
+        self._identities: list[tuple[Source, Any]] = []
 
     def resolved(self, source: Source) -> Source:
         return resolved(source, self.config.records)
@@ -102,8 +109,17 @@ class Sources:
             durable(_said_path(path), msgspec.json.encode(said))
         return notes
 
+    def identity(self, source: Source) -> Any:
+        """Found once: it may take reading all records."""
+        for known, found in self._identities:
+            if known == source:
+                return found
+        found = identity(self.resolved(source))
+        self._identities.append((source, found))
+        return found
+
     def _of(self, source: Source) -> str:
-        return digest(identity(self.resolved(source)))
+        return digest(self.identity(source))
 
     def _kept(self, source: Source) -> list[dict[str, Any]] | None:
         """Those of a run before, if they are of the same records and whole."""
@@ -224,17 +240,12 @@ class Shown:
 
     def __init__(self, what: str, total: int, tell: Tell, start: int = 0):
         self._what, self._total, self._tell = what, total, tell
-        self._recent = collections.deque([(time.monotonic(), start)], maxlen=30)
+        self._pace, self._last = Pace(start), time.monotonic()
         tell(f"{what} {start}/{total}")
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if now - self._recent[-1][0] < 1:
+        if now - self._last < 1:
             return
-        self._recent.append((now, done))
-        then, before = self._recent[0]  # half a minute ago: compiling is soon forgotten
-        line, rate = f"{self._what} {done}/{self._total}", (done - before) / (now - then)
-        if rate > 0:
-            left = datetime.timedelta(seconds=int((self._total - done) / rate))
-            line += f"  {rate:.1f}/s  {left} left"
-        self._tell(line)
+        self._last = now
+        self._tell(f"{self._what} {done}/{self._total}{self._pace(done, self._total)}")

@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from imagebind_jax.errors import UserError, first_line, one_line
 from imagebind_jax.evaluate import reading
-from imagebind_jax.evaluate.kept import read_note
 from imagebind_jax.evaluators.benchmark import EvalConfig, Items
 from imagebind_jax.inputs.arrays import read_array
+from imagebind_jax.inputs.kept import read_note
 from imagebind_jax.inputs.media import MediaError, decoding, open_source
 from imagebind_jax.inputs.sources import ArrayRecords, Prepared, Record, Source
 from imagebind_jax.inputs.sources.array_records import Shard
@@ -82,7 +82,7 @@ class StoredBench:
 
     def embed(self, items: Items) -> Float[np.ndarray, "n e"]:
         """Raises UserError where the file is missing, not of this form, or has too many NaN rows."""
-        self._once(items.name, items)
+        reading.check_once(self._asked, items.name, items)
         notes = self.notes(items.source)
         path = self._in / f"{items.name}.array_record"
         if path.is_file() and not path.with_suffix(".npy").exists():
@@ -96,20 +96,15 @@ class StoredBench:
         return z
 
     def texts(self, name: str, texts: Sequence[str]) -> Float[np.ndarray, "n e"]:
-        self._once(f"{name}.texts", list(texts))
+        reading.check_once(self._asked, f"{name}.texts", list(texts))
         return self._whole(f"{name}.texts", len(texts), "each sentence")
 
     def classes(
         self, name: str, names: Sequence[str], prompts: Sequence[str]
     ) -> Float[np.ndarray, "names e"]:
-        self._once(f"{name}.classes", (list(names), list(prompts)))
+        reading.check_once(self._asked, f"{name}.classes", (list(names), list(prompts)))
         what = f"each class (the mean of its {len(prompts)} prompts' unit vectors)"
         return self._whole(f"{name}.classes", len(names), what)
-
-    def _once(self, name: str, asked: Any) -> None:
-        """Raises UserError where one file is wanted for two different things."""
-        if self._asked.setdefault(name, asked) != asked:
-            raise UserError(f"two different things are named {name}: give one another name")
 
     def _whole(self, name: str, n: int, what: str) -> Float[np.ndarray, "n e"]:
         z = self._unit(self._table(name, n, what), name)

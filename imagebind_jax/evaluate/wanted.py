@@ -11,9 +11,9 @@ from jaxtyping import Float
 from imagebind_jax import files
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluate import reading
-from imagebind_jax.evaluate.kept import durable
 from imagebind_jax.evaluators.benchmark import EvalConfig, Items
 from imagebind_jax.evaluators.common import unit
+from imagebind_jax.inputs.kept import durable
 from imagebind_jax.inputs.sources import Record, Source
 from imagebind_jax.inputs.sources.prepared import Facts
 
@@ -55,7 +55,7 @@ class _Asked:
         self.resamples, self.seed, self.tell = 0, config.seed, tell
         self.folder: pathlib.Path | None = None
         self.written: dict[str, int] = {}
-        self._lines: dict[str, list[bytes]] = {}
+        self._lines: dict[str, Any] = {}
         self._in, self._sources = folder, reading.Sources(config, folder, tell)
 
     def records(self, source: Source) -> Sequence[Record]:
@@ -86,8 +86,7 @@ class _Asked:
 
     def _vectors(self, name: str, lines: Iterable[dict[str, Any]]) -> Float[np.ndarray, "n e"]:
         text = [msgspec.json.encode(line) + b"\n" for line in lines]
-        if self._lines.setdefault(name, text) != text:
-            raise UserError(f"two different things are named {name}: give one another name")
+        reading.check_once(self._lines, name, text)
         durable(self._in / f"{name}.wanted.jsonl", b"".join(text))
         self.written[name] = len(text)
         rng = np.random.default_rng(len(self.written))

@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +21,15 @@ TRIES = 10  # of torchvision's crop and RandomErasing, before they give up
 Box = tuple[float, float, float, float]  # left, top, right, bottom as parts of the image, in [0, 1]
 
 
+class Choices(TypedDict, total=False):
+    """Those that a view has made."""
+
+    moment: float  # the centre of a clip, in seconds
+    box: Box
+    flip: float  # left and right are exchanged where the probability is above this
+    operations: tuple[tuple[str, float], ...]
+
+
 class View:
     """What is drawn once for a sample and holds for all its modalities.
 
@@ -29,9 +38,10 @@ class View:
     first modality) and kept, so later ones follow it even where their sizes differ slightly.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, made: Choices | None = None):
+        """made: choices that another `View` has `made`, to be followed."""
         self._seed = seed
-        self._made: dict[str, Any] = {}
+        self.made: Choices = {**made} if made else {}
 
     def _rng(self, stream: int) -> np.random.Generator:
         """Each kind of choice has its own stream: none depends on which others are asked for."""
@@ -44,9 +54,9 @@ class View:
         the clip with the same centre, moved inwards where their recording ends earlier.
         """
         slack = max(duration - seconds, 0.0)
-        if "moment" not in self._made:
-            self._made["moment"] = slack * self._rng(0).random() + seconds / 2
-        return float(np.clip(self._made["moment"] - seconds / 2, 0.0, slack))
+        if "moment" not in self.made:
+            self.made["moment"] = slack * self._rng(0).random() + seconds / 2
+        return float(np.clip(self.made["moment"] - seconds / 2, 0.0, slack))
 
     def box(self, width: int, height: int, scale: tuple[float, float]) -> Box:
         """The random crop that holds scale[0] to scale[1] of the area, as parts of the image.
@@ -54,26 +64,26 @@ class View:
         Drawn for the size of the first call, in whole pixels; later ones, whatever their size and
         scale, get the same region.
         """
-        if "box" not in self._made:
-            self._made["box"] = _crop(width, height, scale, self._rng(1))
-        return self._made["box"]
+        if "box" not in self.made:
+            self.made["box"] = _crop(width, height, scale, self._rng(1))
+        return self.made["box"]
 
     def flip(self, probability: float) -> bool:
         """Whether left and right are exchanged."""
-        if "flip" not in self._made:
-            self._made["flip"] = self._rng(2).random()
-        return bool(self._made["flip"] < probability)
+        if "flip" not in self.made:
+            self.made["flip"] = self._rng(2).random()
+        return bool(self.made["flip"] < probability)
 
     def operations(
         self, count: int, magnitude: float, magnitude_std: float
     ) -> tuple[tuple[str, float], ...]:
         """(name, strength) of `rand_augment`'s operations, as the first call's numbers had it."""
-        if "operations" not in self._made:
+        if "operations" not in self.made:
             from imagebind_jax.inputs import rand_augment
 
             drawn = rand_augment.draw(self._rng(3), count, magnitude, magnitude_std)
-            self._made["operations"] = drawn
-        return self._made["operations"]
+            self.made["operations"] = drawn
+        return self.made["operations"]
 
 
 def view_of(record: Mapping[str, Any], rng: np.random.Generator) -> View:
@@ -126,6 +136,19 @@ class Spatial:
             jitter=tuple(jitter[i] for i in order if i < len(jitter)),
             erased=_rectangle(rng) if rng.random() < self.erase else None,
         )
+
+    def shrink(self, view: View, size: int) -> Callable[[int, int], int]:
+        """How many times smaller an image of this width and height may be decoded.
+
+        Its crop, which is drawn for that size, keeps `size` pixels a side.
+        """
+
+        def times(width: int, height: int) -> int:
+            left, top, right, bottom = view.box(width, height, self.crop_scale)
+            room = min((right - left) * width, (bottom - top) * height)
+            return max(int(room / size), 1)
+
+        return times
 
 
 # ImageBind's Table 9 (arXiv:2305.05665): columns SUN RGB-D and LLVIP, and AudioSet and Ego4D.

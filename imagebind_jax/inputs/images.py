@@ -5,6 +5,7 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -41,15 +42,19 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def open_image(
-    source: Source, max_pixels: int = MAX_PIXELS, upright: bool = True, shrink: int = 1
+    source: Source,
+    max_pixels: int = MAX_PIXELS,
+    upright: bool = True,
+    shrink: int | Callable[[int, int], int] = 1,
 ) -> Image.Image:
     """Decodes the first frame of an image in one of `FORMATS`, in its own mode.
 
     It is turned upright as its EXIF orientation says; the reference ignores that and sees phones'
     pictures on their side, as `upright=False` does (save for TIFF, which Pillow itself turns). A
     JPEG may come out at 1/2, 1/4 or 1/8 of its size, but no less than 1/`shrink`: much faster, with
-    slightly other pixels, so for training only. The size is checked before any pixel is decoded. A
-    truncated file, like every other defect, is a `MediaError`.
+    slightly other pixels, so for training only; a function says how much by the upright image's
+    width and height. The size is checked before any pixel is decoded. A truncated file, like every
+    other defect, is a `MediaError`.
     """
     with decoding(source), open_source(source) as file:
         image = _opened(source, file)
@@ -60,6 +65,8 @@ def open_image(
         check_ratio(*image.size)
         if image.format in ("JPEG", "MPO"):
             _check_scans(file, pixels)
+            if callable(shrink):
+                shrink = shrink(*_upright_size(image))
             if shrink > 1:
                 image.draft(None, (image.width // shrink, image.height // shrink))
         image.load()
@@ -77,9 +84,12 @@ def image_size(source: Source) -> tuple[int, int]:
     Of a PNG whose EXIF comes after its pixels, which is rare: as it is stored.
     """
     with decoding(source), open_source(source) as file:
-        image = _opened(source, file)
-        turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFF's already
-        return image.size[::-1] if turned else image.size
+        return _upright_size(_opened(source, file))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFF's already
+    return image.size[::-1] if turned else image.size
 
 
 def _opened(source: Source, file: io.BytesIO | io.BufferedReader) -> Image.Image:

@@ -1,51 +1,24 @@
 """From records to batches with grain: the stream is a pure function of (seed, step)."""
 
 import contextlib
-import dataclasses
 import functools
+import itertools
 import json
-import math
-import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.bad_records import BadRecords
+from imagebind_jax.inputs.orders import order
+from imagebind_jax.inputs.pairs import Pair
 from imagebind_jax.inputs.rows import Batch, InMemory, Rows, Standardised, ToInputs, Transform
-from imagebind_jax.inputs.sources import Record, Source
+from imagebind_jax.inputs.sources import Record
 
 __all__ = ["Batch", "Batches", "Pair", "Standardised", "Transform", "evaluation_inputs"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """Two modalities that are learned together, and the records that hold both."""
-
-    modalities: tuple[str, str]
-    source: Source
-    weight: float = 1.0  # share of the steps, relative to the other pairs'
-    replication: float = 1.0  # how often an epoch holds a record; 1.25: always every fourth twice
-    aligned: bool = True  # the same crop, flip and moment for both; else each its own
-    # In place of the config's: vision beside depth is augmented otherwise than beside sound.
-    inputs: Mapping[str, Transform] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        if len(set(self.modalities)) != 2:
-            raise UserError(f"a pair is of two different modalities, not {self.modalities}")
-        if unknown := self.inputs.keys() - set(self.modalities):
-            raise UserError(f"inputs of {sorted(unknown)}, which the pair {self.name} has not")
-        if not 0 < self.weight < math.inf:
-            raise UserError(f"the weight of {self.modalities} must be > 0, got {self.weight}")
-        if not 1 <= self.replication < 1e6:
-            raise UserError(
-                f"the replication of {self.modalities} must be at least 1, got {self.replication}"
-            )
-
-    @property
-    def name(self) -> str:
-        return "+".join(self.modalities)
+PART = 128  # rows that a thread or process makes at a time: hundreds of them make one large batch
 
 
 class Batches:
@@ -87,25 +60,33 @@ class Batches:
             drawn = self.schedule == index
             self.occurrence[drawn] = np.arange(drawn.sum())
         self._rows_per_host = batch_size // hosts
+        self.part = next(n for n in range(PART, 0, -1) if self._rows_per_host % n == 0)
         # Not seed + i: pair 1 of seed 0 would then be shuffled like pair 0 of seed 1.
         seeds = [np.random.SeedSequence([seed, 1 + i]) for i in range(len(self.pairs))]
         self._seeds = [int(sequence.generate_state(1)[0]) for sequence in seeds]
         self.rows = []
         for pair in self.pairs:
             transforms = {m: pair.inputs.get(m) or inputs[m] for m in pair.modalities}
-            to_inputs = ToInputs(transforms, pair.aligned)
             records = pair.source.open()
             if not len(records):
                 raise UserError(f"the source of {pair.name} has no records")
+            to_inputs = ToInputs(
+                transforms, pair.aligned, pair.views, pair.opened(inputs, len(records))
+            )
             self.rows.append((InMemory if in_memory else Rows)(records, to_inputs, pair.name))
 
     @functools.cached_property
     def datasets(self) -> list[Any]:
-        """For each pair an endless grain.MapDataset of this process's batches."""
+        """For each pair an endless grain.MapDataset of parts of batches."""
         made = []
         for pair, rows, seed in zip(self.pairs, self.rows, self._seeds):
-            made.append(_dataset(rows, seed, pair.replication).batch(self._rows_per_host))
+            made.append(_dataset(rows, seed, pair.replication).batch(self.part))
         return made
+
+    @property
+    def parts(self) -> int:
+        """Of this process's share of a batch."""
+        return self._rows_per_host // self.part
 
     def __getstate__(self) -> dict[str, Any]:
         """To worker processes, which build their own: a dataset in use cannot be sent."""
@@ -115,19 +96,35 @@ class Batches:
         return len(self.schedule)
 
     def __getitem__(self, step: int) -> Batch:
-        return self._told(step, self.raw(step))
+        return self._told(step, [self.raw(step * self.parts + i) for i in range(self.parts)])
 
-    def raw(self, step: int) -> Batch:
-        """The batch with "bad", what was wrong with each of its rows."""
-        return self.datasets[self.schedule[step]][self.occurrence[step] * self.hosts + self.host]
+    def raw(self, index: int) -> Batch:
+        """Part index % parts of step index // parts, with "bad", what was wrong with each row."""
+        step, part = divmod(index, self.parts)
+        before = self.occurrence[step] * self.hosts + self.host
+        return self.datasets[self.schedule[step]][before * self.parts + part]
 
-    def _told(self, step: int, batch: Batch) -> Batch:
-        self.bad.see(step, self.name(step), batch["bad"])
-        return {name: rows for name, rows in batch.items() if name != "bad"}
+    def _told(self, step: int, parts: Sequence[Batch]) -> Batch:
+        batch = dict(parts[0])
+        if len(parts) > 1:
+            batch = {name: np.concatenate([part[name] for part in parts]) for name in batch}
+        self.bad.see(step, self.name(step), batch.pop("bad"))
+        return batch
 
     def name(self, step: int) -> str:
         """The pair of a step."""
         return self.pairs[self.schedule[step]].name
+
+    def records(self, step: int) -> list[str]:
+        """The ids of the records of this host's share of a step's batch, in its order.
+
+        Nothing is decoded. "record 17" where a record has no id, or cannot be read.
+        """
+        pair = self.schedule[step]
+        rows = self.rows[pair]
+        first = (self.occurrence[step] * self.hosts + self.host) * self._rows_per_host
+        indices = order(len(rows), self._seeds[pair], self.pairs[pair].replication)
+        return [rows.id(indices[int(first) + i]) for i in range(self._rows_per_host)]
 
     def stream(
         self,
@@ -137,32 +134,33 @@ class Batches:
         *,
         workers: int = 0,
         patience: float = 60.0,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """The batches from step `start` on, made in advance by threads or worker processes.
 
         threads: that make up to `ahead` batches of this process in advance. workers: processes in
-        their place (each holds two batches), for decoding that Python's lock holds up; a script
-        then needs `if __name__ == "__main__":`. Raises `Stopped`, naming the file, where a worker
+        their place (each holds two parts of batches), for decoding that Python's lock holds up; a
+        script then needs `if __name__ == "__main__":`. Raises `Stopped`, naming the file, where a worker
         dies or one record takes more than `patience` seconds.
         """
         if workers and self.in_memory:
             raise UserError("in_memory keeps inputs in this process: it goes with workers 0 only")
-        made = _ahead(_Raw(self), start, threads, max(ahead, threads), workers, patience)
-        for step, batch in enumerate(made, start):
-            yield self._told(step, batch)
+        ahead = max(ahead * self.parts, threads)
+        made = _ahead(_Raw(self), start * self.parts, threads, ahead, workers, patience)
+        for step in range(start, len(self)):
+            yield self._told(step, list(itertools.islice(made, self.parts)))
 
 
 class _Raw:
-    """Batches as grain sees them, without what only the run's own process needs."""
+    """Parts of batches as grain sees them, without what only the run's own process needs."""
 
     def __init__(self, batches: Batches):
         self._batches = batches
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._batches) * self._batches.parts
 
-    def __getitem__(self, step: int) -> Batch:
-        return self._batches.raw(step)
+    def __getitem__(self, index: int) -> Batch:
+        return self._batches.raw(index)
 
 
 def _dataset(rows: Rows, seed: int, replication: float) -> Any:
@@ -173,26 +171,7 @@ def _dataset(rows: Rows, seed: int, replication: float) -> Any:
         def random_map(self, index, rng):
             return rows.row(index, rng)
 
-    total = round(replication * len(rows))
-    indices = range(len(rows)) if total == len(rows) else _Spread(len(rows), total)
-    # Endless in all but name: grain's batch of one row overflows on what has no end.
-    epochs = 2**40 // total
-    dataset = grain.MapDataset.source(indices).seed(seed).shuffle().repeat(epochs)
-    return dataset.random_map(RandomMap())
-
-
-@dataclasses.dataclass(frozen=True)
-class _Spread:
-    """The indices of `count` records, `total` times in all: those seen once more lie evenly apart."""
-
-    count: int
-    total: int
-
-    def __len__(self) -> int:
-        return self.total
-
-    def __getitem__(self, index: int) -> int:
-        return index * self.count // self.total
+    return order(len(rows), seed, replication).random_map(RandomMap())
 
 
 def evaluation_inputs(
@@ -211,59 +190,60 @@ def evaluation_inputs(
     Inputs may differ in shape. They are made in advance by threads or worker processes, as those of
     `Batches.stream` are, and with its errors; `name` is what these call the records.
     """
-    if start >= len(records):
+    rows = Rows(records, ToInputs({modality: transform}), name)
+    of_any_shape = functools.partial(rows.made, rng=None)
+    for row, why in each(of_any_shape, len(rows), start, threads, workers, patience):
+        yield (row[modality], "") if row is not None else (None, why)
+
+
+def each(
+    make: Callable[[int], tuple[Batch | None, str]],
+    count: int,
+    start: int,
+    threads: int,
+    workers: int,
+    patience: float,
+) -> Generator[tuple[Batch | None, str]]:
+    """make(start), ..., make(count - 1), as `Rows.made` makes them, in advance: (inputs, "") or
+    (None, what was wrong in one line)."""
+    if start >= count:
         return
-    each = _Each(Rows(records, ToInputs({modality: transform}), name))
     # A few for each thread: a row may be all the views of a video, or all of a long recording.
-    with contextlib.closing(_ahead(each, start, threads, 4 * threads, workers, patience)) as made:
+    ahead = _ahead(_Each(make, count), start, threads, 4 * threads, workers, patience)
+    with contextlib.closing(ahead) as made:
         for row in made:
             bad = json.loads(str(row["bad"])) if "bad" in row else None
-            yield (None, f"{bad['file']}: {bad['reason']}") if bad else (row[modality], "")
+            yield (None, f"{bad['file']}: {bad['reason']}") if bad else (row, "")
 
 
 class _Each:
-    """Rows as grain sees them: an input, or "bad" in its place."""
+    """Rows as grain sees them: inputs, or "bad" in their place."""
 
-    def __init__(self, rows: Rows):
-        self._rows = rows
+    def __init__(self, make: Callable[[int], tuple[Batch | None, str]], count: int):
+        self._make, self._count = make, count
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
     def __getitem__(self, index: int) -> Batch:
-        inputs, bad = self._rows.made(index, None)
+        inputs, bad = self._make(index)
         return {"bad": np.array(bad)} if inputs is None else inputs
 
 
 def _ahead(
-    made: _Raw | _Each, start: int, threads: int, ahead: int, workers: int, patience: float
+    made: Any, start: int, threads: int, ahead: int, workers: int, patience: float
 ) -> Generator[Batch, None, None]:
-    """made[start:], each made in advance by threads or worker processes, which are watched."""
+    """made[start], made[start + 1], ..., in advance by threads or worker processes, watched."""
     import grain
 
-    from imagebind_jax.inputs.workers import Begin, watched
+    from imagebind_jax.inputs.workers import closed_at_exit, from_processes, watched
 
     threads, ahead = (1, 1) if workers else (threads, ahead)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     elements = grain.MapDataset.source(made)[start:].to_iter_dataset(options)
-    if not workers:
-        yield from watched(elements, patience, None)
-        return
-    _no_flags()
-    processes = grain.MultiprocessingOptions(num_workers=workers)
-    with tempfile.TemporaryDirectory(prefix="imagebind_jax_") as folder:
-        elements = elements.mp_prefetch(processes, Begin(folder))
-        for element in watched(elements, patience, folder):
-            # Out of shared memory, which is scarce and must be given back.
-            yield {name: np.array(rows) for name, rows in element.items()}
-
-
-def _no_flags() -> None:
-    """grain's processes read absl's flags, which only programs built on absl have parsed."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+    if workers:
+        return closed_at_exit(from_processes(elements, workers, patience))
+    return watched(elements, patience, None)
 
 
 def single_batches(
@@ -283,13 +263,8 @@ def single_batches(
 
     As with `Batches`, a step's batch is the same whatever the start, hosts and threads.
     """
-    import grain
-
-    from imagebind_jax.inputs.workers import watched
-
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
-    batches = _dataset(rows, seed, 1.0).batch(batch_size // hosts)
-    elements = batches[start * hosts + host : steps * hosts : hosts].to_iter_dataset(options)
-    for step, batch in enumerate(watched(elements, patience, None), start):
+    batches = _dataset(rows, seed, 1.0).batch(batch_size // hosts)[host : steps * hosts : hosts]
+    made = _ahead(batches, start, threads, max(4, threads), 0, patience)
+    for step, batch in enumerate(made, start):
         bad.see(step, rows.name, batch["bad"])
         yield {name: values for name, values in batch.items() if name != "bad"}

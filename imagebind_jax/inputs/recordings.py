@@ -90,9 +90,16 @@ def open_recording(source: Source) -> Iterator[Recording]:
                         functools.partial(_decode, sound, flac),
                     )
                     return
-    track = open_track(source)
-    with media.decoding(source):
-        yield Recording(track.rate, track.channels, track.frames, track.decode)
+    with open_track(source) as (track, container):
+        unused = [container]  # for one part: what may be read of a container is limited
+
+        def decode(first: int, last: int) -> np.ndarray:
+            if unused:
+                return track.decode(first, last, unused.pop())
+            with open_track(source) as (again, fresh):  # alike: the noise AAC makes up goes on
+                return again.decode(first, last, fresh)
+
+        yield Recording(track.rate, track.channels, track.frames, decode)
 
 
 class _Handle:

@@ -11,6 +11,7 @@ import numpy as np
 
 from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.inputs import crumbs
+from imagebind_jax.inputs.anchors import ANCHOR, Opened, Views, drawn
 from imagebind_jax.inputs.augment import View
 from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.sources import Record
@@ -48,24 +49,66 @@ class ToInputs:
 
     The view holds what aligned modalities have in common: the crop of an image and its depth map,
     the moment of a video and its sound. Not `aligned`, each draws a view of its own.
+    `views`: the first modality, and what is shared, is one of so many views of the record;
+    `anchors`: which are embedded already, so that the first modality's transform is not called.
     """
 
     transforms: Mapping[str, Transform]
     aligned: bool = True
+    views: Views | None = None
+    anchors: Opened | None = None
 
-    def __call__(self, record: Record, rng: np.random.Generator | None) -> Batch:
-        """Raises `MediaError` where a medium cannot be used, or an input is not finite."""
-        rngs: list = [None] * len(self.transforms)
+    def __call__(self, record: Record, rng: np.random.Generator | None, index: int = 0) -> Batch:
+        """index: the record's. Raises `MediaError` where a medium cannot be used, or an input is
+        not finite."""
+        inputs, transforms = {}, dict(self.transforms)
+        rngs = dict.fromkeys(transforms)
         if rng:  # no rng.spawn: it counts its calls, and grain uses one generator for many records
             *seeds, shared = rng.integers(2**63, size=len(rngs) + 1)
-            rngs = [np.random.default_rng(seed) for seed in seeds]
+            first, made = next(iter(transforms)), None
+            if self.views:
+                k = int(rng.integers(self.views.count))
+                seeds[0], shared = self.views.seeds(index, k)
+                if self.anchors:
+                    del transforms[first]
+                    inputs[f"{ANCHOR}{first}"], made = self.anchors.read(index, k)
+            rngs = {name: np.random.default_rng(seed) for name, seed in zip(rngs, seeds)}
             if self.aligned:
-                record = {**record, "view": View(int(shared))}
-        inputs = {name: t(record, r) for (name, t), r in zip(self.transforms.items(), rngs)}
-        for name, x in inputs.items():
-            if x.dtype.kind == "f" and not np.isfinite(x).all():
-                raise MediaError(str(record.get("id", "this record")), f"{name} is not finite")
+                record = {**record, "view": View(int(shared), made)}
+        inputs |= {name: transform(record, rngs[name]) for name, transform in transforms.items()}
+        _check_finite(inputs, record)
         return inputs
+
+
+def _check_finite(inputs: Batch, record: Record) -> None:
+    for name, x in inputs.items():
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            raise MediaError(str(record.get("id", "this record")), f"{name} is not finite")
+
+
+@dataclasses.dataclass(frozen=True)
+class AllViews:
+    """record -> {"input": [views, ...], "drawn": [views, bytes]}: what `ToInputs` makes of its first
+    modality in each of the record's views, and what the second has to follow."""
+
+    transform: Transform
+    aligned: bool
+    views: Views
+
+    def __call__(self, record: Record, rng: np.random.Generator | None, index: int) -> Batch:
+        """rng is not used. Raises `MediaError` as `ToInputs` does, and where the views' shapes differ."""
+        inputs, shared = [], []
+        for k in range(self.views.count):
+            own, seed = self.views.seeds(index, k)
+            view = View(seed)
+            seen = {**record, "view": view} if self.aligned else record
+            inputs.append(self.transform(seen, np.random.default_rng(own)))
+            shared.append(np.frombuffer(drawn(view.made), np.uint8))
+        if len({(x.shape, x.dtype.str) for x in inputs}) > 1:
+            raise MediaError(str(record.get("id", "this record")), "its views differ in shape")
+        made = {"input": np.stack(inputs), "drawn": np.stack(shared)}
+        _check_finite(made, record)
+        return made
 
 
 class Rows:
@@ -75,15 +118,27 @@ class Rows:
     in the loss: the stream keeps its shape and its order.
     """
 
-    def __init__(self, records: Sequence, to_inputs: ToInputs, name: str):
+    def __init__(self, records: Sequence, to_inputs: ToInputs | AllViews, name: str):
         self.records, self.to_inputs, self.name = records, to_inputs, name
 
     def __len__(self) -> int:
         return len(self.records)
 
+    def id(self, index: int) -> str:
+        """What a record calls itself, in one line; or its number."""
+        try:
+            name = self.records[index].get("id")
+        except MediaError:
+            name = None
+        return f"record {index}" if name is None else one_line(str(name), 100)
+
     def row(self, index: int, rng: np.random.Generator | None) -> Batch:
         inputs, bad = self.made(index, rng, self._check_shapes)
         return _row(self._zeros, 0, bad) if inputs is None else _row(inputs, 1, "")
+
+    def made_alike(self, index: int) -> tuple[Batch | None, str]:
+        """`made` without rng, of records that give what most of them do: others cannot be used."""
+        return self.made(index, None, self._check_shapes)
 
     def made(
         self,
@@ -96,7 +151,7 @@ class Rows:
         crumbs.note(f"{self.name}, record {index}")
         try:
             record = self.records[index]
-            inputs = self.to_inputs(record, rng)
+            inputs = self.to_inputs(record, rng, index)
             check(inputs)
             return inputs, ""
         except MediaError as error:
@@ -137,7 +192,7 @@ class Rows:
                 break
             tried += 1
             try:
-                inputs = self.to_inputs(self.records[index], self._any_rng())
+                inputs = self.to_inputs(self.records[index], self._any_rng(), index)
             except MediaError as error:
                 first = first or error
                 continue

@@ -1,8 +1,11 @@
 """The sound tracks of MP4, MOV, Matroska, WebM, AVI and ADTS files: any part, to the sample."""
 
+import contextlib
 import dataclasses
+import functools
 import itertools
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -43,21 +46,29 @@ class SoundTrack:
     tick: Fraction  # samples between two time stamps
     begin: Fraction  # the file's time 0, in samples
 
-    def decode(self, first: int, last: int) -> Float[np.ndarray, "channels n"]:
-        """Samples [first, last), fewer where the track ends. Raises `MediaError`."""
+    def decode(
+        self, first: int, last: int, container: Any = None
+    ) -> Float[np.ndarray, "channels n"]:
+        """Samples [first, last), fewer where the track ends. Raises `MediaError`.
+
+        container: of the same file, open already, where nothing was read but to make the track.
+        """
         if first > WARM_UP * self.rate:
-            waveform = self._decode(first, last, seek=True)
+            waveform = self._decode(first, last, seek=True, container=container)
             if waveform is not None:
                 return waveform
         waveform = self._decode(first, last, seek=False)
         assert waveform is not None
         return waveform
 
-    def _decode(self, first: int, last: int, seek: bool) -> np.ndarray | None:
+    def _decode(
+        self, first: int, last: int, seek: bool, container: Any = None
+    ) -> np.ndarray | None:
         """None where seeking is impossible or ends behind `first`."""
         waveform = np.zeros((self.channels, last - first), np.float32)
         reached, expected = first, None
-        with open_container(self.source) as container:
+        opened = contextlib.nullcontext(container) if container else open_container(self.source)
+        with opened as container:
             stream = _best(container, self.source)
             if seek and not _seek(container, stream, (first + self.begin) / self.rate - WARM_UP):
                 return None
@@ -85,15 +96,28 @@ class SoundTrack:
         """
         if stamp is None:
             return expected or 0
-        exact = stamp * self.tick - self.begin
-        if expected is not None and abs(exact - expected) <= max(Fraction(self.step, 2), self.tick):
+        tick, begin, parts = self._whole
+        exact = stamp * tick - begin  # in parts of a sample
+        near = max(self.step * parts, 2 * tick)  # twice that
+        if expected is not None and 2 * abs(exact - expected * parts) <= near:
             return expected
-        end = self.anchor + self.step * round((exact + samples - self.anchor) / self.step)
+        steps = Fraction(exact + (samples - self.anchor) * parts, self.step * parts)
+        end = self.anchor + self.step * round(steps)
         return end - samples
 
+    @functools.cached_property
+    def _whole(self) -> tuple[int, int, int]:
+        """`tick`, `begin` and a sample in whole numbers: fractions of every packet take a while."""
+        parts = math.lcm(self.tick.denominator, self.begin.denominator)
+        return int(self.tick * parts), int(self.begin * parts), parts
 
-def open_track(source: Source) -> SoundTrack:
-    """The best sound track of the file. Raises `MediaError`."""
+
+@contextlib.contextmanager
+def open_track(source: Source) -> Iterator[tuple[SoundTrack, Any]]:
+    """The best sound track of the file, and its container for one `decode`. Raises `MediaError`.
+
+    To open a container takes longer than to decode two seconds of sound.
+    """
     with open_container(source) as container:
         stream = _best(container, source)
         head = list(itertools.islice(container.decode(stream), 3))
@@ -115,7 +139,7 @@ def open_track(source: Source) -> SoundTrack:
             tick=tick,
             begin=begin,
         )
-        return dataclasses.replace(track, frames=_end(track, container, stream))
+        yield dataclasses.replace(track, frames=_end(track, container, stream)), container
 
 
 def _best(container: Any, source: Source) -> Any:

@@ -1,7 +1,7 @@
 """Thermal: an infrared image, 8-bit or of temperatures, to one channel in [0, 1]."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,12 @@ class Thermal:
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "size size 1"]:
         source = field(record, "thermal")
-        image = open_image(source)
+        view = None
+        shrink: int | Callable[[int, int], int] = 1
+        if rng is not None and self.augment is not None:
+            view = view_of(record, rng)
+            shrink = self.augment.shrink(view, self.size)
+        image = open_image(source, shrink=shrink)
         with decoding(source):
             _check_colour(source, image)
             if image.mode.startswith(("I", "F")):
@@ -103,9 +108,9 @@ class Thermal:
                 raise ValueError(f"8 bits (mode {image.mode}) hold no {self.scale!r}")
             else:
                 image = image.convert("L")
-            if rng is None or self.augment is None:
+            if view is None or rng is None or self.augment is None:
                 return _fractions(resize_and_crop(image, self.size))
-            drawn = self.augment.draw(view_of(record, rng), rng, *image.size)
+            drawn = self.augment.draw(view, rng, *image.size)
             return drawn.erase(_fractions(drawn.pixels(image, self.size)))
 
 

@@ -119,7 +119,8 @@ class Video:
             if keys and (keys[0] <= first + moment or place is None):
                 break  # else the seek came out behind the keyframe: once more, from further back
         shown = sorted(p for p in packets if p.shown and keys and keys[0] <= p.stamp)
-        found = [packet for packet in shown if first - moment <= packet.stamp < last - moment]
+        low, high = math.ceil(first - moment), math.ceil(last - moment)  # stamps are whole numbers
+        found = [packet for packet in shown if low <= packet.stamp < high]
         if not found:
             found = [packet for packet in shown if packet.stamp <= first + moment][-1:]
             if found and found[0].stamp + found[0].lasts <= first >= shown[-1].stamp:
@@ -176,11 +177,11 @@ class Video:
 
     def _read(self, place: int | None, last: Fraction | None = None) -> Iterator["_Packet"]:
         """What is said of the packets, up to those after which none can come before `last`."""
-        later = 0
+        later, end = 0, math.inf if last is None else math.ceil(last)
         for packet in itertools.islice(self._packets(place), MAX_PACKETS):
             stamp, lasts = _stamp(packet), packet.duration or 1
             yield _Packet(stamp, lasts, packet.is_keyframe, not packet.is_discard)
-            later += last is not None and stamp >= last
+            later += stamp >= end
             if later > REORDERED:
                 return
 

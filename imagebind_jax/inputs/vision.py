@@ -16,7 +16,6 @@ from imagebind_jax.inputs import media, video
 from imagebind_jax.inputs.augment import Drawn, Spatial, view_of
 from imagebind_jax.inputs.images import (
     check_ratio,
-    image_size,
     open_image,
     resize_and_crop,
     to_rgb,
@@ -124,12 +123,10 @@ class Clip:
             sources = _encoded(source, self.frames)
         if rng is None or view is None or self.augment is None:
             return _stack(sources, pictures or map(open_image, sources), self.size)
-        size = pictures[0].size if pictures else image_size(sources[0])
-        drawn = self.augment.draw(view, rng, *size)
         if not pictures:
-            left, top, right, bottom = drawn.box
-            room = min((right - left) * size[0], (bottom - top) * size[1]) / self.size
-            pictures = [open_image(each, shrink=max(int(room), 1)) for each in sources]
+            shrink = self.augment.shrink(view, self.size)
+            pictures = [open_image(each, shrink=shrink) for each in sources]
+        drawn = self.augment.draw(view, rng, *pictures[0].size)
         return _stack(sources, pictures, self.size, drawn)
 
 

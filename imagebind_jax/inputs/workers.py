@@ -1,5 +1,6 @@
 """Worker processes and threads that make batches, watched: none outlives the run or holds it up."""
 
+import atexit
 import ctypes
 import faulthandler
 import multiprocessing
@@ -8,16 +9,22 @@ import pathlib
 import queue
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Generator
+from multiprocessing import resource_tracker, shared_memory
 from typing import Any, NoReturn
+
+import numpy as np
 
 from imagebind_jax.errors import Stopped
 from imagebind_jax.inputs import crumbs
 
 NAME = "grain-process-prefetch"  # how grain calls its processes
 START = 30.0  # seconds beyond the patience until workers that read nothing are given up
+BEGIN = 300.0  # before their first record: a busy machine, or a slow disk, takes its time to import
 
 
 def die_with_parent(parent: int) -> None:
@@ -29,6 +36,24 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
+def name_before_making() -> None:
+    """For a worker process: Python's tracker hears of shared memory before it is made.
+
+    Python tells it after that: a kill in between would leave the memory for ever (33 of 60 kills of
+    a process that makes blocks in a loop; 0 of 60 so).
+    """
+    make = getattr(shared_memory, "_make_filename", None)
+    if make is None:
+        return
+
+    def named() -> str:
+        name = make()
+        resource_tracker.register(name, "shared_memory")
+        return name
+
+    setattr(shared_memory, "_make_filename", named)  # noqa: B010
+
+
 class Begin:
     """What grain calls in each worker process before its first record."""
 
@@ -37,11 +62,55 @@ class Begin:
 
     def __call__(self, index: int, count: int) -> None:
         die_with_parent(self.parent)
+        name_before_making()
         faulthandler.enable()
         crumbs.share(self.folder)
 
 
-def watched(elements: Any, patience: float, folder: str | None) -> Iterator[Any]:
+def from_processes(elements: Any, workers: int, patience: float) -> Generator[Any, None, None]:
+    """What iterating over a grain.IterDataset of dicts gives, made by so many processes, watched."""
+    import grain
+
+    _no_flags()
+    _no_last_word()
+    with tempfile.TemporaryDirectory(prefix="imagebind_jax_") as folder:
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        for element in watched(elements.mp_prefetch(options, Begin(folder)), patience, folder):
+            # Out of shared memory, which is scarce and must be given back.
+            yield {name: np.array(rows) for name, rows in element.items()}
+
+
+def _no_flags() -> None:
+    """grain's processes read absl's flags, which only programs built on absl have parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _no_last_word() -> None:
+    """Python's tracker removes what shared memory a dead run leaves, and warns of it after the run's
+    own last line: it is started here, without the warning."""
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.pop()
+
+
+def closed_at_exit(generator: Generator) -> Generator:
+    """The generator, closed while Python can still do so, should it be open at the program's end."""
+    alive = weakref.ref(generator)
+
+    def close() -> None:
+        if (open_ := alive()) is not None:
+            open_.close()
+
+    atexit.register(close)
+    return generator
+
+
+def watched(elements: Any, patience: float, folder: str | None) -> Generator[Any, None, None]:
     """What iterating over `elements` gives, made one ahead in a thread.
 
     folder: where worker processes leave their crumbs, if there are any. Raises `Stopped`, naming
@@ -117,7 +186,8 @@ class _Watch:
                     f"stuck for {age:.0f} s reading {marks[key][1]} (process {key[0]}): remove that "
                     "file, or give it longer with --patience"
                 )
-        if self._idle > self.patience + START:
+        begun = self.folder is None or any(pathlib.Path(self.folder).iterdir())
+        if self._idle > self.patience + (START if begun else BEGIN):
             self._stop(
                 f"no batch for {self._idle:.0f} s, though nothing is being read: a worker hangs"
             )

@@ -4,9 +4,9 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-import jax
 from flax import traverse_util
 
+from imagebind_jax import sharding
 from imagebind_jax.errors import UserError
 from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.porting.loading import fitted, open_weights
@@ -26,7 +26,7 @@ def fill(params: Mapping, config: ImageBindConfig, path: str | os.PathLike) -> d
             if name.split("/")[0] in shared and name in flat:
                 old = flat[name]
                 new = fitted(weights, name, config).astype(old.dtype)
-                flat[name] = jax.device_put(new, old.sharding)
+                flat[name] = sharding.put(new, old.sharding)
     return traverse_util.unflatten_dict(flat, sep="/")
 
 

@@ -1,7 +1,9 @@
 """Small videos made on the spot, whose frames tell their number by their grey."""
 
+import functools
 import io
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +15,22 @@ WIDTH, HEIGHT = 64, 48
 QUIET = {"libx265": {"x265-params": "log-level=none"}}
 
 
+def in_its_own_thread(function):
+    """SVT-AV1, when run by root, gives the thread that calls it real-time priority, for ever.
+
+    Whatever that thread starts inherits it: two hosts of a later test would wait for each other on
+    two cores that neither leaves to the other.
+    """
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(function, *args, **kwargs).result()
+
+    return run
+
+
+@in_its_own_thread
 def movie(
     count: int,
     codec: str = "libx264",

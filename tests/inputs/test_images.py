@@ -96,6 +96,12 @@ def test_jpeg_may_be_decoded_smaller_and_nothing_else():
     assert images.open_image(encoded(smooth, "PNG"), shrink=4).size == (640, 480)
 
 
+def test_how_much_smaller_may_depend_on_the_upright_size():
+    source, told = encoded(Image.fromarray(PICTURE).resize((640, 480)), "JPEG", exif=exif(6)), []
+    small = images.open_image(source, shrink=lambda *size: told.append(size) or 2)
+    assert told == [(480, 640)] and small.size == (240, 320)
+
+
 @pytest.mark.parametrize("kind", [*LOSSLESS, *OTHERS])
 def test_truncated_files_are_errors(kind):
     source = encoded(Image.fromarray(PICTURE), kind, **LOSSLESS.get(kind, {}))

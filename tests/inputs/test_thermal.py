@@ -137,6 +137,22 @@ def test_settings_that_say_too_little_are_refused():
             thermal.Thermal(8, low, high, "celsius")
 
 
+def test_a_large_jpeg_is_opened_small_and_is_nearly_the_same():
+    wave = np.sin(np.arange(1280) / 40)
+    pixels = (127 + 60 * (wave[:1024, None] + wave[None])).astype(np.uint8)
+    spatial, files = Spatial((0.9, 1.0), operations=0, jitter=0.0, erase=0.0), []
+    for kind in ("JPEG", "PNG"):  # which is always decoded whole
+        files.append(io.BytesIO())
+        Image.fromarray(pixels).save(files[-1], kind, quality=95)
+    small, whole = (
+        thermal.Thermal(64, augment=spatial)(
+            {"thermal": file.getvalue(), "view": View(0)}, np.random.default_rng(0)
+        )
+        for file in files
+    )
+    assert 0 < np.abs(small - whole).max() < 0.02
+
+
 def test_augmentation_is_the_geometry_that_vision_gets():
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
     spatial = Spatial((0.3, 0.6), erase=0.0, jitter=0.0, operations=0)

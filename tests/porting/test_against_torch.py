@@ -81,8 +81,9 @@ def random_module(torch, rng, depth, earlier):
     return module
 
 
+@pytest.mark.goal("G24")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_random_torchscript_archives_are_read_as_torch_reads_them(tmp_path):
+def test_random_torchscript_archives_are_read_as_torch_reads_them(tmp_path, measured):
     import torch
 
     rng = random.Random(0)
@@ -104,10 +105,11 @@ def test_random_torchscript_archives_are_read_as_torch_reads_them(tmp_path):
                 assert array.tobytes() == wanted.tobytes(), (path, key)
                 tensors += 1
         files += 1
-    print(f"G24: {files} TorchScript archives and {tensors} tensors: 0 differences, 0 refused")
+    measured(f"{files} TorchScript archives, {tensors} tensors: bitwise equal")
 
 
-def test_random_files_are_read_as_torch_reads_them(tmp_path):
+@pytest.mark.goal("G24")
+def test_random_files_are_read_as_torch_reads_them(tmp_path, measured):
     import torch
 
     rng = random.Random(0)
@@ -137,4 +139,4 @@ def test_random_files_are_read_as_torch_reads_them(tmp_path):
                 assert (array.dtype, array.shape) == (wanted.dtype, wanted.shape)
                 assert array.tobytes() == wanted.tobytes(), (path, key)
                 tensors += 1
-    print(f"G24: {FILES} files and {tensors} tensors of torch {HAVE}: 0 differences, 0 refused")
+    measured(f"{FILES} random files of torch {HAVE}, {tensors} tensors: bitwise equal")

@@ -1,7 +1,6 @@
 """Out again: every format comes back bit for bit, says what it holds, and notices every change."""
 
 import json
-import os
 import pathlib
 import random
 import shutil
@@ -9,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 
+import goals
 import jax
 import numpy as np
 import pytest
@@ -23,7 +23,6 @@ from imagebind_jax.porting.torch_file import TensorSpec
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"
 NAMES = {"orbax": "w", "safetensors": "w.safetensors", "pytorch": "w.pth"}
-SOAK = bool(os.environ.get("IBJ_SOAK"))
 
 
 def quiet(_):
@@ -284,29 +283,34 @@ def expected(small):
         }
 
 
+@pytest.mark.goal("G26")
 @pytest.mark.filterwarnings("ignore")  # a file whose checksums are damaged away says so
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-def test_mutants_of_files(small, expected, tmp_path, name):
+def test_mutants_of_files(small, expected, tmp_path, name, measured):
     rng, content, seen = random.Random(1), (small / name).read_bytes(), {"refused": 0, "whole": 0}
-    head = content[:40_000]
-    for i in range(5_000 if SOAK else 300):
+    head, mutants = content[:40_000], goals.size(150, 3000)
+    for i in range(mutants):
         changed = damaged(content, rng) if i % 2 else damaged(head, rng) + content[len(head) :]
         path = tmp_path / name
         path.write_bytes(changed)
         seen[outcome(path, expected)] += 1
     assert seen["refused"] > seen["whole"], seen
+    measured(f"weights as {name.partition('.')[2]}: {mutants} mutants, 0 silent")
 
 
-def test_mutants_of_folders(small, expected, tmp_path):
+@pytest.mark.goal("G26")
+def test_mutants_of_folders(small, expected, tmp_path, measured):
     rng, seen = random.Random(2), {"refused": 0, "whole": 0}
     names = [p.relative_to(small / "w") for p in sorted((small / "w").rglob("*")) if p.is_file()]
-    for i in range(2_000 if SOAK else 50):
+    mutants = goals.size(50, 1000)
+    for i in range(mutants):
         shutil.rmtree(tmp_path / "w", ignore_errors=True)
         shutil.copytree(small / "w", tmp_path / "w")
         path = tmp_path / "w" / names[i % len(names)]
         path.write_bytes(damaged(path.read_bytes() or b"\n", rng))
         seen[outcome(tmp_path / "w", expected)] += 1
     assert seen["refused"] > 0, seen
+    measured(f"weights as a folder: {mutants} mutants, 0 silent")
 
 
 def test_a_note_that_somebody_edits_is_refused(small, tmp_path):

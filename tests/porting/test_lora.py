@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from imagebind_jax import optimizer, sharding, train
+from imagebind_jax import health, optimizer, sharding, training_step
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
@@ -142,7 +142,7 @@ def test_huge_gains_the_parameters_one_counts_by_hand():
     ends = (1280 + 3840) + (1280 + 1280) + 2 * (1280 + 5120)  # in + out of the four products
     assert sum(math.prod(leaf.shape) for leaf in found.values()) == 32 * 4 * ends
     specs = sharding.Sharded().state_shardings(found)  # every one finds its place
-    assert "fsdp" in specs["vision/trunk/blocks/attn/qkv_lora/b"].spec
+    assert "fsdp" in specs["vision/trunk/blocks/mlp/fc1_lora/b"].spec  # 4 x 5120 a layer
 
 
 def attention_in_numpy(x, weights):
@@ -287,10 +287,12 @@ def trained(devices):
         ),
     )
     place = sharding.Sharded(devices=jax.devices()[:devices])
-    state = train.TrainState(jnp.int32(0), params, optimizer.init(config.optimizer, params))
+    state = training_step.TrainState(
+        jnp.int32(0), params, optimizer.init(config.optimizer, params), health.fresh(config)
+    )
     sizes = {m: sum(x.nbytes for x in jax.tree.leaves(s)) for m, s in state.opt_state.items()}
     state = place.place(state)
-    step = place.compile(functools.partial(train.train_step, config=config), state)
+    step = place.compile(functools.partial(training_step.train_step, config=config), state)
     batch = inputs("imu", "text", batch=8) | {"weight": np.ones(8, np.float32)}
     for _ in range(2):
         state, _ = step(state, place.batch(batch))

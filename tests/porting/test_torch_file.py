@@ -61,6 +61,7 @@ def test_reading_needs_neither_torch_nor_jax_nor_the_pickle_module():
 # ---- what torch wrote
 
 
+@pytest.mark.goal("G24")
 @pytest.mark.parametrize("name", EXPECTED["files"])
 def test_files_of_torch_hold_what_torch_put_there(name):
     expected = EXPECTED["files"][name]
@@ -73,6 +74,15 @@ def test_files_of_torch_hold_what_torch_put_there(name):
             assert (array.shape, array.dtype) == (tuple(wanted["shape"]), dtype)
             assert array.tobytes().hex() == wanted["hex"], key
             assert file.specs[key].nbytes == array.nbytes
+
+
+@pytest.mark.goal("G24")
+def test_the_files_of_torch_are_all_there(measured):
+    """Each is compared above, byte for byte, with what torch said of it when it wrote it."""
+    there = {path.name for path in GOLDEN.glob("*.pt")}
+    assert there == EXPECTED["files"].keys() | EXPECTED["refused"].keys()
+    tensors = sum(len(each["tensors"]) for each in EXPECTED["files"].values())
+    measured(f"{len(EXPECTED['files'])} files that torch wrote, {tensors} tensors: bitwise equal")
 
 
 @pytest.mark.parametrize("name", EXPECTED["refused"])

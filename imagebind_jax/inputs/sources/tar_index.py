@@ -14,6 +14,7 @@ import numpy as np
 from imagebind_jax import files
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import media
+from imagebind_jax.inputs.kept import check_seal, sealed
 from imagebind_jax.inputs.sources.records import CACHE_REMEDY, Stamp, cache_folder, stamp
 from imagebind_jax.inputs.sources.tar_files import members
 
@@ -42,6 +43,7 @@ class _About(msgspec.Struct):
     ends: list[int]  # the number of samples up to the end of each shard
     fields: list[str]
     sums: dict[str, str]  # SHA-256 of the arrays' files
+    seal: str = ""  # of the rest
 
 
 class Index:
@@ -92,6 +94,7 @@ def load(folder: pathlib.Path) -> Index:
     """Raises ValueError unless every byte is as it was written."""
     try:
         about = msgspec.json.decode((folder / "about.json").read_bytes(), type=_About)
+        check_seal(about)
         if about.sums != {name: files.sha256(folder / f"{name}.npy") for name in ARRAYS}:
             raise ValueError("a file is not what was written")
         # Mapped: processes share it, and of many million samples only what is used is in memory.
@@ -126,7 +129,7 @@ def _write(folder: pathlib.Path, shards: list[str], stamps: list[Stamp], fields:
             np.save(partial / f"{name}.npy", values)
         sums = {name: files.sha256(partial / f"{name}.npy") for name in ARRAYS}
         about = _About(shards, stamps, ends, list(columns), sums)
-        (partial / "about.json").write_bytes(msgspec.json.encode(about))
+        (partial / "about.json").write_bytes(msgspec.json.encode(sealed(about)))
 
 
 def _samples(path: str, columns: Fields) -> Iterator[tuple[str, dict[str, Part]]]:

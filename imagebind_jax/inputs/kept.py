@@ -1,13 +1,11 @@
 """Vectors on disk, row by row: whoever is killed goes on from the rows that are there."""
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import json
 import os
 import pathlib
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -34,11 +32,33 @@ class Note(msgspec.Struct):
     done: int  # rows from the first on, which are on disk
     crc32: int  # of their bytes
     unusable: dict[str, str] = {}  # row -> why it is NaN
+    seal: str = ""  # of the rest: see `sealed`
 
 
 def read_note(path: pathlib.Path) -> Note:
-    """Raises OSError or ValueError."""
-    return msgspec.json.decode(small(path), type=Note)
+    """Raises OSError or ValueError. Whether it is as it was written, `check_seal` says."""
+    return read_json(path, Note)
+
+
+def sealed(said: Any) -> Any:
+    """The struct with the `seal` that belongs to it: a SHA-256 of all its other fields."""
+    bare = msgspec.structs.replace(said, seal="")
+    seal = hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()
+    return msgspec.structs.replace(said, seal=seal)
+
+
+def check_seal(said: Any) -> None:
+    """Raises ValueError where a struct is not as it was when it was sealed."""
+    if said != sealed(said):
+        raise ValueError("what it says was changed since it was written")
+
+
+def read_json(path: pathlib.Path, kind: Any) -> Any:
+    """Of a file that others may have made. Raises OSError or ValueError."""
+    try:
+        return msgspec.json.decode(small(path), type=kind)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def small(path: pathlib.Path) -> bytes:
@@ -78,7 +98,7 @@ class Kept:
         if path is None:
             return
         self._npy, self._json = (path.with_name(f"{path.name}.{kind}") for kind in ("npy", "json"))
-        self._header = _header(shape)
+        self._header = header(shape)
         self._load()
         if writes and not self._saved:
             self._begin()
@@ -88,6 +108,7 @@ class Kept:
             return
         try:
             note = read_note(self._json)
+            check_seal(note)
             data = self._npy.read_bytes() if self._fits() else b""
             data = data[len(self._header) :][: note.done * self.rows.itemsize * note.width]
             if differs := self._differs(note):
@@ -163,7 +184,7 @@ class Kept:
         unusable = {str(row): why for row, why in self.unusable.items() if row < done}
         n, width = self.rows.shape
         note = Note(self._of, n, width, done, self._crc, unusable)
-        durable(self._json, msgspec.json.format(msgspec.json.encode(note), indent=1))
+        durable(self._json, msgspec.json.format(msgspec.json.encode(sealed(note)), indent=1))
 
 
 def durable(path: pathlib.Path, data: bytes) -> None:
@@ -185,33 +206,9 @@ def _disk(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def _header(shape: tuple[int, int]) -> bytes:
+def header(shape: tuple[int, int]) -> bytes:
     """How NumPy begins an .npy of float32 rows."""
     into = io.BytesIO()
     fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
     npy.write_array_header_1_0(into, fields)
     return into.getvalue()
-
-
-def code(value: Any) -> dict[str, str]:
-    """Module -> digest of its file, of what a config has brought along: classes that are not ours."""
-    found: dict[str, str] = {}
-    if dataclasses.is_dataclass(value):
-        module = sys.modules.get(type(value).__module__)
-        path = getattr(module, "__file__", None)
-        if path and module is not None and not module.__name__.startswith("imagebind_jax."):
-            found[module.__name__] = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
-        for field in dataclasses.fields(value):
-            found |= code(getattr(value, field.name))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            found |= code(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            found |= code(item)
-    return found
-
-
-def digest(value: Any) -> str:
-    """Of what JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,127 @@
+"""What each command takes.
+
+A config's own fields are not here: they come out of the config (`config.load`).
+"""
+
+import argparse
+from typing import NoReturn
+
+from imagebind_jax.errors import UserError
+from imagebind_jax.version import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The commands and their options; a mistake is a UserError."""
+    parser = _Parser(prog="imagebind-jax", description=description)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    demo = commands.add_parser("demo", help="train on the built-in world, evaluate, write a report")
+    demo.add_argument("--out", default="demo", help="folder of the results (default: demo)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--cache", help="folder for the rendered world (default: ~/.cache/...)")
+
+    train = _of_config(commands, "train", "train; goes on by itself if the run folder exists")
+    train.add_argument("--out", help="run folder (default: runs/<config's name>)")
+    train.add_argument("--cache", help="folder for made records (default: ~/.cache/...)")
+    train.add_argument("--no-fallback", action="store_true",
+                       help="end, exit 4, where the newest checkpoint is damaged")  # fmt: skip
+    _add_hosts(train)
+
+    evaluate = _of_config(
+        commands,
+        "evaluate",
+        "the benchmarks of a config, on a checkpoint or on another system's embeddings",
+    )
+    evaluate.add_argument("--checkpoint", metavar="CKPT", help="of any format, or a run folder")
+    evaluate.add_argument("--embeddings", metavar="DIR", help="in place of a checkpoint")
+    evaluate.add_argument("--wanted", metavar="DIR", help="write what --embeddings has to hold")
+    evaluate.add_argument("--out", help="folder of the results (default: runs/<config>-<CKPT>)")
+    evaluate.add_argument("--only", default="", help="names of benchmarks, e.g. ESC,Clotho")
+    evaluate.add_argument("--compare", metavar="DIR", help="results of another run, beside ours")
+    _add_hosts(evaluate)
+
+    convert = commands.add_parser(
+        "convert",
+        help="weights from PyTorch or CLIP to a folder of ours, safetensors or PyTorch",
+        description="Formats are recognised by content; the target's suffix says what to write.",
+    )
+    convert.add_argument("source", metavar="SRC", help=".pth, .pt, .safetensors, or a folder")
+    convert.add_argument("target", metavar="DST", help="folder, or file.safetensors, file.pth")
+    convert.add_argument("--source", dest="kind", default="auto", metavar="KIND",
+                         help="auto, imagebind, open_clip, hugging_face or lora")  # fmt: skip
+    convert.add_argument("--format", default="", help="orbax, safetensors or pytorch")
+    convert.add_argument("--modalities", default="", help="only these, e.g. vision,audio")
+    convert.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    convert.add_argument("--heads", default="", help="where no rule gives them: vision=4,text=2")
+    convert.add_argument("--activation", help="gelu or quick_gelu, for CLIP without a config")
+    convert.add_argument("--base", metavar="CKPT", help="the model that adapters in SRC are for")
+    convert.add_argument("--merge", action="store_true", help="adapters into the base's kernels")
+    convert.add_argument("--layers", default="", help="that adapters of fewer layers are for: 0,5")
+    convert.add_argument("--overwrite", action="store_true", help="replace an earlier DST")
+    convert.add_argument("--verify", action="store_true",
+                         help="read back; print what went where, with checksums")  # fmt: skip
+
+    prepare = commands.add_parser(
+        "prepare",
+        help="records from a dataset's official download; --list shows which",
+        description="Goes on where it was stopped. --list, --verify and --sample stand alone.",
+    )
+    prepare.add_argument("dataset", nargs="?", metavar="DATASET", help="name, or DIR to --verify")
+    prepare.add_argument("--source", metavar="DOWNLOAD", help="folder of the official download")
+    prepare.add_argument("--out", metavar="DIR", help="folder of the records")
+    prepare.add_argument(
+        "--splits", default="", help="only these, e.g. train,test; others can follow"
+    )
+    prepare.add_argument("--workers", type=int, help="processes (default: one a core)")
+    prepare.add_argument("--allow-missing", type=float, default=0.01, metavar="SHARE",
+                         help="of rows that may be left out as unreadable (default: 0.01)")  # fmt: skip
+    prepare.add_argument("--sample", action="store_true",
+                         help="generate a small download in DIR/download and prepare that")  # fmt: skip
+    prepare.add_argument("--anchors", metavar="CKPT",
+                         help="DATASET is a CONFIG.py: embed what its frozen towers see, once")  # fmt: skip
+    prepare.add_argument("--views", type=int, metavar="K", help="of each record, for --anchors")
+    prepare.add_argument("--seed", type=int, help="of the views of --views (default: 0)")
+    prepare.add_argument("--list", action="store_true", help="the datasets that there are")
+    prepare.add_argument("--verify", action="store_true", help="check every byte of a folder")
+
+    launch = commands.add_parser(
+        "launch",
+        help="run another command, say in one line how it ended, and start it again if told to",
+        description="E.g. imagebind-jax launch --restarts 3 train CONFIG.py --out runs/mine",
+    )
+    launch.add_argument("--restarts", type=int, default=0, metavar="R",
+                        help="times, where a host was lost or hung (default: 0)")  # fmt: skip
+    launch.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND ...")
+
+    plan = _of_config(
+        commands,
+        "plan",
+        "compile the training step for a TPU slice without one: memory, time, collectives",
+    )
+    plan.add_argument("--topology", metavar="SLICE", help="e.g. v5e:16x16")
+    plan.add_argument("--json", metavar="FILE", help="the report as JSON, too")
+    plan.add_argument("--sweep", nargs="*", metavar="FIELD", help="also try other values of these")
+    return parser
+
+
+def _of_config(commands, name: str, help: str) -> argparse.ArgumentParser:
+    """A command for a config, whose own fields are options, too, and in its help."""
+    description = "CONFIG.py defines get_config(); any of its fields can be given as --field."
+    command = commands.add_parser(name, help=help, description=description, add_help=False)
+    command.add_argument("config", nargs="?", metavar="CONFIG.py")
+    return command
+
+
+def _add_hosts(command: argparse.ArgumentParser) -> None:
+    """Where no cluster says how many hosts there are: docs/pods.md."""
+    command.add_argument("--coordinator", metavar="HOST:PORT", help="of host 0")
+    command.add_argument("--hosts", type=int, metavar="N", help="processes in all, one a host")
+    command.add_argument("--host", type=int, metavar="I", help="which of them this is, from 0")
+    command.add_argument("--wait", type=int, default=300, metavar="SECONDS",
+                         help="for all hosts to come together (default: 300)")  # fmt: skip

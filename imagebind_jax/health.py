@@ -1,0 +1,108 @@
+"""A run's health: which steps are skipped, how that is counted, and faults on purpose in their numbers."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imagebind_jax import faults
+from imagebind_jax.config import TrainConfig
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs.anchors import ANCHOR
+
+RECENT = 128  # accepted losses of a pair of modalities, as MaxText has it, after OLMo
+FEWEST = 32  # of them, before which no loss is called a spike
+SPIKE = 1e3  # times a loss: what `kind=spike` makes of it
+
+
+def pair_of(names: Iterable[str]) -> str:
+    """The modalities of a pair, or of a batch, in one order: "audio+vision"."""
+    return "+".join(sorted(name.removeprefix(ANCHOR) for name in names if name != "weight"))
+
+
+def fresh(config: TrainConfig) -> dict[str, Any]:
+    """The counters before the first step; checkpoints of older versions lack them.
+
+    {"skipped": steps in all, "in_a_row": those up to now} and, with `config.skip_spikes`, of each
+    pair of modalities "recent", its last accepted losses, and "accepted", how many there were.
+    """
+    health: dict[str, Any] = {"skipped": jnp.int32(0), "in_a_row": jnp.int32(0)}
+    if config.skip_spikes:
+        names = sorted({pair_of(pair.modalities) for pair in config.pairs})
+        health["recent"] = {name: jnp.zeros(RECENT, jnp.float32) for name in names}
+        health["accepted"] = {name: jnp.int32(0) for name in names}
+    return health
+
+
+def judge(
+    health: Mapping[str, Any], loss: jax.Array, norm: jax.Array, pair: str, deviations: float
+) -> tuple[jax.Array, dict[str, Any]]:
+    """(whether a step may be taken, the counters after it).
+
+    It may not where its loss or its gradient's norm is no number, nor, with `deviations` > 0, where
+    the loss is so many standard deviations above the mean of the pair's recent ones. All of these
+    are the same on every device, and so is the answer.
+    """
+    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    after = dict(health)
+    if deviations:
+        recent, accepted = health["recent"][pair], health["accepted"][pair]
+        loss = loss.astype(recent.dtype)
+        count = jnp.minimum(accepted, RECENT)
+        seen = jnp.arange(RECENT) < count
+        mean = jnp.sum(jnp.where(seen, recent, 0)) / jnp.maximum(count, 1)
+        square = jnp.sum(jnp.where(seen, (recent - mean) ** 2, 0)) / jnp.maximum(count, 1)
+        good &= (count < FEWEST) | (loss <= mean + deviations * jnp.sqrt(square))
+        kept = jnp.where(good, recent.at[accepted % RECENT].set(loss), recent)
+        after["recent"] = {**health["recent"], pair: kept}
+        after["accepted"] = {**health["accepted"], pair: accepted + good.astype(jnp.int32)}
+    skipped = 1 - good.astype(jnp.int32)
+    after["skipped"] = health["skipped"] + skipped
+    after["in_a_row"] = (health["in_a_row"] + 1) * skipped
+    return good, after
+
+
+def spoilt(loss: jax.Array, gradient: Any, step: jax.Array) -> tuple[jax.Array, Any]:
+    """A step's loss and gradient with the faults that are asked for when the step is traced.
+
+    Where none is, nothing is added to the program. A fault of another host than 0 is none here: all
+    hosts run the same program.
+    """
+    for fault in faults.asked("nan_loss", "spike", "nan_grad", "inf_grad"):
+        now = (fault.step <= step) & (step < fault.step + fault.steps)
+        if fault.kind == "nan_loss":
+            loss = jnp.where(now, jnp.nan, loss)
+        elif fault.kind == "spike":
+            loss = jnp.where(now, SPIKE * loss, loss)
+        else:
+            value = jnp.nan if fault.kind == "nan_grad" else jnp.inf
+            (first, *others), tree = jax.tree.flatten(gradient)
+            gradient = jax.tree.unflatten(tree, [jnp.where(now, value, first), *others])
+    return loss, gradient
+
+
+def faulty(
+    batch: Mapping[str, np.ndarray], step: int, asked: Sequence[faults.Fault]
+) -> dict[str, np.ndarray]:
+    """This host's rows of a step's batch, of which `nan_batch` and `inf_batch` spoil one number.
+
+    It is one that counts: of a row whose weight is not 0. Raises UserError where no input has floats.
+    """
+    spoiled = dict(batch)
+    for fault in asked:
+        if fault.kind not in ("nan_batch", "inf_batch") or not fault.at(step):
+            continue
+        floats = [
+            name
+            for name, x in batch.items()
+            if name != "weight" and jnp.issubdtype(x.dtype, jnp.floating)
+        ]
+        if not floats:
+            raise UserError(f"{faults.VARIABLE}: {fault.kind} needs floats, not {pair_of(batch)}")
+        rows = np.array(batch[floats[0]])
+        row = int(np.argmax(batch["weight"] > 0))
+        rows[row].reshape(-1)[0] = np.nan if fault.kind == "nan_batch" else np.inf
+        spoiled[floats[0]] = rows
+    return spoiled

@@ -1,0 +1,64 @@
+"""What describes a part of a config, so that what was made with it is not taken for another's."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from imagebind_jax.errors import UserError
+
+
+def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Dataclasses, mappings and tuples of them as {"a.b.c": what JSON can hold}. Raises UserError."""
+    into: dict[str, Any] = {}
+    for name, value in fields.items():
+        _flatten(name, value, into)
+    return into
+
+
+def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
+    if dataclasses.is_dataclass(value):
+        into[name] = type(value).__name__
+        for field in dataclasses.fields(value):
+            _flatten(f"{name}.{field.name}", getattr(value, field.name), into)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _flatten(f"{name}.{key}", item, into)
+    elif isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):
+        for i, item in enumerate(value):
+            _flatten(f"{name}.{i}", item, into)
+    else:
+        # As it comes back from a file: JSON has no tuples.
+        try:
+            into[name] = json.loads(json.dumps(value))
+        except TypeError:
+            raise UserError(
+                f"{name} is {value!r}: a config holds dataclasses, mappings, tuples, texts and numbers"
+            ) from None
+
+
+def code(value: Any) -> dict[str, str]:
+    """Module -> digest of its file, of what a config has brought along: classes that are not ours."""
+    found: dict[str, str] = {}
+    if dataclasses.is_dataclass(value):
+        module = sys.modules.get(type(value).__module__)
+        path = getattr(module, "__file__", None)
+        if path and module is not None and not module.__name__.startswith("imagebind_jax."):
+            found[module.__name__] = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+        for field in dataclasses.fields(value):
+            found |= code(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            found |= code(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            found |= code(item)
+    return found
+
+
+def digest(value: Any) -> str:
+    """Of what JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,243 @@
+"""Hosts meet at host 0's address before JAX starts there: who came, who is missing, who is a mistake."""
+
+import contextlib
+import os
+import re
+import selectors
+import socket
+import time
+from collections.abc import Iterable, Iterator
+
+from imagebind_jax.errors import UserError
+
+GREETING = re.compile(r"imagebind-jax host (\d{1,7}) of (\d{1,7})")
+LONGEST = 1000  # bytes of a line
+PATIENCE = 5.0  # seconds in which a stranger must say who it is
+STRANGERS = 64  # at a time
+AGAIN = 0.2  # seconds between tries
+NAMED = 10  # hosts of which the numbers are said
+
+
+def meet(address: str, hosts: int, host: int, wait: int) -> None:
+    """Returns on every host when all `hosts` have come to `address`, the HOST:PORT of host 0.
+
+    wait: seconds. Raises UserError: on all that came, the same one, where some did not come or two
+    contradict each other.
+    """
+    until = time.monotonic() + wait
+    if host == 0:
+        _receive(address, hosts, until, wait)
+    else:
+        _visit(address, hosts, host, until, wait)
+
+
+def place(address: str) -> tuple[str, int]:
+    """(name, port) of HOST:PORT."""
+    name, _, port = address.rpartition(":")
+    return name.strip("[]"), int(port)
+
+
+class _Line:
+    """A connection of which lines are read: short ones, as they come."""
+
+    def __init__(self, connection: socket.socket):
+        self.socket, self.host, self._read = connection, -1, b""
+        self.since = time.monotonic()
+
+    def lines(self) -> Iterator[str]:
+        """What has come. Raises OSError where the other end is gone, or says too much."""
+        got = self.socket.recv(LONGEST)
+        self._read += got
+        *whole, self._read = self._read.split(b"\n")
+        yield from (line.decode("ascii", "replace") for line in whole)
+        if not got or len(self._read) > LONGEST:
+            raise ConnectionError("closed")
+
+    def say(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # reading from it will tell
+            self.socket.sendall(line.encode("ascii", "replace")[:LONGEST] + b"\n")
+
+
+# ---- host 0
+
+
+def _receive(address: str, hosts: int, until: float, wait: int) -> None:
+    came: dict[int, _Line] = {}
+    with _listening(address, hosts, until, wait) as listener, selectors.DefaultSelector() as ready:
+        listener.setblocking(False)
+        ready.register(listener, selectors.EVENT_READ)
+        strangers: list[_Line] = []
+        try:
+            while len(came) < hosts - 1:
+                if time.monotonic() > until:
+                    raise UserError(_absent(address, hosts, _missing(hosts, came), wait))
+                _welcome(listener, ready, strangers)
+                for key, _ in ready.select(AGAIN):
+                    if key.data is None:
+                        continue  # the listener
+                    if _heard(key.data, hosts, came):
+                        _tell(came, f"missing {_missing(hosts, came)}")
+                    else:
+                        _forget(key.data, ready, came, strangers)
+                late = [s for s in strangers if time.monotonic() - s.since > PATIENCE]
+                for line in late:
+                    if line.host < 0:
+                        _forget(line, ready, came, strangers)
+        except UserError as error:
+            _tell(came, f"no {error}")
+            raise
+        finally:
+            listener.close()  # JAX listens there next
+            if len(came) == hosts - 1:
+                _tell(came, "go")
+            for key in list(ready.get_map().values()):
+                if key.data is not None:
+                    key.data.socket.close()
+
+
+def _welcome(listener: socket.socket, ready: selectors.BaseSelector, strangers: list[_Line]):
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        strangers[:] = [line for line in strangers if line.host < 0]
+        if len(strangers) >= STRANGERS:
+            connection.close()
+            continue
+        connection.settimeout(PATIENCE)
+        line = _Line(connection)
+        strangers.append(line)
+        ready.register(connection, selectors.EVENT_READ, line)
+
+
+def _heard(line: _Line, hosts: int, came: dict[int, _Line]) -> bool:
+    """Whether the connection is worth keeping. Raises UserError where it contradicts another."""
+    try:
+        for text in line.lines():
+            match = GREETING.fullmatch(text)
+            if match is None or line.host >= 0:
+                return False
+            host, of = map(int, match.groups())
+            mistake = ""
+            if of != hosts:
+                mistake = f"host {host} was started with --hosts {of}, host 0 with --hosts {hosts}"
+            elif host == 0 or host in came:
+                mistake = (
+                    f"two processes say that they are host {host}: each needs a --host of its own"
+                )
+            if mistake:
+                line.say(f"no {mistake}")
+                raise UserError(mistake)
+            line.host, came[host] = host, line
+    except OSError:
+        return False
+    return True
+
+
+def _forget(line: _Line, ready: selectors.BaseSelector, came: dict[int, _Line], strangers: list):
+    ready.unregister(line.socket)
+    line.socket.close()
+    if line in strangers:
+        strangers.remove(line)
+    if came.get(line.host) is line:
+        del came[line.host]
+
+
+def _tell(came: dict[int, _Line], text: str) -> None:
+    for line in came.values():
+        line.say(text)
+
+
+@contextlib.contextmanager
+def _listening(address: str, hosts: int, until: float, wait: int) -> Iterator[socket.socket]:
+    """At the port, as soon as it is free. Raises UserError."""
+    _, port = place(os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or address)
+    asked = 0.0
+    while True:
+        try:
+            both = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if both else socket.AF_INET
+            made = socket.create_server(("", port), family=family, dualstack_ipv6=both, backlog=128)
+            break
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+        if time.monotonic() - asked > PATIENCE:  # another host 0 would say so
+            asked = time.monotonic()
+            with contextlib.suppress(OSError):
+                _ask(("127.0.0.1", port), hosts, 0, min(until, asked + 1) - 1, [""])
+        if time.monotonic() > until:
+            raise UserError(
+                f"port {port} cannot be listened at within {wait} s ({why}): end what uses it, or "
+                "give --coordinator another port on all hosts"
+            )
+        time.sleep(AGAIN)
+    with made:
+        yield made
+
+
+# ---- the others
+
+
+def _visit(address: str, hosts: int, host: int, until: float, wait: int) -> None:
+    why, told = "", [""]
+    while time.monotonic() < until:
+        told = [""]
+        try:
+            if _ask(place(address), hosts, host, until, told):
+                return
+        except OSError as error:
+            why = error.strerror or str(error)
+        time.sleep(AGAIN)
+    if told[-1]:
+        raise UserError(_absent(address, hosts, told[-1], wait))
+    raise UserError(
+        f"no coordinator answers at {address} within {wait} s ({why}): start the same command "
+        "with --host 0 on that machine, or allow more with --wait"
+    )
+
+
+def _ask(where: tuple[str, int], hosts: int, host: int, until: float, told: list[str]) -> bool:
+    """Whether all came in time. What is said of the missing goes to `told`. Raises UserError, OSError."""
+    now = time.monotonic()
+    with socket.create_connection(
+        where, timeout=max(0.1, min(until - now, PATIENCE))
+    ) as connection:
+        line = _Line(connection)
+        line.say(f"imagebind-jax host {host} of {hosts}")
+        while True:
+            # A little longer than host 0, whose words are the same for all.
+            left = until + 1 - time.monotonic()
+            connection.settimeout(max(0.1, left if told[-1] else min(left, PATIENCE)))
+            try:
+                for text in line.lines():
+                    word, _, rest = text.partition(" ")
+                    if word == "go":
+                        return True
+                    if word == "no":
+                        raise UserError(rest)
+                    if word == "missing":
+                        told.append(rest)
+            except TimeoutError:
+                if not told[-1]:
+                    raise
+            if time.monotonic() > until + 1:
+                return False
+
+
+# ---- what is said
+
+
+def _missing(hosts: int, came: Iterable[int]) -> str:
+    """How many, and which."""
+    left = sorted(set(range(1, hosts)) - set(came))
+    named = ", ".join(map(str, left[:NAMED]))
+    return f"{len(left)} {named}{', ...' if len(left) > NAMED else ''}"
+
+
+def _absent(address: str, hosts: int, missing: str, wait: int) -> str:
+    count, _, named = missing.partition(" ")
+    return (
+        f"{hosts - int(count)} of {hosts} hosts came to {address} within {wait} s, and not host "
+        f"{named}: start the same command there, with its own --host, or allow more with --wait"
+    )

@@ -1,0 +1,258 @@
+"""Compiled programs are kept in a folder that only the user can write, JAX's own settings first."""
+
+import contextlib
+import os
+import stat
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from imagebind_jax import compiled
+
+DAMAGED = 20  # programs
+EVENTS = ("/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses")
+
+
+@pytest.fixture(autouse=True)
+def nothing_set():
+    """JAX as it is without variables, before and after."""
+    assert jax.config.jax_compilation_cache_dir is None
+    yield
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def every_program(monkeypatch):
+    """However quickly it is compiled."""
+    monkeypatch.setitem(compiled.SETTINGS, "jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@contextlib.contextmanager
+def counted():
+    """How often a program was (found, looked for in vain)."""
+    seen, found = [], []
+
+    def listener(event, **_):
+        seen.append(event)
+
+    jax.monitoring.register_event_listener(listener)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_listener(listener)
+        found += [seen.count(event) for event in EVENTS]
+
+
+def program(x):
+    return jnp.tanh(x) * 3 + x
+
+
+def run():
+    """The program's result, compiled anew as in another process."""
+    jax.clear_caches()
+    return jax.jit(program)(jnp.arange(4.0)).tolist()
+
+
+def test_a_program_is_compiled_once(cache, said, every_program):
+    with compiled.kept(said.append), counted() as first:
+        wanted = run()
+    assert [path for path in (cache / "compiled").iterdir() if "program" in path.name]
+    with compiled.kept(said.append), counted() as second:
+        assert run() == wanted
+    assert first[0] == 0
+    assert first[1] >= 1
+    assert second[0] >= 1
+    assert second[1] == 0
+    assert not said
+
+
+def test_nothing_is_kept_outside_the_block(cache, said, every_program):
+    with compiled.kept(said.append):
+        pass
+    run()
+    assert not list((cache / "compiled").iterdir())
+
+
+def test_what_is_quickly_compiled_is_not_kept(cache, said, monkeypatch):
+    # Whatever else this machine does: a hundredth of a second can take a tenth.
+    monkeypatch.setitem(compiled.SETTINGS, "jax_persistent_cache_min_compile_time_secs", 60.0)
+    with compiled.kept(said.append):
+        run()
+    assert not list((cache / "compiled").iterdir())
+
+
+def damaged(content, number):
+    """Cut, emptied, with bytes changed, of zeros, or with what does not belong there."""
+    rng, made = np.random.default_rng(number), bytearray(content)
+    at = int(rng.integers(len(made)))
+    match number % 6:
+        case 0:
+            del made[at:]
+        case 1:
+            made[at] ^= 1 << int(rng.integers(8))
+        case 2:
+            made[at : at + 100] = rng.bytes(len(made[at : at + 100]))
+        case 3:
+            made[:] = bytes(len(made))
+        case 4:
+            del made[at : at + 9]
+        case 5:
+            made[:at] = rng.bytes(at + 1)
+    return bytes(made)
+
+
+@pytest.mark.goal("G30")
+def test_a_damaged_program_is_compiled_again(cache, said, every_program, measured):
+    with compiled.kept(said.append):
+        wanted = run()
+    good = {path: path.read_bytes() for path in programs(cache)}
+    assert good
+    again = 0
+    for number in range(DAMAGED):
+        changed = {path: damaged(content, number) for path, content in good.items()}
+        for path, content in changed.items():
+            path.write_bytes(content)
+        with compiled.kept(said.append):
+            assert run() == wanted
+        if said:
+            (line,) = said
+            assert line.endswith("is damaged: compiled again")
+            again += 1
+            said.clear()
+        assert changed == good or again == number + 1
+        with compiled.kept(said.append), counted() as found:  # it is whole again
+            assert run() == wanted
+        assert found[0] >= 1 and not said
+    measured(f"{DAMAGED} of {DAMAGED} damaged entries: the same result, {again} compiled again")
+
+
+def test_of_a_large_program_each_flip_is_noticed(tmp_path, said):
+    """Whatever JAX packs it with: zstandard, where it is installed, has no checksum."""
+    folder = compiled.open_folder(tmp_path / "compiled")
+    kept = compiled.Programs(folder, said.append)
+    program = np.random.default_rng(0).bytes(5000)
+    kept.put("a", program)
+    assert kept.get("a") == program
+    assert kept.get("b") is None and not said
+    [path] = folder.iterdir()
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 7):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        assert kept.get("a") is None
+        assert not path.exists()
+    assert len(said) == 1  # and not a line for each
+
+
+def programs(cache):
+    return [path for path in (cache / "compiled").iterdir() if path.name.endswith("-cache")]
+
+
+def test_settings_of_the_user_go_first(cache, said, tmp_path, monkeypatch):
+    theirs = str(tmp_path / "theirs")
+    jax.config.update("jax_compilation_cache_dir", theirs)
+    try:
+        with compiled.kept(said.append):
+            assert jax.config.jax_compilation_cache_dir == theirs
+            assert jax.config.jax_persistent_cache_min_compile_time_secs != compiled.SHORTEST
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
+    assert not cache.exists()
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    with compiled.kept(said.append):
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == before
+        assert jax.config.jax_compilation_cache_dir == str(cache / "compiled")
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == before
+
+
+# ---- the folder: what lies in it will run
+
+
+@pytest.mark.goal("G30")
+def test_the_folder_is_the_users_alone(cache, measured):
+    before = os.umask(0o002)
+    try:
+        folder = compiled.open_folder(cache / "compiled")
+    finally:
+        os.umask(before)
+    assert folder == cache / "compiled"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    measured("its folder is the user's alone (0700)")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_folder_that_others_can_write_is_refused(mode, cache):
+    folder = compiled.open_folder(cache / "compiled")
+    folder.chmod(mode)
+    with pytest.raises(PermissionError, match="others can write into it"):
+        compiled.open_folder(folder)
+
+
+def test_a_folder_that_others_could_replace_is_refused(cache):
+    compiled.open_folder(cache / "compiled")
+    cache.chmod(0o777)
+    with pytest.raises(PermissionError, match="others could replace"):
+        compiled.open_folder(cache / "compiled")
+    cache.chmod(0o1777)  # as /tmp: only the owner can rename what is in it
+    compiled.open_folder(cache / "compiled")
+
+
+def test_another_users_folder_is_refused(cache, monkeypatch):
+    folder = compiled.open_folder(cache / "compiled")
+    monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(PermissionError, match=r"others could replace|another user's"):
+        compiled.open_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["file", "link"])
+def test_what_is_no_folder_is_refused(name, cache, tmp_path):
+    cache.mkdir()
+    (cache / "file").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (cache / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises((NotADirectoryError, FileExistsError)):
+        compiled.open_folder(cache / name)
+
+
+@pytest.mark.goal("G30")
+def test_a_folder_that_cannot_be_used_is_a_note(said, monkeypatch, measured):
+    monkeypatch.setenv("IMAGEBIND_JAX_CACHE", "/proc/nowhere")
+    with compiled.kept(said.append):
+        assert run() == run()
+    (line,) = said
+    assert "compiled programs are not kept" in line
+    assert "/proc/nowhere" in line
+    assert "--cache" in line
+    measured("one line where it cannot be used")
+
+
+def test_a_user_without_a_home_is_told(said, monkeypatch):
+    for name in ("HOME", "IMAGEBIND_JAX_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with compiled.kept(said.append):
+        assert run() == run()
+    (line,) = said
+    assert "home" in line and "--cache" in line
+
+
+def test_the_oldest_programs_go_first(cache, monkeypatch):
+    folder = compiled.open_folder(cache / "compiled")
+    for age, name in enumerate(["new", "old", "older", "oldest"]):
+        (folder / name).write_bytes(bytes(100))
+        os.utime(folder / name, (1e9 - age, 1e9 - age))
+    (folder / "folder").mkdir()
+    monkeypatch.setattr(compiled, "LARGEST", 250)
+    compiled.open_folder(folder)
+    assert {path.name for path in folder.iterdir()} == {"new", "old", "folder"}

@@ -1,0 +1,50 @@
+"""Faults on purpose: what IBJ_FAULT asks for, and nothing where it is unset."""
+
+import signal
+
+import pytest
+
+from imagebind_jax import faults
+from imagebind_jax.errors import UserError
+
+
+def test_unset_nothing_happens(monkeypatch):
+    monkeypatch.delenv(faults.VARIABLE, raising=False)
+    assert not faults.asked(*faults.KINDS)
+    faults.strike(0)
+
+
+def test_a_fault_strikes_at_its_steps_on_its_host(monkeypatch):
+    monkeypatch.setenv(faults.VARIABLE, "kind=raise, step=3, steps=2, host=1; kind=nan_grad,step=7")
+    for step in range(6):
+        faults.strike(step, host=0)
+    struck = []
+    for step in range(6):
+        try:
+            faults.strike(step, host=1)
+        except faults.Injected:
+            struck.append(step)
+    assert struck == [3, 4]
+    (fault,) = faults.asked("nan_grad", host=5)
+    assert fault.at(7) and not fault.at(8)
+
+
+def test_a_signal_is_sent(monkeypatch):
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+    monkeypatch.setenv(faults.VARIABLE, "kind=sigterm,step=2")
+    try:
+        for step in range(4):
+            faults.strike(step)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert got == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("kind=boil", "kind 'boil' is none of"), ("kind=kill,when=3", "'when=3'")]
+)
+def test_mistakes_are_named(text, words, monkeypatch):
+    monkeypatch.setenv(faults.VARIABLE, text)
+    with pytest.raises(UserError, match=words):
+        faults.strike(0)

@@ -1,0 +1,191 @@
+"""The gradient of a batch: the same in micro-batches, on any number of devices, with what is dropped."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from imagebind_jax import gradients, optimizer, sharding, training_step
+from imagebind_jax.config import TrainConfig
+from imagebind_jax.devices import Device
+from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs.pipeline import Pair
+from imagebind_jax.model import ImageBindConfig, init
+from imagebind_jax.optimizer import OptimizerConfig
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+ROWS = 32
+SMALL = {"width": 16, "depth": 2, "heads": 2}
+MODEL = ImageBindConfig(
+    {
+        "vision": EncoderConfig((8, 4), patch=(2,), drop_path=0.3, **SMALL),
+        "imu": EncoderConfig(
+            (8, 4), patch=(2,), bias_kv=True, drop_path=0.5, head_dropout=0.5, logit_scale=4.0,
+            learn_scale=True, **SMALL,
+        ),
+    },
+    embed_dim=8,
+)  # fmt: skip
+
+
+class Nothing:
+    """A source of a config whose batches are made here."""
+
+    def open(self):
+        return []
+
+
+def config(**changes):
+    whole = TrainConfig(
+        model=MODEL,
+        inputs={"vision": np.asarray, "imu": np.asarray},
+        pairs=(Pair(("vision", "imu"), Nothing()),),
+        steps=10,
+        batch_size=ROWS,
+    )
+    return dataclasses.replace(whole, **changes)
+
+
+def batch():
+    rng = np.random.default_rng(1)
+    return {
+        "vision": rng.standard_normal((ROWS, 8, 4)).astype(np.float32),
+        "imu": rng.standard_normal((ROWS, 8, 4)).astype(np.float32),
+        "weight": np.float32([1] * (ROWS - 3) + [0, 1, 1]),
+    }
+
+
+@functools.cache
+def params():
+    """On the host: a step's state is donated."""
+    return jax.tree.map(np.asarray, init(MODEL, jax.random.key(0)))
+
+
+def alone(settings, dtype="float32"):
+    """{path: gradient} and loss of the whole batch on one device."""
+    cast = lambda x: x.astype(dtype) if x.dtype == np.float32 else x  # noqa: E731
+    trained, frozen = optimizer.split(jax.tree.map(cast, params()), settings.optimizer)
+    of_pair = functools.partial(gradients.of_pair, config=settings, device=Device())
+    loss, _, found = jax.jit(of_pair)(
+        trained, frozen, jax.tree.map(cast, batch()), jax.random.key(3)
+    )
+    return float(loss), traverse_util.flatten_dict(jax.tree.map(np.asarray, found), sep="/")
+
+
+def assert_close(found, wanted, tolerance):
+    assert found[0] == pytest.approx(wanted[0], rel=tolerance)
+    assert found[1].keys() == wanted[1].keys()
+    off = {path: np.linalg.norm(found[1][path] - g) for path, g in wanted[1].items()}
+    norm = np.linalg.norm([np.linalg.norm(g) for g in wanted[1].values()])
+    assert np.linalg.norm(list(off.values())) <= tolerance * norm, off
+
+
+@functools.cache
+def whole():
+    return alone(config())
+
+
+@pytest.mark.parametrize("parts", [8])
+def test_micro_batches_have_the_gradient_of_the_whole_batch(parts):
+    assert_close(alone(config(micro_batches=parts)), whole(), 1e-5)
+
+
+def test_they_have_it_exactly():
+    with jax.enable_x64(True):
+        exact = dataclasses.replace(MODEL, dtype="float64")
+        wanted = alone(config(model=exact), "float64")
+        found = alone(config(model=exact, micro_batches=4), "float64")
+    assert wanted[1]["imu/head/kernel"].dtype == np.float64
+    assert_close(found, wanted, 1e-12)
+
+
+def test_what_is_dropped_matters_here():
+    quiet = {m: dataclasses.replace(e, drop_path=0.0, head_dropout=0.0)
+             for m, e in MODEL.encoders.items()}  # fmt: skip
+    loss, _ = alone(config(model=dataclasses.replace(MODEL, encoders=quiet)))
+    assert abs(loss - whole()[0]) > 1e-2
+
+
+def over(place, settings):
+    """(compiled, placed): of a batch's gradient by the trained parameters."""
+    trained, frozen = optimizer.split(params(), settings.optimizer)
+
+    def step(state, rows, *, over_devices):
+        of_pair = over_devices(functools.partial(gradients.of_pair, config=settings))
+        loss, _, gradient = of_pair(state, frozen, rows, jax.random.key(3))
+        return gradient, {"loss": loss}
+
+    state = place.place(trained)
+    return place.compile(step, state), state
+
+
+@pytest.mark.parametrize(("fsdp", "parts"), [(1, 1), (4, 2), (0, 2)])
+def test_devices_have_it_too(fsdp, parts, monkeypatch):
+    """fsdp 0: replicas under pmap."""
+    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)  # so that a width of 16 is split
+    settings = config(micro_batches=parts)
+    place = sharding.Sharded(fsdp) if fsdp else sharding.Replicated()
+    step, state = over(place, settings)
+    found, values = step(state, place.batch(batch()))
+    found = traverse_util.flatten_dict(jax.tree.map(np.asarray, place.gather(found)), sep="/")
+    assert_close((float(values["loss"]), found), whole(), 1e-5)
+
+
+def test_a_layer_may_be_frozen_in_part():
+    """In half precision too, where attention on a TPU has a gradient of its own."""
+    half = dataclasses.replace(MODEL, dtype="bfloat16")
+    frozen = OptimizerConfig(frozen=("imu/.*bias", "vision/.*kernel"))
+    place = sharding.Sharded(2)
+    step, state = over(place, config(model=half, optimizer=frozen))
+    for platform, kernels in (("tpu", True), ("cpu", False)):
+        lowered = step.trace(state, place.batch(batch())).lower(lowering_platforms=(platform,))
+        assert ("tpu_custom_call" in lowered.as_text()) == kernels
+
+
+def test_micro_batches_must_divide_what_a_device_has():
+    with pytest.raises(UserError, match=r"micro_batches 3 does not divide the 4 rows of each of 8"):
+        sharding.check_batch_size(ROWS, 3)
+
+
+def test_they_take_less_memory():
+    def temporaries(parts):
+        deep = {m: dataclasses.replace(e, depth=6) for m, e in MODEL.encoders.items()}
+        settings = config(
+            model=dataclasses.replace(MODEL, encoders=deep), batch_size=256, micro_batches=parts
+        )
+        trained = jax.eval_shape(lambda: init(settings.model, jax.random.key(0)))
+        rows = {m: jnp.zeros((256, 8, 4)) for m in MODEL.encoders} | {"weight": jnp.ones(256)}
+        of_pair = functools.partial(gradients.of_pair, config=settings, device=Device())
+        compiled = jax.jit(of_pair).lower(trained, {}, rows, jax.random.key(0)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(16) < 0.3 * temporaries(1)  # parameters' gradients are in both
+
+
+def test_frozen_weights_are_kept_in_the_type_of_products():
+    half = dataclasses.replace(MODEL, dtype="bfloat16")
+    settings = config(model=half, optimizer=OptimizerConfig(frozen=("vision/",)))
+    state = training_step.create_state(settings)
+    types = {path: x.dtype for path, x in traverse_util.flatten_dict(state.params, sep="/").items()}
+    assert {path for path, dtype in types.items() if dtype == jnp.bfloat16} == {
+        path for path in types if path.startswith("vision/") and path.endswith("kernel")
+    }
+    assert state.opt_state.keys() == {"imu"}
+    # The gradient is that of frozen weights in float32, by the bit.
+    trained, frozen = optimizer.split(state.params, settings.optimizer)
+    wide = init(half, jax.random.key(settings.seed))["vision"]
+    of_pair = functools.partial(gradients.of_pair, config=settings, device=Device())
+    run = jax.jit(lambda frozen, rows: of_pair(trained, frozen, rows, jax.random.key(0)))
+    found, wanted = run(frozen, batch()), run({"vision": wide}, batch())
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_a_frozen_encoder_may_see_few_rows_at_once():
+    frozen = config(optimizer=OptimizerConfig(frozen=("vision/",)))
+    assert_close(alone(dataclasses.replace(frozen, frozen_rows=5)), alone(frozen), 1e-5)
+    assert [gradients.count_parts(32, most) for most in (100, 32, 31, 5, 1)] == [1, 1, 2, 8, 32]

@@ -1,0 +1,185 @@
+"""The launcher, on commands that end in every way: what it passes on, holds back, says and tries again."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from imagebind_jax import launch, parting
+from imagebind_jax.errors import UserError
+
+HERE = pathlib.Path(__file__).parent
+ERROR = "imagebind-jax: error: "
+# Word for word what JAX 0.10 and 0.12 print, without the middle of long lines.
+SILENT = """\
+E1123 06:07:21.851301    4690 coordination_service.cc:1520] [11373] Shutdown barrier in coordination service has failed:
+INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 3 heartbeat timeout.
+E1123 06:07:21.851431    4690 coordination_service.cc:1549] [11373] Use error polling to propagate: UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):
+3
+The tasks have crashed. Check the task logs for an earlier error
+F1123 06:07:06.445310    4394 client.h:80] Terminating process because the JAX distributed service detected fatal errors.
+*** Check failure stack trace: ***
+    @     0x7f7da0440634  absl::lts_20260107::log_internal::LogMessage::SendToLog()
+"""
+CLOSED = """\
+E1123 06:13:27.880178    9442 coordination_service_agent.cc:288] Polled an error from coordination service.
+F1123 06:13:27.880245    9442 client.h:86] Terminating process because the JAX distributed service detected fatal errors.
+:UNAVAILABLE:Stream removed (Socket closed)
+*** Check failure stack trace: ***
+"""
+STOPPED = """\
+F1123 06:12:51.833247    9227 client.h:86] Terminating process because the JAX distributed service detected fatal errors. absl::Status: DEADLINE_EXCEEDED: Deadline Exceeded
+
+RPC: /xla.coordination.CoordinationService/Heartbeat
+*** Check failure stack trace: ***
+"""
+ABORT = "sys.stderr.flush(); os.abort()"
+
+
+def says(text, then=""):
+    return f"sys.stderr.write({text!r}); {then}"
+
+
+@pytest.fixture
+def launched(tmp_path):
+    """launched(code, *arguments) launches a command that is this code; starts it only with `started`."""
+
+    def start(code, *arguments, restarts=0):
+        (tmp_path / "fake.py").write_text(f"import os, signal, sys, time\n{code}\n")
+        program = (
+            "import sys; from imagebind_jax import launch; "
+            f"launch.HELD = 0.5; launch.COMMAND[:] = [sys.executable, {str(tmp_path / 'fake.py')!r}]; "
+            f"sys.exit(launch.run({list(arguments)!r}, {restarts}, pause=0.1))"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+        )  # fmt: skip
+
+    def run(*arguments, **options):
+        process = start(*arguments, **options)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err.splitlines()
+
+    run.started = start
+    return run
+
+
+@pytest.mark.goal("G29")
+@pytest.mark.parametrize(
+    ("page", "who"), [(SILENT, "host 3"), (CLOSED, "host 0"), (STOPPED, "host 0")]
+)
+def test_a_page_becomes_a_line(page, who, launched):
+    code, _, lines = launched(says("train 5/10\n" + page, ABORT), "train", "c.py", "--out", "run")
+    said = f"{ERROR}{who} stopped answering; last committed step none; {parting.RESTART}"
+    assert (code, lines) == (70, ["train 5/10", said])
+
+
+def test_the_page_can_be_seen(launched):
+    code, _, lines = launched(says(SILENT, ABORT), "evaluate", "c.py", "--debug")
+    assert code == 70
+    assert "\n".join(lines).startswith(SILENT.rstrip())
+    assert lines[-1] == f"{ERROR}host 3 stopped answering; {parting.RESTART}"
+
+
+def test_the_last_commit_is_found_in_the_run_folder(launched, tmp_path):
+    for step, whole in ((5, True), (10, True), (15, False)):
+        folder = tmp_path / "runs" / "mine" / "checkpoints" / str(step)
+        folder.mkdir(parents=True)
+        if whole:
+            (folder / "commit_success.txt").touch()
+    code, _, lines = launched("os.kill(os.getpid(), 9)", "train", "configs/mine.py", "--host=2")
+    line = "host 2 (this one) was killed by SIGKILL; last committed step 10"
+    assert (code, lines) == (70, [f"{ERROR}{line}; {parting.RESTART}"])
+
+
+@pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 6])
+def test_an_end_that_would_come_again_is_not_tried_again(code, launched):
+    text = says(f"{ERROR}as it is\n", f"print('out'); sys.exit({code})")
+    assert launched(text, restarts=3) == (code, "out\n", [f"{ERROR}as it is"])
+
+
+@pytest.mark.parametrize("code", [1, 70, 76])
+def test_another_end_is_tried_again(code, launched):
+    ends, _, lines = launched(says("x\n", f"sys.exit({code})"), restarts=2)
+    again = [f"restarting ({n} of 2) in 0.1 s" for n in (1, 2)]
+    assert (ends, lines) == (code, ["x", again[0], "x", again[1], "x"])
+
+
+def test_until_it_does_not_end_that_way(launched, tmp_path):
+    text = "once = os.path.exists('once'); open('once', 'w'); sys.exit(0 if once else 76)"
+    assert launched(text, restarts=5)[0] == 0
+
+
+def test_lines_of_libraries_that_are_no_end_are_passed_on(launched):
+    text = "".join(f"{kind}1123 06:07:21.8   4690 pjrt.cc:1] note\n" for kind in "WE") + "half"
+    code, _, lines = launched(says(text))
+    assert (code, lines) == (0, text.splitlines())
+    # What looks like a page, and is none: the process lives on.
+    code, _, lines = launched(says(SILENT, "sys.exit(3)"))
+    assert (code, lines) == (3, SILENT.splitlines())
+    process = launched.started(f"import time; {says(SILENT, 'sys.stderr.flush()')}; time.sleep(60)")
+    assert process.stderr.readline() == SILENT.splitlines(keepends=True)[0]
+    process.terminate()
+    process.communicate()
+
+
+def test_bytes_are_passed_on_as_they_are(launched):
+    text = "x = b'\\x1b[2K\\r bar \\xff'; os.write(2, x); time.sleep(0.5); os.write(2, b'!')"
+    process = launched.started(text)
+    process.wait(60)
+    assert process.stderr.buffer.read() == b"\x1b[2K\r bar \xff!"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_command_once(number, launched):
+    text = (
+        "count = []; [signal.signal(n, lambda n, f: count.append(n)) for n in (2, 15)]\n"
+        "print('ready', flush=True); end = time.time() + 1.5\n"
+        "while time.time() < end: time.sleep(0.05)\n"
+        "print(count); sys.exit(1)"
+    )
+    process = launched.started(text, restarts=3)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    # And is not tried again: it was told to end.
+    assert (process.returncode, out, err) == (1, f"[{int(number)}]\n", "")
+
+
+def test_before_the_command_can_heed_it(launched):
+    process = launched.started("print('ready', flush=True); time.sleep(60)", restarts=3)
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, f"{ERROR}stopped by SIGTERM\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the system to end a child")
+def test_the_command_ends_with_its_launcher(launched):
+    process = launched.started("print(os.getpid(), flush=True); time.sleep(60)")
+    child = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 5
+    while re.search(r"State:\s+[^ZX]", _status(child)):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def _status(process):
+    try:
+        return pathlib.Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return ""
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UserError, match="--restarts must not be negative, got -1"):
+        launch.run(["train"], -1)

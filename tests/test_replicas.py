@@ -1,0 +1,232 @@
+"""Replicas: one flipped bit on one device is found, with its leaf, its device and its host."""
+
+import functools
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imagebind_jax import faults, replicas, sharding, training_step
+from imagebind_jax.config import TrainConfig
+from imagebind_jax.digests import named
+from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.errors import Stopped
+from imagebind_jax.inputs.pipeline import Pair
+from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.optimizer import OptimizerConfig
+from imagebind_jax.sharding import Replicated, Sharded
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+PLACES = {"sharded": lambda: Sharded(2), "pmap": Replicated}
+HOSTS, DEVICES = 2, 2  # of each host
+EVERY, AT = 5, 7  # steps between comparisons, and the one before which a bit flips
+
+
+@pytest.fixture(autouse=True)
+def small_splits(monkeypatch):
+    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
+
+
+def make_state():
+    """A state's kinds of leaves: split and whole, of several types, stacked layers and numbers."""
+    rng = np.random.default_rng(0)
+    layers = {"kernel": jnp.float32(rng.standard_normal((3, 16, 8)))}
+    return {
+        "params": {
+            "vision": {
+                "trunk": {"blocks": layers},
+                "head": jnp.bfloat16(rng.standard_normal((32, 8))),
+                "bias": jnp.float32(rng.standard_normal(8)),
+                "log_logit_scale": jnp.float32(2.5),
+            }
+        },
+        "opt_state": {"count": jnp.int32(3), "nu": jnp.zeros((32, 8))},
+        "step": jnp.int32(7),
+    }
+
+
+def flipped(state, path, bit, which):
+    """One bit of one leaf, on one of this host's devices."""
+    leaves, tree = jax.tree.flatten(state)
+    at = [*named(state)].index(path)
+    leaves[at] = replicas.flip(leaves[at], bit, which)
+    return jax.tree.unflatten(tree, leaves)
+
+
+@pytest.mark.goal("G28")
+@pytest.mark.parametrize("name", PLACES)
+def test_any_flipped_bit_is_named_with_its_leaf_and_device(name, measured):
+    place = PLACES[name]()
+    state = place.place(make_state())
+    comparison = replicas.Comparison(place, state)
+    assert comparison.find(state) is None
+    rng = np.random.default_rng(1)
+    trials = [(path, which) for path in named(state) for which in range(8)]
+    for path, which in trials:
+        bits = 8 * named(state)[path].addressable_shards[0].data.nbytes
+        broken = flipped(state, path, int(rng.integers(bits)), which)
+        assert comparison.find(broken) == (
+            f"the replica of {path} on host 0, device {which} differs from the others"
+        ), path
+    assert comparison.find(state) is None
+    measured(f"{name}: {len(trials)} of {len(trials)} flipped bits named with leaf and device")
+
+
+def test_several_are_named_as_far_as_it_can_be_known():
+    place = Sharded(4)  # of each part of a split leaf two devices hold it
+    state = place.place(make_state())
+    comparison = replicas.Comparison(place, state)
+    head, bias = "params/vision/head", "params/vision/bias"
+    assert comparison.find(flipped(state, head, 3, 5)) == (
+        f"the replicas of {head} on host 0, device 1 and host 0, device 5 differ"
+    ), "one of them is wrong"
+    both = flipped(flipped(state, bias, 3, 5), bias, 3, 6)
+    assert comparison.find(flipped(both, "step", 0, 6)) == (
+        f"the replicas of {bias} (and of 1 more leaves) on host 0, device 5 and host 0, device 6 "
+        "differ"
+    )
+
+
+def test_a_leaf_without_replicas_is_not_looked_at():
+    state = make_state()
+    split = {"params/vision/trunk/blocks/kernel", "params/vision/head", "opt_state/nu"}
+    assert {*replicas.Comparison(Sharded(), state).names} == {*named(state)} - split
+    assert {*replicas.Comparison(Sharded(2), state).names} == {*named(state)}
+    alone = replicas.Comparison(Sharded(devices=jax.devices()[:1]), state)
+    assert not alone.names
+    assert alone.find(state) is None
+
+
+@pytest.mark.goal("G28")
+@pytest.mark.parametrize("name", PLACES)
+def test_a_bit_that_flips_in_a_run_is_found_within_k_steps(name, measured):
+    place = PLACES[name]()
+    state = place.place(make_state())
+    comparison = replicas.Comparison(place, state)
+    [fault] = [faults.Fault("bitflip", step=AT)]
+
+    def step(state, batch, *, over_devices):
+        """Every leaf moves, as by momentum and decay."""
+        moved = jax.tree.map(lambda x: x + (x / 8).astype(x.dtype), state)
+        return moved, {"loss": jnp.mean(batch["x"])}
+
+    run = place.compile(step, state)
+    batch = place.batch({"x": np.ones((8, 1), np.float32)})
+    with pytest.raises(Stopped) as raised:
+        for number in range(4 * EVERY):
+            if fault.at(number):
+                state = replicas.flipped(state, fault)
+            if number and number % EVERY == 0:
+                comparison.check(state, number)
+            state, _ = run(state, batch)
+    assert number == 2 * EVERY
+    assert str(raised.value) == (
+        "before step 10, the replica of params/vision/bias on host 0, device 7 differs from the "
+        "others"
+    )
+    measured(f"{name}: flipped at step {AT}, named at {number}, of K = {EVERY}")
+
+
+class Nothing:
+    """A source of a config whose batches are made here."""
+
+    def open(self):
+        return []
+
+
+@pytest.fixture
+def optimized():
+    """Programs as they are run, as one is to be timed."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)  # as the other tests of this file
+
+
+@pytest.mark.slow
+@pytest.mark.goal("G28")
+def test_a_comparison_takes_less_than_a_step(optimized, measured):
+    """Of a model whose parameters are whole on every device, and few rows: all that is against it."""
+    encoder = EncoderConfig((32, 32, 1), patch=(4, 4), width=192, depth=4, heads=4)
+    config = TrainConfig(
+        model=ImageBindConfig({"vision": encoder, "audio": encoder}, embed_dim=64),
+        inputs={"vision": np.asarray, "audio": np.asarray},
+        pairs=(Pair(("vision", "audio"), Nothing()),),
+        steps=10,
+        batch_size=32,
+        optimizer=OptimizerConfig(frozen=("vision/",)),
+    )
+    place = Sharded(1)
+    state = place.create(functools.partial(training_step.create_state, config))
+    comparison = replicas.Comparison(place, state)
+    assert len(comparison.names) == len(jax.tree.leaves(state))
+    step = place.compile(functools.partial(training_step.train_step, config=config), state)
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 32, 1), dtype=np.float32)
+    batch = place.batch({"vision": x[0], "audio": x[1], "weight": np.ones(32, np.float32)})
+    steps, looks = [], []
+    for _ in range(4):
+        begun = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, batch))
+        steps.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        assert comparison.find(state) is None
+        looks.append(time.perf_counter() - begun)
+    share = min(looks[1:]) / min(steps[1:])
+    assert share < 1, "more than 1 % of the time at one comparison in 100 steps"
+    measured(f"a comparison takes {share:.2f} of a step, {share:.2f} % of the time at K = 100")
+
+
+def flip_as_a_host(port, host):
+    """What each process of the next test runs."""
+    sharding.SMALLEST_SPLIT = 64
+    jax.distributed.initialize(f"127.0.0.1:{port}", HOSTS, int(host))
+    place = Sharded(2)
+    state = place.place(make_state())
+    comparison = replicas.Comparison(place, state)
+    broken = replicas.flipped(state, faults.Fault("bitflip", host=1))
+    for each in (state, broken):
+        print("found", comparison.find(each))
+
+
+@pytest.mark.slow
+@pytest.mark.goal("G28")
+def test_all_hosts_know_which_host_it_is(measured):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    flags = re.sub(r"device_count=\d+", f"device_count={DEVICES}", os.environ["XLA_FLAGS"])
+    here = pathlib.Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    running = [
+        subprocess.Popen(
+            [
+                sys.executable, "-c",
+                f"import test_replicas; test_replicas.flip_as_a_host({port}, {host})",
+            ],
+            stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path},
+        )
+        for host in range(HOSTS)
+    ]  # fmt: skip
+    try:
+        texts = [each.communicate(timeout=120)[0] for each in running]
+    finally:
+        for each in running:
+            each.kill()
+            each.wait()
+    said = [re.findall("^found (.*)$", text, re.M) for text in texts]
+    for before, after in said:
+        assert before == "None"
+        assert re.fullmatch(
+            r"the replica of params/vision/bias on host 1, device \d+ differs from the others",
+            after,
+        )
+    assert said[0] == said[1]
+    measured(f"{HOSTS} hosts: both say, {said[0][1]}")
