@@ -68,6 +68,12 @@ def mistake(capsys):
     return run
 
 
+def pytest_make_parametrize_id(val):
+    """Bytes name no test: a file made anew may hold the time, and all processes of one run have to
+    find the same names."""
+    return "bytes" if isinstance(val, bytes) else None
+
+
 # ---- goals (tests/goals.py)
 
 
