@@ -9,18 +9,16 @@ import json
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 
 from imagebind_jax import hosts, restoring, step_folders
 from imagebind_jax.digests import digest, named
-from imagebind_jax.saving import Saver, of_all, raise_on_all
+from imagebind_jax.saving import Saver
 from imagebind_jax.step_folders import COMMITTED as COMMITTED
 from imagebind_jax.step_folders import FORMAT, CheckpointCorrupt, CheckpointError
-
-Result = TypeVar("Result")
 
 
 class Checkpoints:
@@ -82,22 +80,33 @@ class Checkpoints:
         """The committed steps, newest first, as the first host sees them."""
         self._saver.settle()
         newest = step_folders.committed(self.folder)[:40]
-        return json.loads(of_all(json.dumps(newest))[0])
+        return json.loads(hosts.of_all(json.dumps(newest))[0])
 
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the state. Raises CheckpointError."""
         self._saver.settle()
-        return step_folders.read_meta(self.folder / str(step))
+        return restoring.patiently(lambda: step_folders.read_meta(self.folder / str(step)))
 
     def restore(self, step: int, like: Any, defaults: Any = None) -> Any:
         """The state of `step`, placed like `like` (arrays or ShapeDtypeStructs with shardings).
 
         defaults: a tree with the values of leaves that checkpoints of older versions may lack, at
         their paths, as {"health": {"skipped": 0}}. Raises CheckpointError if it is of another model
-        or a newer version, CheckpointCorrupt if its bytes changed: on all hosts, if on one.
+        or a newer version, CheckpointCorrupt if its bytes changed, CheckpointUnreadable if the
+        system does not give them out: on all hosts, if on one.
         """
+        if bare := [name for name, leaf in named(like).items() if not _placed(leaf)]:
+            raise TypeError(
+                f"like has no sharding at {bare[0]}: pass arrays or `abstract(state)`, whose leaves "
+                "say where they go"
+            )
         self._saver.settle()
-        saved, leaves = _agreed(lambda: restoring.read(self.folder / str(step), like, defaults))
+        saved, leaves = hosts.together(
+            lambda: restoring.patiently(
+                lambda: restoring.read(self.folder / str(step), like, defaults)
+            ),
+            step_folders.KINDS,
+        )
         found, _ = digest({name: leaves[name] for name in saved})
 
         def verify() -> None:
@@ -107,7 +116,7 @@ class Checkpoints:
                     f"first {broken[0]}"
                 )
 
-        _agreed(verify)
+        hosts.together(verify, step_folders.KINDS)
         return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in named(like)])
 
     def restore_newest(
@@ -120,8 +129,9 @@ class Checkpoints:
     ) -> tuple[int, Any]:
         """(step, state) of the newest checkpoint that is whole; falls back past corrupt ones.
 
-        Corrupt ones are removed then. Arguments as of `restore`; fallback: False takes the newest
-        or none. Raises CheckpointCorrupt when none is whole, FileNotFoundError when there is none.
+        Corrupt ones are set aside then. Arguments as of `restore`; fallback: False takes the newest
+        or none. Raises CheckpointCorrupt when none is whole, FileNotFoundError when there is none,
+        CheckpointUnreadable where the system did not give one out, which may be whole.
         """
         steps = self.steps()
         if not steps:
@@ -135,7 +145,7 @@ class Checkpoints:
                 warn(f"{error}; trying the one before")
                 continue
             for damaged in steps[:i]:  # they would count among those to keep
-                self._saver.remove(damaged)
+                self._saver.set_aside(damaged)
             self._saver.last = step
             return step, state
         raise CheckpointCorrupt(f"every checkpoint in {self.folder} is damaged")
@@ -159,20 +169,8 @@ def abstract(state: Any) -> Any:
     )
 
 
-def _agreed(do: Callable[[], Result]) -> Result:
-    """do() of this host. Where it raises CheckpointError on any host, all raise, the same type."""
-    mistake: CheckpointError | None = None
-    try:
-        result = do()
-    except CheckpointError as error:
-        mistake = error
-    said = of_all("" if mistake is None else f"{mistake.code} {mistake}")
-    for kind_of in (CheckpointError, CheckpointCorrupt):
-        for host, (code, _, line) in enumerate(each.partition(" ") for each in said):
-            if code == str(kind_of.code):
-                same = mistake if type(mistake) is kind_of else None
-                raise_on_all(same or kind_of(f"host {host}: {line}"))
-    return result
+def _placed(leaf: Any) -> bool:
+    return getattr(leaf, "sharding", None) is not None
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import jax
@@ -172,8 +172,12 @@ def unsaid(line: str) -> None:
     """In place of `print` on the hosts for which the first tells."""
 
 
-def together(do: Callable[[], Result]) -> Result:
-    """do() of this host. Where it raises UserError on any host, it is raised on all of them."""
+def together(do: Callable[[], Result], kinds: Sequence[type[UserError]] = ()) -> Result:
+    """do() of this host. Where it raises UserError on any host, one is raised on all of them.
+
+    kinds: where hosts have different ones, all raise the first of these that one has; else each its
+    own.
+    """
     if jax.process_count() == 1:
         return do()
     mistake: UserError | None = None
@@ -181,45 +185,57 @@ def together(do: Callable[[], Result]) -> Result:
         result = do()
     except UserError as error:
         mistake = error
-    said = _of_all("" if mistake is None else f"{mistake.code} {mistake}")
-    if mistake is not None:
-        raise _as_all(mistake)
-    for host, text in enumerate(said):
-        if text:
-            code, _, line = text.partition(" ")
-            mistake = UserError(f"host {host}: {line}")
-            mistake.code = int(code)
-            raise _as_all(mistake)
-    return result
+    texts = of_all("" if mistake is None else f"{mistake.code} {mistake}")
+    said = [(host, *text.partition(" ")) for host, text in enumerate(texts) if text]
+    if not said:
+        return result
+    types = {str(kind.code): kind for kind in kinds}
+    codes = [code for _, code, _, _ in said]
+    wanted = next((code for code in types if code in codes), codes[0])
+    if mistake is None or (kinds and str(mistake.code) != wanted):
+        host, code, _, line = next(each for each in said if each[1] == wanted)
+        mistake = types.get(code, UserError)(f"host {host}: {line}")
+        mistake.code = int(code)
+    raise as_all(mistake)
 
 
-def _as_all(mistake: UserError) -> UserError:
+def as_all(mistake: UserError) -> UserError:
+    """The mistake, which all hosts raise now: none of them is taken for lost."""
     _agreed.add(one_line(str(mistake)))
     return mistake
 
 
+def of_all(text: str, limit: int = 1000) -> list[str]:
+    """The text of each host, on one line and cut to `limit` bytes."""
+    if jax.process_count() == 1:
+        return [text]
+    row = np.zeros(limit, np.uint8)
+    said = one_line(text).encode()[:limit]
+    row[: len(said)] = np.frombuffer(said, np.uint8)
+    rows = multihost_utils.process_allgather(row)
+    return [bytes(each).rstrip(b"\0").decode(errors="ignore") for each in np.asarray(rows)]
+
+
 def alike(what: str, value: str) -> None:
     """Raises UserError on all hosts, naming those that differ, where `value` is not the same on all."""
-    if jax.process_count() == 1:
-        return
-    found = _of_all(hashlib.sha256(value.encode()).hexdigest())
+    found = of_all(hashlib.sha256(value.encode()).hexdigest())
     others = [host for host, each in enumerate(found) if each != found[0]]
     if others:
         named = ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else "")
         differ = f"host {named}: not host 0's {what}: "
-        raise _as_all(UserError(f"{differ}every host needs the same config, and the same files"))
+        raise as_all(UserError(f"{differ}every host needs the same config, and the same files"))
 
 
 def total(number: int) -> int:
     """The sum over all hosts."""
-    return sum(map(int, _of_all(str(number)))) if jax.process_count() > 1 else number
+    return sum(map(int, of_all(str(number))))
 
 
 def check_shared(folder: pathlib.Path) -> None:
     """Raises UserError, on all hosts, unless all see what host 0 writes into the folder."""
     if jax.process_count() == 1:
         return
-    path, word = folder / ".hosts", _of_all(uuid.uuid4().hex)[0]
+    path, word = folder / ".hosts", of_all(uuid.uuid4().hex)[0]
     if first():
         path.write_text(word)
 
@@ -250,12 +266,3 @@ def locked(path: pathlib.Path, busy: str) -> Iterator[None]:
 
         together(take)
         yield
-
-
-def _of_all(text: str, limit: int = 1000) -> list[str]:
-    """The text of each host, cut to `limit` bytes."""
-    row = np.zeros(limit, np.uint8)
-    said = one_line(text).encode()[:limit]
-    row[: len(said)] = np.frombuffer(said, np.uint8)
-    rows = multihost_utils.process_allgather(row)
-    return [bytes(each).rstrip(b"\0").decode(errors="ignore") for each in np.asarray(rows)]

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 
@@ -30,7 +31,12 @@ def awaited_or_not() -> Iterator[None]:
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
             yield
-        except Exception:
+        except Exception as error:
+            # They hang on what the error's frames hold, also on those of errors before it.
+            before: BaseException | None = error
+            while before is not None:
+                traceback.clear_frames(before.__traceback__)
+                before = before.__cause__ or before.__context__
             gc.collect()
             raise
 

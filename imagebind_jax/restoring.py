@@ -1,7 +1,9 @@
 """Reading one step of a checkpoint: this host's part of its arrays, or why there are none."""
 
 import pathlib
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -9,8 +11,11 @@ import orbax.checkpoint as ocp
 
 from imagebind_jax import orbax_pages, step_folders
 from imagebind_jax.digests import kind, named
-from imagebind_jax.errors import first_line
-from imagebind_jax.step_folders import COMMITTED, CheckpointCorrupt, CheckpointError
+from imagebind_jax.step_folders import CheckpointError, CheckpointUnreadable
+
+AGAIN = (0.5, 2.0)  # seconds until the next try to read
+
+Result = TypeVar("Result")
 
 
 def read(
@@ -20,23 +25,28 @@ def read(
 
     Waits for no other host. Arguments and errors as of `Checkpoints.restore`.
     """
-    step = folder.name
-    if not (folder / COMMITTED).is_file():
-        raise CheckpointCorrupt(f"checkpoint {step}: it is not committed")
     saved = step_folders.read_meta(folder)["digest"]
     wanted, given = named(like), named(defaults or {})
     absent = [name for name in wanted if name not in saved and name in given]
-    _check_same(step, saved, {name: wanted[name] for name in wanted if name not in absent})
+    _check_same(folder.name, saved, {name: wanted[name] for name in wanted if name not in absent})
     try:
         with orbax_pages.awaited_or_not():
             leaves = _arrays(folder / "state", wanted)
         if leaves.keys() != saved.keys():
             raise ValueError("other leaves than were saved")
     except Exception as error:  # orbax raises a different type for each kind of damage
-        raise CheckpointCorrupt(
-            f"checkpoint {step}: unreadable ({type(error).__name__}: {first_line(error)})"
-        ) from error
+        raise step_folders.unusable(folder, f"unreadable: {type(error).__name__}", error) from error
     return saved, leaves | {name: _filled(wanted[name], given[name]) for name in absent}
+
+
+def patiently(read: Callable[[], Result]) -> Result:
+    """read(), again where the system did not let it: a network file system has such moments."""
+    for seconds in AGAIN:
+        try:
+            return read()
+        except CheckpointUnreadable:
+            time.sleep(seconds)
+    return read()
 
 
 def _check_same(step: str, saved: dict[str, str], wanted: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax._src import distributed
 
 from imagebind_jax import faults, hosts, orbax_pages, step_folders
-from imagebind_jax.errors import SavesFail, UserError
+from imagebind_jax.errors import SavesFail
 
 GIVE_UP = 3  # saves that fail in a row
 LONGEST = 600  # seconds of a save, after which it has failed
@@ -83,7 +83,7 @@ class Saver:
         self._check_failures()
         if step == self.last:
             return
-        if lacking := next(filter(None, of_all(self.lacking(state))), ""):
+        if lacking := next(filter(None, hosts.of_all(self.lacking(state))), ""):
             self._fail(step, lacking)
             self._check_failures()
             return
@@ -152,6 +152,14 @@ class Saver:
             if hosts.first():
                 step_folders.remove(self.folder / str(step))
 
+    def set_aside(self, step: int) -> None:
+        """By the first host. What cannot be renamed is removed."""
+        if hosts.first():
+            try:
+                step_folders.set_aside(self.folder / str(step))
+            except OSError:
+                self.remove(step)
+
     def settle(self) -> None:
         """Until the last save is over, for all hosts alike. Raises what `committed` raised."""
         if (save := self._save) is None:
@@ -162,6 +170,10 @@ class Saver:
             save.thread.join()
         if failed:
             self._checkpointer = self._new()  # nothing of it is in the next one's way
+            # One whose time was over may have found the others there in the end: what the first
+            # host has told as committed stays.
+            failed = hosts.of_all(save.failed)[0] and failed
+        if failed:
             self.remove(save.step)
             self.last = save.before
             self._fail(save.step, failed)
@@ -177,7 +189,7 @@ class Saver:
             if save.thread is not None:
                 save.thread.join(None if alone else LOOK)
             over = save.thread is None or not save.thread.is_alive()
-            said = of_all(f"failed {save.failed}" if save.failed else "over" * over)
+            said = hosts.of_all(f"failed {save.failed}" if save.failed else "over" * over)
             if said[0] == "over":
                 return ""
             # A host that failed never comes to where the others wait: nothing is committed.
@@ -200,7 +212,7 @@ class Saver:
 
     def _refuse(self, what: str) -> NoReturn:
         remedy = "make room, and start the same command again"
-        raise_on_all(SavesFail(f"{what} ({self._why}): {remedy}; {self._safe()}"))
+        raise hosts.as_all(SavesFail(f"{what} ({self._why}): {remedy}; {self._safe()}"))
 
     def lacking(self, state: Any) -> str:
         """What a checkpoint of `state` would want, or ""."""
@@ -231,11 +243,6 @@ class Saver:
             self._checkpointer.close()
 
 
-def of_all(text: str) -> list[str]:
-    """The text of each host."""
-    return hosts._of_all(text) if jax.process_count() > 1 else [text]
-
-
 def _store() -> Any:
     """What all hosts of a run can write to and read, by JAX."""
     return distributed.global_state.client
@@ -243,13 +250,3 @@ def _store() -> Any:
 
 def _place(save: _Save) -> str:
     return f"checkpoints/{save.number}"
-
-
-def raise_on_all(mistake: UserError) -> NoReturn:
-    """Where each host has one: together, so that none is taken for lost."""
-
-    def refuse() -> None:
-        raise mistake
-
-    hosts.together(refuse)
-    raise mistake

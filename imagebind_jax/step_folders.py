@@ -16,6 +16,20 @@ COMMITTED = "commit_success.txt"  # the file of a step that orbax writes last
 _STEP = re.compile("0|[1-9][0-9]{0,17}")
 _PROBE = ".writable"
 _MAX_META = 64 << 20  # bytes
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# What a damaged or deleted part of a step gives; any other number is of the system.
+_NOT_THERE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+)
+_PASSING = (
+    errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT,
+    errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN, errno.ECONNRESET,
+)  # fmt: skip
 
 
 class CheckpointError(UserError):
@@ -28,6 +42,16 @@ class CheckpointCorrupt(CheckpointError):
     code = 4
 
 
+class CheckpointUnreadable(CheckpointError):
+    """A checkpoint that the system does not give out now; it may well be whole."""
+
+    code = 1
+
+
+# In the order in which they count where hosts have different ones.
+KINDS = (CheckpointError, CheckpointUnreadable, CheckpointCorrupt)
+
+
 def committed(folder: pathlib.Path) -> list[int]:
     """The steps that are whole, newest first."""
     steps = [int(each.name) for each in folder.iterdir() if _STEP.fullmatch(each.name)]
@@ -36,11 +60,10 @@ def committed(folder: pathlib.Path) -> list[int]:
 
 def clean(folder: pathlib.Path) -> None:
     """Removes what a save or a deletion that was cut off has left."""
-    for probe in folder.glob(f"{_PROBE}*"):
-        probe.unlink(missing_ok=True)
     for each in folder.iterdir():
         half = _STEP.fullmatch(each.name) and not (each / COMMITTED).exists()
-        if each.is_dir() and (half or ".orbax-checkpoint-tmp" in each.name):
+        others = each.name.startswith(_PROBE) or ".orbax-checkpoint-tmp" in each.name
+        if each.is_dir() and (half or others):
             shutil.rmtree(each, ignore_errors=True)
 
 
@@ -50,6 +73,14 @@ def remove(step: pathlib.Path) -> None:
     if step.is_dir():
         _sync(step)  # else a power cut could bring the commit file back, and not the rest
         shutil.rmtree(step, ignore_errors=True)
+
+
+def set_aside(step: pathlib.Path) -> None:
+    """Renames a damaged step, so that it counts no more: it is nobody's but the user's to delete."""
+    aside = step.with_name(f"{step.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    step.rename(aside)
+    _sync(step.parent)
 
 
 def sync(step: pathlib.Path) -> None:
@@ -74,8 +105,8 @@ def lacking(folder: pathlib.Path, size: int, host: int) -> str:
     probe = folder / f"{_PROBE}{host}"
     try:
         free = shutil.disk_usage(folder).free
-        probe.touch()
-        probe.unlink()
+        probe.mkdir(exist_ok=True)  # as of a step
+        probe.rmdir()
     except OSError as error:
         return f"{folder}: {reason(error)}"
     if free >= 1.1 * size:
@@ -90,10 +121,30 @@ def reason(error: Exception) -> str:
     """Why something could not be written, in the words of the system where they are known."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
-        if os.strerror(code).lower() in str(error).lower():
-            return os.strerror(code).lower()
-    return f"{type(error).__name__}: {first_line(error)}"
+    return _of_system(error, _FULL) or f"{type(error).__name__}: {first_line(error)}"
+
+
+def passing(error: BaseException | None) -> str:
+    """What the system says that keeps something from being read and is no damage to it, or ""."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno not in (None, *_NOT_THERE):
+            return os.strerror(error.errno).lower()
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            return "out of memory"
+        if said := _of_system(error, _PASSING):
+            return said
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _of_system(error: BaseException, codes: tuple[int, ...]) -> str:
+    """Libraries pass on the system's words, and not its numbers."""
+    text = str(error).lower()
+    return next((said for said in map(_words, codes) if said in text), "")
+
+
+def _words(code: int) -> str:
+    return os.strerror(code).lower()
 
 
 # ---- what is said beside the state
@@ -112,31 +163,40 @@ def _seal(meta: dict[str, Any]) -> str:
 def read_meta(step: pathlib.Path) -> dict[str, Any]:
     """What was saved beside the state of a step, format number and all.
 
-    Raises CheckpointCorrupt where it is not what was saved, CheckpointError where a newer version
-    wrote it.
+    Raises CheckpointCorrupt where it is not what was saved or not committed, CheckpointError where
+    a newer version wrote it, CheckpointUnreadable.
     """
     try:
+        if not (step / COMMITTED).is_file():
+            raise CheckpointCorrupt(f"checkpoint {step.name}: it is not committed")
         with (step / "meta" / "metadata").open("rb") as file:
             meta = json.loads(file.read(_MAX_META))
         if not isinstance(meta, dict):
             raise TypeError("no object")
         seal, number = meta.pop("seal", None), meta.get("format")
-        if type(number) is not int or number < 1:
-            raise ValueError(f"format {number!r}")
+        # The seal first, and of every format to come: a changed number is damage, not a version.
+        if type(number) is not int or seal != (None if number == 1 else _seal(meta)):
+            raise ValueError("not what was saved")
         if number > FORMAT:
             raise CheckpointError(
                 f"checkpoint {step.name} was written by a newer version (format {number}, this one "
                 f"reads up to {FORMAT}): update imagebind-jax"
             )
-        if number > 1 and seal != _seal(meta):
-            raise ValueError("not what was saved")
         if meta["step"] != int(step.name) or not isinstance(meta["digest"], dict):
             raise ValueError(f"of step {meta['step']!r}")
         return meta
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise CheckpointCorrupt(
-            f"checkpoint {step.name}: its meta is damaged ({' '.join(str(why).split())[:200]})"
-        ) from error
+        raise unusable(step, "its meta is damaged", error) from error
+
+
+def unusable(step: pathlib.Path, what: str, error: Exception) -> CheckpointError:
+    """What an error in reading a step is: passing, or else damage."""
+    if why := passing(error):
+        return CheckpointUnreadable(
+            f"checkpoint {step.name} cannot be read ({why}): start the same command again; where "
+            f"it stays so, rename {step}, and the one before is used"
+        )
+    why = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    return CheckpointCorrupt(f"checkpoint {step.name}: {what} ({' '.join(why.split())[:200]})")

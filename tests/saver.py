@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from imagebind_jax import hosts, step_folders
 from imagebind_jax.checkpoint import CheckpointCorrupt, CheckpointError, Checkpoints, abstract
 from imagebind_jax.errors import SavesFail
+from imagebind_jax.step_folders import CheckpointUnreadable
 
 READ_META = step_folders.read_meta
 
@@ -82,6 +83,18 @@ def main(arguments):
     checkpoints.close()
 
 
+def look(arguments):
+    """FOLDER: stops itself; then the newest step, and what was said, or why there is none."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    checkpoints, lines = Checkpoints(arguments[0]), []
+    try:
+        step, found = checkpoints.restore_newest(abstract(state(0)), lines.append)
+        assert bits(found) == bits(state(step))
+        print(step, lines)
+    except CheckpointUnreadable as error:
+        print(str(error).partition(":")[0])
+
+
 # ---- two hosts
 
 
@@ -96,7 +109,7 @@ def host(arguments):
     found = {"steps": checkpoints.steps()}
     assert found["steps"] == [20, 10], lines
     found["exact"] = [bits(checkpoints.restore(s, like)) == bits(state(s)) for s in (20, 10)]
-    for kind in (CheckpointCorrupt, CheckpointError):
+    for kind in (CheckpointCorrupt, CheckpointError, CheckpointUnreadable):
         with unreadable(20, kind if fails else None):
             try:
                 checkpoints.restore_newest(like, fallback=False)

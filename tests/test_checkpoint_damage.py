@@ -1,5 +1,6 @@
 """Damaged checkpoints: exactly what was saved, or one line; never something else without a word."""
 
+import errno
 import gc
 import json
 import pathlib
@@ -16,8 +17,9 @@ import pytest
 from flax import struct
 from saver import bits, facts, state
 
-from imagebind_jax import step_folders
+from imagebind_jax import restoring, step_folders
 from imagebind_jax.checkpoint import CheckpointCorrupt, CheckpointError, Checkpoints, abstract
+from imagebind_jax.step_folders import CheckpointUnreadable
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 FORMAT_1 = pathlib.Path(__file__).parent / "golden" / "run_format_1"
@@ -65,7 +67,7 @@ def outcome(read, expected):
     """Whether it is refused in one line; else it must be what was saved."""
     try:
         found = read()
-    except CheckpointError as error:
+    except CheckpointCorrupt as error:  # and no word of another model, version or disk
         assert str(error)
         assert "\n" not in str(error)
         return True
@@ -138,8 +140,52 @@ def test_a_damaged_newest_is_told_in_one_line_and_the_one_before_used(run, measu
         assert len(lines) == 1
         assert lines[0].startswith("checkpoint 2: ")
         assert checkpoints.steps() == [1]  # the damaged one does not count among those to keep
+        assert {each.name for each in damaged.iterdir()} == {"1", "2.damaged"}  # and is not lost
         checkpoints.close()
     measured("3 of 3: one line, the one before is used; without fallback refused with code 4")
+
+
+# ---- what the system does not give out
+
+
+STALE = 'ABORTED: Error opening "zarr" driver: Failed to open: "manifest.ocdbt": Stale file handle'
+
+
+def failing(error, times):
+    """Reads the arrays, but fails so often before."""
+    read, left = restoring._arrays, [error] * times
+
+    def arrays(*arguments):
+        if left:
+            raise left.pop()
+        return read(*arguments)
+
+    return arrays
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "?"), ValueError(STALE)], ids=str)
+def test_a_passing_error_is_waited_for(error, run, monkeypatch):
+    monkeypatch.setattr(restoring, "AGAIN", (0.01, 0.01))
+    monkeypatch.setattr(restoring, "_arrays", failing(error, 2))
+    checkpoints, lines = Checkpoints(run), []
+    step, found = checkpoints.restore_newest(abstract(state(0)), lines.append)
+    assert (step, lines, bits(found)) == (2, [], bits(state(2)))
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "?"), ValueError(STALE), MemoryError()], ids=repr
+)
+def test_what_cannot_be_read_is_no_damage_and_stays(error, run, monkeypatch):
+    monkeypatch.setattr(restoring, "AGAIN", (0.01, 0.01))
+    monkeypatch.setattr(restoring, "_arrays", failing(error, 99))
+    checkpoints, lines = Checkpoints(run), []
+    with pytest.raises(
+        CheckpointUnreadable, match=r"cannot be read \(.*start the same command"
+    ) as end:
+        checkpoints.restore_newest(abstract(state(0)), lines.append)
+    assert (end.value.code, lines, checkpoints.steps()) == (1, [], [2, 1])
+    checkpoints.close()
 
 
 # ---- formats
@@ -148,7 +194,9 @@ def test_a_damaged_newest_is_told_in_one_line_and_the_one_before_used(run, measu
 def test_a_newer_format_says_so_and_is_not_stepped_over(run):
     path = run / "2" / "meta" / "metadata"
     meta = json.loads(path.read_text())
-    path.write_text(json.dumps(meta | {"format": step_folders.FORMAT + 1}))
+    del meta["seal"]
+    newer = step_folders.sealed(meta | {"format": step_folders.FORMAT + 1})
+    path.write_text(json.dumps(newer))
     checkpoints = Checkpoints(run)
     with pytest.raises(CheckpointError, match="written by a newer version") as refused:
         checkpoints.restore_newest(abstract(state(0)))
@@ -156,10 +204,33 @@ def test_a_newer_format_says_so_and_is_not_stepped_over(run):
     checkpoints.close()
 
 
+def test_a_flipped_bit_in_the_format_is_damage_and_no_newer_version(run):
+    path = run / "2" / "meta" / "metadata"
+    text = path.read_text()
+    number = f'"format": {step_folders.FORMAT}'
+    assert number in text
+    checkpoints, lines = Checkpoints(run), []
+    for other in ("1", "3", "6"):
+        path.write_text(text.replace(number, f'"format": {other}'))
+        with pytest.raises(CheckpointCorrupt):
+            checkpoints.meta(2)
+    assert checkpoints.restore_newest(abstract(state(0)), lines.append)[0] == 1
+    assert len(lines) == 1
+    checkpoints.close()
+
+
 def test_meta_tells_the_versions_that_wrote_it(run):
     meta = step_folders.read_meta(run / "2")
     assert meta["versions"]["jax"] == jax.__version__
     assert {"imagebind-jax", "orbax-checkpoint"} <= meta["versions"].keys()
+
+
+def test_a_target_without_placement_is_no_damage(run):
+    checkpoints = Checkpoints(run)
+    bare = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state(0))
+    with pytest.raises(TypeError, match="like has no sharding at "):
+        checkpoints.restore_newest(bare)
+    checkpoints.close()
 
 
 def test_a_folder_under_another_step_is_refused(run):
