@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imagebind_jax import hosts, restoring, step_folders
+from imagebind_jax import files, hosts, restoring, step_folders
 from imagebind_jax.digests import digest, named
 from imagebind_jax.saving import Saver
 from imagebind_jax.step_folders import COMMITTED as COMMITTED
@@ -69,7 +69,7 @@ class Checkpoints:
 
         hosts.together(check)
         meta = {"format": FORMAT, "step": step, "digest": digests, "versions": _versions(), **facts}
-        self._saver.save(step, state, step_folders.sealed(meta))
+        self._saver.save(step, state, files.sealed(meta))
 
     def check_space(self, state: Any) -> None:
         """Raises CheckpointError unless a checkpoint of `state` fits on the disk."""

@@ -94,7 +94,7 @@ class Programs(file_cache.CacheInterface):
 
     def put(self, key: str, value: bytes) -> None:
         """JAX makes a warning of an OSError."""
-        with files.replaced(self._file(key)) as file:
+        with files.replaced(self._file(key), shared=True) as file:
             file.write(value + hashlib.sha256(value).digest())
 
 

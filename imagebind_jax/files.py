@@ -3,13 +3,14 @@
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import pathlib
 import re
 import shutil
 import socket
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 from imagebind_jax.errors import UserError, one_line
 
@@ -21,9 +22,12 @@ def replace_text(path: pathlib.Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def replaced(path: pathlib.Path) -> Iterator[IO[bytes]]:
-    """A file to write, which takes the place of `path` at once and only if all went well."""
-    partial = path.with_name(f"{path.name}.partial")
+def replaced(path: pathlib.Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of `path` at once and only if all went well.
+
+    shared: other processes may write the same one meanwhile; the last one stays.
+    """
+    partial = path.with_name(f"{path.name}{f'.{os.getpid()}' if shared else ''}.partial")
     try:
         with partial.open("w+b") as file:
             yield file
@@ -58,6 +62,26 @@ def sha256(path: pathlib.Path) -> str:
     """The digest of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(said: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with a digest of itself, whatever fields it has or will have."""
+    said = json.loads(json.dumps(said))  # as it will be read
+    return said | {"seal": _seal(said)}
+
+
+def unsealed(said: Any) -> dict[str, Any]:
+    """The object without its seal, if it has one. Raises ValueError where it was changed since."""
+    if not isinstance(said, dict):
+        raise ValueError("no object")
+    bare = {key: value for key, value in said.items() if key != "seal"}
+    if "seal" in said and said["seal"] != _seal(bare):
+        raise ValueError("what it says was changed since it was written")
+    return bare
+
+
+def _seal(said: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def check_writable(folder: pathlib.Path, remedy: str) -> None:

@@ -14,6 +14,7 @@ from imagebind_jax.inputs.anchors import ANCHOR
 
 RECENT = 128  # accepted losses of a pair of modalities, as MaxText has it, after OLMo
 FEWEST = 32  # of them, before which no loss is called a spike
+LEAST = 1e-3  # of the mean: losses that hardly differ have no spikes
 SPIKE = 1e3  # times a loss: what `kind=spike` makes of it
 
 
@@ -42,8 +43,8 @@ def judge(
     """(whether a step may be taken, the counters after it).
 
     It may not where its loss or its gradient's norm is no number, nor, with `deviations` > 0, where
-    the loss is so many standard deviations above the mean of the pair's recent ones. All of these
-    are the same on every device, and so is the answer.
+    the loss is so many standard deviations (at least 0.1 % of the mean each) above the mean of the
+    pair's recent ones. All of these are the same on every device, and so is the answer.
     """
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
     after = dict(health)
@@ -54,7 +55,8 @@ def judge(
         seen = jnp.arange(RECENT) < count
         mean = jnp.sum(jnp.where(seen, recent, 0)) / jnp.maximum(count, 1)
         square = jnp.sum(jnp.where(seen, (recent - mean) ** 2, 0)) / jnp.maximum(count, 1)
-        good &= (count < FEWEST) | (loss <= mean + deviations * jnp.sqrt(square))
+        deviation = jnp.maximum(jnp.sqrt(square), LEAST * jnp.abs(mean))
+        good &= (count < FEWEST) | (loss <= mean + deviations * deviation)
         kept = jnp.where(good, recent.at[accepted % RECENT].set(loss), recent)
         after["recent"] = {**health["recent"], pair: kept}
         after["accepted"] = {**health["accepted"], pair: accepted + good.astype(jnp.int32)}

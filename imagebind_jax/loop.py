@@ -19,6 +19,8 @@ from imagebind_jax.inputs import pipeline
 from imagebind_jax.preemption import Notice
 from imagebind_jax.watchdog import Watchdog
 
+EVALUATION = 24 * 3600  # seconds that one may take
+
 
 class Loop:
     """Steps from `start` to the end of a run, with what looks after them."""
@@ -79,7 +81,7 @@ class Loop:
                 self._tell()
             # Before the commit: a run that goes on from there has them.
             if measure:
-                with self.watch.paused(), self.clock.spent("evaluation"):
+                with self.watch.paused(EVALUATION), self.clock.spent("evaluation"):
                     numbers = self.evaluation.measure(state.params)
                 if numbers:
                     self.log.write(step, numbers)

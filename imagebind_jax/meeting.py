@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import select
 import selectors
 import socket
 import time
@@ -52,6 +53,15 @@ class _Line:
         yield from (line.decode("ascii", "replace") for line in whole)
         if not got or len(self._read) > LONGEST:
             raise ConnectionError("closed")
+
+    def open(self) -> bool:
+        """Whether the other end is still there: one that gave up may be back before this is seen."""
+        try:
+            heard = select.poll()
+            heard.register(self.socket)
+            return not heard.poll(0) or bool(self.socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # reading from it will tell
@@ -122,7 +132,7 @@ def _heard(line: _Line, hosts: int, came: dict[int, _Line]) -> bool:
             mistake = ""
             if of != hosts:
                 mistake = f"host {host} was started with --hosts {of}, host 0 with --hosts {hosts}"
-            elif host == 0 or host in came:
+            elif host == 0 or (host in came and came[host].open()):
                 mistake = (
                     f"two processes say that they are host {host}: each needs a --host of its own"
                 )

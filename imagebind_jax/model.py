@@ -200,7 +200,13 @@ def embed(
     embeddings, scales = _apply(model, params, dict(inputs))
     if scaled:
         return {modality: scales[modality] * z for modality, z in embeddings.items()}
-    return {m: z / jnp.linalg.norm(z, axis=-1, keepdims=True) for m, z in embeddings.items()}
+    return {modality: _unit(z) for modality, z in embeddings.items()}
+
+
+def _unit(z):
+    """Rows of length 1; a row of zeros, which has no direction, stays."""
+    length = jnp.linalg.norm(z, axis=-1, keepdims=True)
+    return z / jnp.maximum(length, jnp.finfo(length.dtype).tiny)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -217,10 +223,7 @@ def similarity(
     probabilities among exactly these b, sharper with a larger scale (text: the learned logit
     scale, 100 in the released model). They compare candidates; a cosine compares strangers.
     """
-    a, b = (
-        z / jnp.linalg.norm(z, axis=-1, keepdims=True) for z in (jnp.asarray(a), jnp.asarray(b))
-    )
-    cosines = a @ b.T
+    cosines = _unit(jnp.asarray(a)) @ _unit(jnp.asarray(b)).T
     if softmax_scale is None:
         return cosines
     return jax.nn.softmax(softmax_scale * cosines, axis=-1)

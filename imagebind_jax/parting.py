@@ -23,14 +23,8 @@ LAST = 5  # seconds that host 0, which keeps the store, stays for the others to 
 EXCHANGE = re.compile(
     r"(?i)\bgloo\b|\bnccl\b|connection (closed|reset)|broken pipe|socket closed|\bUNAVAILABLE:"
 )
-SAME_FOR_ALL = (
-    2,
-    3,
-    4,
-    5,
-    6,
-    Stuck.code,
-)  # exit codes of what would happen again, or happens to all
+# Exit codes of what would happen again, or happens to all.
+SAME_FOR_ALL = (2, 3, 4, 5, 6, Stuck.code)
 
 
 class Company:

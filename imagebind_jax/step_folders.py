@@ -1,7 +1,6 @@
 """A checkpoint on disk: a folder named by its step, whole once its commit file stands in it."""
 
 import errno
-import hashlib
 import json
 import os
 import pathlib
@@ -9,6 +8,7 @@ import re
 import shutil
 from typing import Any
 
+from imagebind_jax import files
 from imagebind_jax.errors import UserError, first_line
 
 FORMAT = 2  # 1: without a seal
@@ -147,21 +147,8 @@ def _words(code: int) -> str:
     return os.strerror(code).lower()
 
 
-# ---- what is said beside the state
-
-
-def sealed(meta: dict[str, Any]) -> dict[str, Any]:
-    """JSON with a digest of itself, which `read_meta` verifies."""
-    meta = json.loads(json.dumps(meta))  # as it will be read
-    return meta | {"seal": _seal(meta)}
-
-
-def _seal(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
 def read_meta(step: pathlib.Path) -> dict[str, Any]:
-    """What was saved beside the state of a step, format number and all.
+    """What was saved beside the state of a step, `files.sealed`: format number and all.
 
     Raises CheckpointCorrupt where it is not what was saved or not committed, CheckpointError where
     a newer version wrote it, CheckpointUnreadable.
@@ -170,12 +157,11 @@ def read_meta(step: pathlib.Path) -> dict[str, Any]:
         if not (step / COMMITTED).is_file():
             raise CheckpointCorrupt(f"checkpoint {step.name}: it is not committed")
         with (step / "meta" / "metadata").open("rb") as file:
-            meta = json.loads(file.read(_MAX_META))
-        if not isinstance(meta, dict):
-            raise TypeError("no object")
-        seal, number = meta.pop("seal", None), meta.get("format")
+            said = json.loads(file.read(_MAX_META))
         # The seal first, and of every format to come: a changed number is damage, not a version.
-        if type(number) is not int or seal != (None if number == 1 else _seal(meta)):
+        meta = files.unsealed(said)
+        number = meta["format"]
+        if type(number) is not int or ("seal" in said) != (number > 1):
             raise ValueError("not what was saved")
         if number > FORMAT:
             raise CheckpointError(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from imagebind_jax.errors import Stuck
 
 LONGER = 20  # times the median step
+PAUSE = 2 * 3600  # seconds that compiling, saving or restoring may take
 KEPT = 64  # steps that the median is of
 
 
@@ -20,8 +21,8 @@ class Watchdog:
     """Ends the process, exit code 76, where no step is done for long: nothing else gets a thread out
     of an exchange with a host that hangs, and heartbeats do not see one that is alive.
 
-    It is only paused, not stopped, by what may take its time: compiling, saving, evaluating, and
-    waiting for data, which has a patience of its own.
+    What may take its time, as compiling, saving, evaluating, or waiting for data, which has a
+    patience of its own, is a pause, with a limit of hours.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Watchdog:
         self._least, self._last_words, self._leave = least, last_words, leave
         self._durations: collections.deque = collections.deque(maxlen=KEPT)
         self._step, self._begun, self._pauses = 0, time.monotonic(), 1  # until `begin`
+        self._until = self._begun + PAUSE  # the end of the pause
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -65,10 +67,11 @@ class Watchdog:
             self._step, self._begun = step + 1, now
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """No time passes in the block."""
+    def paused(self, longest: float = PAUSE) -> Iterator[None]:
+        """No time of a step passes in the block, which itself may take so many seconds."""
         then = time.monotonic()
         with self._lock:
+            self._until = max(then + longest, self._until if self._pauses else 0.0)
             self._pauses += 1
         try:
             yield
@@ -85,17 +88,22 @@ class Watchdog:
             with self._lock:
                 # While the whole process is stopped (Ctrl-Z), no time passes for it either.
                 stopped = now - last - 2 * min(1.0, self._least / 10)
-                if stopped > 0 and not self._pauses:
-                    self._begun += stopped
-                waited = 0.0 if self._pauses else now - self._begun
-                step, limit = self._step, self.limit
+                if stopped > 0:
+                    self._until += stopped
+                    self._begun += 0 if self._pauses else stopped
+                step = self._step
+                if self._pauses:
+                    stuck = now > self._until
+                    what = f"what comes before step {step} takes for hours"
+                else:
+                    stuck = now - self._begun > self.limit
+                    what = f"step {step} has taken {now - self._begun:.0f} s so far"
             last = now
-            if waited > limit:
-                self._end(step, waited)
+            if stuck:
+                self._end(f"{what}: a device or another host hangs")
 
-    def _end(self, step: int, waited: float) -> None:
+    def _end(self, message: str) -> None:
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        message = f"step {step} has taken {waited:.0f} s so far: a device or another host hangs"
         line = "; ".join(filter(None, [message, self._last_words()]))
         self._leave(line, Stuck.code)
         print(f"imagebind-jax: error: {line}", file=sys.stderr, flush=True)

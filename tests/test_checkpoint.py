@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagebind_jax import checkpoint, sharding, step_folders
+from imagebind_jax import checkpoint, files, sharding
 from imagebind_jax.checkpoint import (
     CheckpointCorrupt,
     CheckpointError,
@@ -242,7 +242,7 @@ def test_bytes_that_read_well_but_are_others_are_found_by_the_digest(tmp_path, o
     good, bad = (digest(state(seed))[0]["params/w"] for seed in (2, 3))
     meta = json.loads(path.read_text().replace(good, bad))
     meta.pop("seal")
-    path.write_text(json.dumps(step_folders.sealed(meta)))
+    path.write_text(json.dumps(files.sealed(meta)))
     with pytest.raises(CheckpointCorrupt, match="1 leaves are not what was saved, first params/w"):
         opened().restore(2, abstract(state()))
 

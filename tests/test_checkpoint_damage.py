@@ -17,7 +17,7 @@ import pytest
 from flax import struct
 from saver import bits, facts, state
 
-from imagebind_jax import restoring, step_folders
+from imagebind_jax import files, restoring, step_folders
 from imagebind_jax.checkpoint import CheckpointCorrupt, CheckpointError, Checkpoints, abstract
 from imagebind_jax.step_folders import CheckpointUnreadable
 
@@ -195,7 +195,7 @@ def test_a_newer_format_says_so_and_is_not_stepped_over(run):
     path = run / "2" / "meta" / "metadata"
     meta = json.loads(path.read_text())
     del meta["seal"]
-    newer = step_folders.sealed(meta | {"format": step_folders.FORMAT + 1})
+    newer = files.sealed(meta | {"format": step_folders.FORMAT + 1})
     path.write_text(json.dumps(newer))
     checkpoints = Checkpoints(run)
     with pytest.raises(CheckpointError, match="written by a newer version") as refused:

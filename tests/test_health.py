@@ -172,6 +172,15 @@ def test_spikes_are_those_of_numpy():
     np.testing.assert_allclose(np.sort(counters["recent"][PAIR]), np.sort(recent))
 
 
+def test_losses_that_hardly_differ_have_no_spikes():
+    judge = jax.jit(functools.partial(health.judge, pair=PAIR, deviations=3.0))
+    counters = health.fresh(dataclasses.replace(CONFIG, skip_spikes=3.0))
+    for loss in [5.0] * health.FEWEST + [5.01, 5.014]:
+        good, counters = judge(counters, jnp.float32(loss), jnp.float32(1.0))
+        assert good
+    assert not judge(counters, jnp.float32(5.05), jnp.float32(1.0))[0]
+
+
 def test_a_gradient_that_is_no_number_is_enough_and_pairs_keep_to_themselves():
     counters = health.fresh(CONFIG)
     counters["recent"]["other"] = other = jnp.arange(3.0)

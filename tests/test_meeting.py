@@ -46,6 +46,22 @@ def lines(told):
     return {said for _, said in told.values()}
 
 
+def test_a_host_that_comes_again_is_no_second_one():
+    """Where host 0 was stopped for a while, it hears both at once."""
+    came = {}
+    with contextlib.ExitStack() as stack:
+        ends = [stack.enter_context(each) for _ in range(3) for each in socket.socketpair()]
+        for theirs in ends[1::2]:
+            theirs.sendall(b"imagebind-jax host 1 of 3\n")
+        first, again, second = (meeting._Line(ours) for ours in ends[::2])
+        assert meeting._heard(first, 3, came)
+        ends[1].close()
+        assert meeting._heard(again, 3, came)
+        assert came == {1: again}
+        with pytest.raises(UserError, match="two processes say that they are host 1"):
+            meeting._heard(second, 3, came)
+
+
 @pytest.mark.parametrize("late", [0, 1, 3])
 def test_hosts_that_all_come_go_on_together(late, address):
     told = meet(address, 0, 1, 2, 3, after={late: 0.5})

@@ -15,8 +15,8 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.evaluate import results
 from imagebind_jax.inputs import anchors, kept
 from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.sources import ArrayRecords, write_records
-from imagebind_jax.inputs.sources.array_records import write_shard
+from imagebind_jax.inputs.sources import ArrayRecords, prepared, write_records
+from imagebind_jax.inputs.sources.array_records import Shard, write_shard
 from imagebind_jax.inputs.sources.tar_index import load, make
 from imagebind_jax.model import ImageBind, ImageBindConfig
 from imagebind_jax.porting import lora
@@ -120,6 +120,22 @@ class Shards(Records):
         return outcome
 
 
+class Dataset:
+    """What a prepared folder says of itself."""
+
+    facts = prepared.Facts(
+        "esc50", "ESC-50", "CC BY-NC 3.0", "https://example.org", ["audio"], ["dog", "rain"],
+        ["the sound of {}"], [], {"train": prepared.Split(2, [Shard("a", 2, "f0" * 32, 7)])},
+    )  # fmt: skip
+
+    def write(self, folder):
+        (folder / "dataset.json").write_bytes(prepared.encoded(self.facts))
+
+    def read(self, folder):
+        assert prepared.facts(folder) == self.facts
+        return WHOLE
+
+
 class Index:
     """Where in tar files each sample is."""
 
@@ -218,7 +234,9 @@ def damaged(content, rng):
 
 @pytest.mark.goal("G26")
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", [Vectors, Views, Records, Shards, Index, Results, Adapters])
+@pytest.mark.parametrize(
+    "kind", [Vectors, Views, Records, Shards, Dataset, Index, Results, Adapters]
+)
 def test_mutants_of_what_is_written(kind, tmp_path, measured):
     kind, folder, rng = kind(), tmp_path / "written", random.Random(kind.__name__)
     folder.mkdir()

@@ -162,8 +162,8 @@ class StoredBench:
                 "must be of one space"
             )
         z = z.astype(np.float64)
-        z /= np.maximum(np.abs(z).max(axis=-1, keepdims=True), 1e-300)  # no length overflows then
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):  # of what is not finite, which gives no number
+            z /= np.maximum(np.abs(z).max(axis=-1, keepdims=True), 1e-300)  # no length overflows
             z = (z / np.linalg.norm(z, axis=-1, keepdims=True)).astype(np.float32)
         z[~np.isfinite(z).all(axis=-1)] = np.nan
         return z

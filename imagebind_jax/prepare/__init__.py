@@ -7,14 +7,12 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from imagebind_jax import files, metrics
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import datasets, media
 from imagebind_jax.inputs.datasets import Dataset, Listing
 from imagebind_jax.inputs.sources.array_records import FACTS
-from imagebind_jax.inputs.sources.prepared import Facts, Split
+from imagebind_jax.inputs.sources.prepared import Facts, Split, encoded
 from imagebind_jax.inputs.sources.writing import in_processes
 from imagebind_jax.prepare import journal, parts, resuming
 from imagebind_jax.prepare.journal import Done
@@ -71,7 +69,7 @@ def prepare(
         try:
             _write(name, folder, planned, done, workers, allow_missing)
             facts = _facts(dataset, listing, planned, done, finished)
-            journal.commit(folder / FACTS, msgspec.json.format(msgspec.json.encode(facts)))
+            journal.commit(folder / FACTS, encoded(facts))
             _tidy(folder, planned, facts)
         except OSError as error:
             raise UserError(
@@ -216,7 +214,7 @@ def _refresh(folder: pathlib.Path, before: Facts, facts: Facts) -> Facts:
     """Writes what is said of the same shards, where another version of the dataset says more."""
     if facts != before:
         try:
-            journal.commit(folder / FACTS, msgspec.json.format(msgspec.json.encode(facts)))
+            journal.commit(folder / FACTS, encoded(facts))
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
     return facts

@@ -7,6 +7,7 @@ import pathlib
 
 import msgspec
 
+from imagebind_jax import files
 from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.inputs.sources.array_records import FACTS, ArrayRecords, Shard
 
@@ -39,17 +40,24 @@ def facts(folder: str | os.PathLike) -> Facts:
     """What is in the folder. Raises UserError."""
     path = pathlib.Path(folder) / FACTS
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Facts)
+        found = msgspec.convert(files.unsealed(msgspec.json.decode(path.read_bytes())), Facts)
     except FileNotFoundError:
         raise UserError(
             f"{folder} holds no {FACTS}: it is not prepared, or not to its end"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({first_line(error)}): prepare it again") from error
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}): remove {folder}, and prepare it again"
+        ) from error
     for shard in itertools.chain.from_iterable(split.shards for split in found.splits.values()):
         if os.path.basename(shard.file) != shard.file or shard.count < 0:
             raise UserError(f"{path} names {shard.file!r}, which is not a shard of its folder")
     return found
+
+
+def encoded(facts: Facts) -> bytes:
+    """A dataset.json, with a digest of itself."""
+    return msgspec.json.format(msgspec.json.encode(files.sealed(msgspec.to_builtins(facts))))
 
 
 def split(folder: str | os.PathLike, name: str) -> Split:
