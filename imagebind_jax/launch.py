@@ -1,7 +1,6 @@
 """`imagebind-jax launch COMMAND ...`: runs a command, says in one line how it ended, and starts it again."""
 
 import contextlib
-import ctypes
 import os
 import pathlib
 import re
@@ -13,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from imagebind_jax import faults, parting, step_folders
+from imagebind_jax import faults, parents, parting, step_folders
 from imagebind_jax.errors import HostLost, Stuck, UserError
 
 COMMAND = [sys.executable, "-m", "imagebind_jax.cli"]
@@ -62,7 +61,7 @@ class _Child:
             stderr=subprocess.PIPE,
             env=self._environment,
             process_group=0,  # a terminal's Ctrl-C comes through this process, once
-            preexec_fn=lambda: _die_with(parent),
+            preexec_fn=lambda: parents.die_with(parent),
         )
         with self._forwarded(signal.SIGTERM, signal.SIGINT):
             self._pass_on()
@@ -157,13 +156,6 @@ def _name(number: int) -> str:
     with contextlib.suppress(ValueError):
         return signal.Signals(number).name
     return f"signal {number}"
-
-
-def _die_with(parent: int) -> None:
-    with contextlib.suppress(AttributeError):  # Linux only
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)  # it was gone before
 
 
 def _option(arguments: Sequence[str], name: str) -> str:

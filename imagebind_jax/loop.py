@@ -19,7 +19,7 @@ from imagebind_jax.inputs import pipeline
 from imagebind_jax.preemption import Notice
 from imagebind_jax.watchdog import Watchdog
 
-EVALUATION = 24 * 3600  # seconds that one may take
+EVALUATION = 24 * 3600.0  # seconds that one may take
 
 
 class Loop:

@@ -27,6 +27,7 @@ from imagebind_jax.watchdog import Watchdog
 
 MARGIN = 5.0  # seconds by which a step has longer than a record
 PATIENCE = 20.0  # seconds that a run which an error ends waits for a save in flight
+AMONG_OTHERS = 5.0  # where other hosts wait to hear of the error
 
 
 def check(
@@ -74,6 +75,9 @@ def fit(
     folder, place = hosts.together(lambda: check(config, folder))
     hosts.check_shared(folder)
     hosts.alike("config", json.dumps(_of_all_hosts(config)))
+    if jax.process_count() > 1:
+        hosts.alike("evaluate_every", str(config.evaluate_every))
+        hosts.alike("evaluation", json.dumps(while_training.of_all_hosts(config)))
     if not hosts.first():
         say = hosts.unsaid
     busy = f"another process is training in {folder}: wait for it, or choose another --out"
@@ -87,10 +91,11 @@ def fit(
             committed=lambda step: say(f"committed step {step}"),
             failed=say,
         )
-        stack.callback(checkpoints.abandon, PATIENCE)  # nothing is left to do where it was closed
+        several = jax.process_count() > 1
+        # Nothing is left to do where it was closed.
+        stack.callback(checkpoints.abandon, AMONG_OTHERS if several else PATIENCE)
         hosts.last_words = last = functools.partial(last_words, checkpoints)
         # Other hosts wait in a step for one that waits for its data, which ends by itself.
-        several = jax.process_count() > 1
         least = max(config.patience_of_step, config.patience + MARGIN if several else 0)
         watch = stack.enter_context(Watchdog(least, last, hosts.leave))
         progress = stack.enter_context(
@@ -142,8 +147,8 @@ def last_words(checkpoints: checkpoint.Checkpoints) -> str:
 
 
 def _of_all_hosts(config: TrainConfig) -> dict[str, Any]:
-    """What must be the same on all hosts: everything but how each reads, and measures."""
-    own = ("threads", "workers", "patience", "bad_records", "evaluation")
+    """What must be the same on all hosts: everything but how each reads; what it measures, apart."""
+    own = ("threads", "workers", "patience", "bad_records", "evaluation", "evaluate_every")
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     return flat({k: v for k, v in fields.items() if k not in own}) | anchored(config)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from imagebind_jax.errors import Stuck
 
 LONGER = 20  # times the median step
-PAUSE = 2 * 3600  # seconds that compiling, saving or restoring may take
+PAUSE = 2 * 3600.0  # seconds that compiling, saving or restoring may take
 KEPT = 64  # steps that the median is of
 
 

@@ -20,7 +20,7 @@ LONGEST = 300  # lines, constants apart
 # From the ground up; a file imports only from floors below its own, and folders only themselves.
 FLOORS = (
     {"version", "errors"},
-    {"files", "faults", "board", "arguments", "clusters", "meeting", "parting"},
+    {"files", "faults", "parents", "board", "arguments", "clusters", "meeting", "parting"},
     {"digests", "step_folders", "orbax_pages"},
     {"inputs", "metrics"},
     {"data"},
@@ -28,7 +28,7 @@ FLOORS = (
     {"attention"},
     {"compiled", "goodput", "preemption", "watchdog", "layers", "losses", "optimizer"},
     {"devices", "encoders", "hosts"},
-    {"sharding", "saving", "restoring"},
+    {"sharding", "saving", "restoring", "in_step"},
     {"model", "masked_autoencoder", "checkpoint"},
     {"porting", "frozen"},
     {"evaluators", "search", "report"},

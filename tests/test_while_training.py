@@ -1,7 +1,10 @@
 """Evaluation during training: into the same metrics, without changing the run."""
 
 import dataclasses
+import multiprocessing
+import pathlib
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -115,6 +118,67 @@ def test_an_evaluation_that_fails_does_not_end_the_run(plain, tmp_path):
     assert len(failed) == 3 and "[8, 4]" in failed[0]
     names = {name for line in lines(tmp_path / "run")[1] for name in line}
     assert "evaluation/pairs/r1" in names and not [name for name in names if "wide" in name]
+
+
+def test_an_evaluation_that_breaks_does_not_end_the_run(plain, tmp_path):
+    """What nobody has foreseen; its kind and place are said."""
+    broken = Retrieval(
+        Held(), {"vision": 1.0}, {"audio": 1.0}, {m: Broken() for m in ("vision", "audio")}
+    )
+    settings = EvalConfig((Benchmark("broken", broken),), batch_size=BATCH, resamples=0)
+    said = []
+    params = train.fit(config(evaluation=settings), tmp_path / "run", say=said.append)
+    assert_same_bits(params, plain[1])
+    start = "evaluation of broken failed, training goes on: "
+    assert [line for line in said if line.startswith(start)] == [f"{start}KeyError: 'none'"] * 3
+
+
+@pytest.mark.slow
+def test_an_evaluation_whose_worker_hangs_leaves_training_its_own(tmp_path):
+    """Its file is named, its worker is gone, and those of training make all batches."""
+    hangs = {name: Hangs(name, str(tmp_path / "mark")) for name in ("vision", "audio")}
+    found = Retrieval(Held(), {"vision": 1.0}, {"audio": 1.0}, hangs)
+    settings = EvalConfig((Benchmark("pairs", found),), batch_size=BATCH, resamples=0, workers=1, patience=1.0)  # fmt: skip
+    of_run, said, children = config(evaluation=settings, workers=1, evaluate_every=8), [], []
+
+    def say(line):
+        said.append(line)
+        if line.startswith("evaluation of pairs failed"):
+            time.sleep(1)
+            children.extend(multiprocessing.active_children())
+
+    train.fit(of_run, tmp_path / "run", say=say)
+    failed = [line for line in said if "failed" in line]
+    assert (
+        len(failed) == 1 and "stuck for" in failed[0] and "held-out.audio, record 20" in failed[0]
+    )
+    assert len(children) == 1  # training's
+    steps, measured = lines(tmp_path / "run")
+    assert [line["step"] for line in steps] == list(range(STEPS))
+    assert [line["step"] for line in measured] == [STEPS - 1]  # which went well
+    assert not multiprocessing.active_children()
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken:
+    """A mistake in a transform."""
+
+    def __call__(self, record, rng):
+        return record["none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hangs:
+    """One modality of a record; one of them hangs, if the file `mark` is not there yet."""
+
+    name: str
+    mark: str
+
+    def __call__(self, record, rng):
+        if self.name == "audio" and record["id"] == 20 and not pathlib.Path(self.mark).exists():
+            pathlib.Path(self.mark).touch()
+            time.sleep(600)
+        return record[self.name]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 from feeding import Noisy, batches
 
 from imagebind_jax.errors import Stopped, UserError
-from imagebind_jax.inputs import crumbs
+from imagebind_jax.inputs import crumbs, pipeline
 from imagebind_jax.inputs import workers as workers_module
 
 HERE = pathlib.Path(__file__).parent
@@ -110,17 +110,94 @@ def test_a_worker_that_hangs_while_it_reads_nothing_ends_the_run(monkeypatch):
         list(stream)
 
 
-def test_a_pause_of_everything_is_no_hang(monkeypatch):
-    """As with Ctrl-Z and `fg`: the clock goes on, and nobody had a chance to read."""
-    watch = workers_module._Watch(2.0, None)
-    clock = iter(range(0, 10_000, 100))
+@pytest.fixture
+def watch(monkeypatch):
+    """A _Watch with a patience of 2 s whose looks are 100 s apart, of which 1 s counts each; `watch.marks`
+    is what is being read."""
+    watch = workers_module._Watch(2.0, crumbs.Trail())
+    clock = iter(range(0, 1_000_000, 100))
     monkeypatch.setattr(workers_module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(crumbs, "found", lambda folder: {(1, 1): (0.0, "a.mp4")})
+    watch.marks = {}
+    monkeypatch.setattr(watch.trail, "found", lambda: dict(watch.marks))
+    return watch
+
+
+def test_a_pause_of_everything_is_no_hang(watch):
+    """As with Ctrl-Z and `fg`: the clock goes on, and nobody had a chance to read."""
+    watch.marks = {(1, 1): (0.0, "a.mp4")}
     watch.look()
     watch.look()
     watch.look()  # 200 s have passed, of which two looks of 1 s count
     with pytest.raises(Stopped, match="stuck for 3 s reading a.mp4"):
         watch.look()
+
+
+def test_a_silence_ends_with_the_next_batch(watch):
+    """Batches that are slow to come, each between two readings of anything, are no silence."""
+    for _ in range(100):
+        for _ in range(20):
+            watch.look()
+        watch.arrived()
+    with pytest.raises(Stopped, match="no batch for 33 s, though nothing is being read"):
+        for _ in range(34):
+            watch.look()
+
+
+def test_a_record_that_is_stuck_while_others_come_is_told(watch):
+    watch.marks = {(1, 1): (0.0, "a.mp4"), (1, 2): (0.0, "b.mp4")}
+    with pytest.raises(Stopped, match="reading a.mp4"):
+        for count in range(5):
+            watch.marks[1, 2] = float(count), "b.mp4"
+            watch.look()
+            watch.arrived()
+
+
+# ---- streams beside each other, as training's and an evaluation's
+
+
+def test_what_one_stream_was_stuck_with_says_nothing_of_another(monkeypatch):
+    monkeypatch.setattr(workers_module, "LINGER", 0.5)
+    with pytest.raises(Stopped, match="endless"):
+        list(batches(Noisy(endless=7)).stream(patience=0.5))
+
+    def slow(index):
+        time.sleep(1.5)
+        return {"x": np.float32([index])}, ""
+
+    ((row, _),) = pipeline.each(slow, 1, 0, 1, 0, 0.5)
+    assert row["x"] == 0
+
+
+def test_only_the_workers_of_the_stream_that_hangs_are_killed():
+    other = batches(steps=100).stream(workers=1)
+    wanted = batches(steps=100)
+    equal([next(other)], [wanted[0]])
+    (its,) = multiprocessing.active_children()
+    with pytest.raises(Stopped, match="stuck for \\d+ s reading /media/endless.mp4"):
+        list(batches(Noisy(endless=7)).stream(workers=1, patience=1.0))
+    time.sleep(0.5)
+    assert multiprocessing.active_children() == [its]
+    equal([next(other) for _ in range(20)], [wanted[step] for step in range(1, 21)])
+    other.close()
+
+
+def test_python_ends_without_a_thread_that_is_stuck():
+    """Where a run has given up what is stuck, and went on."""
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "import feeding\n"
+        "from imagebind_jax.errors import Stopped\n"
+        "from imagebind_jax.inputs import workers\n"
+        "workers.LINGER = 0.5\n"
+        "try:\n"
+        "    list(feeding.batches(feeding.Noisy(endless=7)).stream(patience=0.5))\n"
+        "except Stopped as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(HERE)], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0 and done.stdout.startswith("stuck for"), done
 
 
 @pytest.mark.goal("G19")

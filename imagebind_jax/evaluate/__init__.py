@@ -11,7 +11,7 @@ import jax
 import msgspec
 import numpy as np
 
-from imagebind_jax import files, hosts, metrics
+from imagebind_jax import files, hosts, in_step, metrics
 from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.evaluate import comparing, door, opening, results, wanted
 from imagebind_jax.evaluate.results import Checkpoint, Entry, MadeOf, Results
@@ -190,7 +190,8 @@ def _measure(
             progress.update(i, name)
             begun = time.monotonic()
             try:
-                measured = benchmark.evaluation.measure(bench)
+                with in_step.together(name, (UserError,)):
+                    measured = benchmark.evaluation.measure(bench)
             except UserError as error:  # the others can be measured all the same
                 found.missing[name] = one_line(str(error))
                 failed.append(name)

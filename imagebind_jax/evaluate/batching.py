@@ -1,7 +1,7 @@
 """Inputs of any shapes to full batches for the devices, and their vectors back to the records' rows."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,11 @@ class Batches:
 
     def __init__(
         self,
-        run: Callable[[np.ndarray], Any],
+        run: Callable[[Sequence[int], np.ndarray], Any],
         size: int,
         table: Float[np.ndarray, "n e"],
     ):
+        """run: (the rows that views are of, `size` views) -> a vector of each view."""
         self._run, self._size, self._table = run, size, table
         self._waiting: dict[Any, list[tuple[int, np.ndarray]]] = collections.defaultdict(list)
         self._flying: collections.deque[tuple[list[int], Any]] = collections.deque()
@@ -49,7 +50,7 @@ class Batches:
         views = [view for _, view in waiting]
         waiting.clear()
         views += views[-1:] * (self._size - len(views))  # so that a shape is compiled once
-        self._flying.append((rows, self._run(np.stack(views))))
+        self._flying.append((rows, self._run(rows, np.stack(views))))
         while len(self._flying) > FLYING:
             self._fetch()
 

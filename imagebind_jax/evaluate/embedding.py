@@ -8,10 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Float
 
-from imagebind_jax import checkpoint, sharding, version
+from imagebind_jax import checkpoint, in_step, sharding, version
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluate import reading
@@ -33,7 +32,7 @@ class ModelBench:
 
     With several hosts each decodes every record and gives the devices its part of each batch, so
     that all have all embeddings: decoding is then redundant, and `folder` must be one that all see;
-    the first writes.
+    the first writes. All ask for the same in the same order, within `in_step.together`.
     """
 
     def __init__(
@@ -189,6 +188,7 @@ class ModelBench:
             known, vectors = self._found[name]
             reading.check_once({name: known}, name, asked)
             return vectors
+        in_step.meet(name, n)
         kept = Kept(
             self._kept_in / name if self._kept_in is not None else None,
             (n, self.model.config.embed_dim),
@@ -196,11 +196,11 @@ class ModelBench:
             writes=self._writes,
             tell=self.tell,
         )
-        if jax.process_count() > 1:  # else some would wait for the others for ever
-            multihost_utils.assert_equal(np.int32(kept.done), f"hosts see other files of {name}")
+        in_step.meet(f"{name}, {kept.done} rows of it in its file", kept.done)
         check(kept.unusable)
         if kept.done < n:
             self._fill(kept, name, modality, made, same or range(n), check)
+            in_step.meet(f"{name}, its end", sorted(kept.unusable), _last(kept.unusable))
         self._found[name] = asked, kept.rows
         return kept.rows
 
@@ -218,7 +218,8 @@ class ModelBench:
 
     def _fill(self, kept: Kept, name, modality, made, same: Sequence[int], check) -> None:
         n, start = len(kept.rows), kept.done
-        batches = Batches(self._run_of(modality), self.batch_size, kept.rows)
+        run = self._run_of(name, modality, kept.unusable)
+        batches = Batches(run, self.batch_size, kept.rows)
         rank = len(self._encoder(modality, name).shape)
         seen = reading.Shown(name, n, self.tell, start)
         with contextlib.closing(made(start)) as rows:
@@ -242,16 +243,28 @@ class ModelBench:
             finally:
                 kept.flush()  # what is done is done, whatever ends it
 
-    def _run_of(self, modality: str) -> Callable[[np.ndarray], Any]:
+    def _run_of(
+        self, name: str, modality: str, unusable: Mapping[int, str]
+    ) -> Callable[[Sequence[int], np.ndarray], Any]:
         tower = {modality: self._params[modality]}
         index, hosts = jax.process_index(), jax.process_count()
 
-        def run(x: np.ndarray) -> Any:
+        def run(rows: Sequence[int], x: np.ndarray) -> Any:
             share = len(x) // hosts
-            part = x[index * share : (index + 1) * share]
-            return self._apply(tower, self.place.batch({modality: part}))
+            part = self.place.batch({modality: x[index * share : (index + 1) * share]})
+            # While it travels: each host has read the records by itself.
+            what = [list(rows), list(x.shape), x.dtype.str]
+            in_step.meet(f"{name}, record {rows[-1]}", what, _last(unusable))
+            return self._apply(tower, part)
 
         return run
+
+
+def _last(unusable: Mapping[int, str]) -> str:
+    if not unusable:
+        return ""
+    row = max(unusable)
+    return f" ({len(unusable)} unusable, the last record {row}: {unusable[row]})"
 
 
 def _fits(x: np.ndarray, encoder: EncoderConfig) -> bool:

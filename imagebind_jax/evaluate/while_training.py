@@ -1,13 +1,16 @@
 """Evaluation during training: chosen benchmarks every so many steps, which change nothing of the run."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from imagebind_jax import in_step
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.errors import Stopped, UserError
+from imagebind_jax.errors import UserError
 from imagebind_jax.evaluate import door
 from imagebind_jax.evaluate.embedding import ModelBench
+from imagebind_jax.inputs.described import flat
 from imagebind_jax.model import ImageBind
 
 
@@ -18,6 +21,15 @@ def check(config: TrainConfig) -> None:
     for benchmark in settings.benchmarks:
         if why := door.lacking(benchmark, settings, config.model.encoders, "the model"):
             raise UserError(f"evaluation of {benchmark.name}: {why}")
+
+
+def of_all_hosts(config: TrainConfig) -> dict[str, Any]:
+    """What must be the same on all hosts: everything but how each reads. Raises UserError."""
+    if (settings := config.evaluation) is None:
+        return {}
+    own = ("threads", "workers", "patience")
+    fields = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    return flat({name: value for name, value in fields.items() if name not in own})
 
 
 class WhileTraining:
@@ -62,9 +74,13 @@ class WhileTraining:
         for benchmark in settings.benchmarks:
             self.tell(f"evaluating {benchmark.name}")
             try:
-                measured = benchmark.evaluation.measure(self._bench)
-            except (UserError, Stopped) as error:  # which is no reason to lose the run
-                self.say(f"evaluation of {benchmark.name} failed, training goes on: {error}")
+                with in_step.together(benchmark.name):
+                    measured = benchmark.evaluation.measure(self._bench)
+            except Exception as error:  # which is no reason to lose the run
+                if in_step.of_devices(error):
+                    raise
+                why = in_step.described(error)
+                self.say(f"evaluation of {benchmark.name} failed, training goes on: {why}")
                 continue
             for name, number in measured.numbers.items():
                 values[f"evaluation/{benchmark.name}/{name}"] = number.value

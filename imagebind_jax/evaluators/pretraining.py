@@ -12,7 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from imagebind_jax import checkpoint, files, masked_autoencoder, metrics, optimizer, sharding
+from imagebind_jax import (
+    checkpoint,
+    files,
+    hosts,
+    in_step,
+    masked_autoencoder,
+    metrics,
+    optimizer,
+    sharding,
+)
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators.benchmark import Items, source_name
@@ -113,7 +122,7 @@ def pretrain(
         state = _train(config, records, place, place.create(create), 0)
         return jax.device_get(state["params"]["encoder"])
     files.check_writable(folder, "choose another folder for results")
-    with files.locked(folder / ".lock", f"another process is pretraining in {folder}: wait for it"):
+    with hosts.locked(folder / ".lock", f"another process is pretraining in {folder}: wait for it"):
         checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
         if checkpoints.steps():
             like = jax.eval_shape(create)
@@ -164,11 +173,11 @@ def _train(
         hosts=jax.process_count(),
         threads=config.threads,
         patience=config.patience,
-        bad=BadRecords(folder, config.bad_records, start),
+        bad=BadRecords(folder, config.bad_records, start, host=jax.process_index()),
     )
     step_fn = _step_fn(config, place, state)
     with contextlib.ExitStack() as stack:
-        log = metrics.Metrics(folder, start) if folder is not None else None
+        log = metrics.Metrics(folder, start, writes=hosts.first()) if folder is not None else None
         if log is not None:
             stack.callback(log.close)
         progress = stack.enter_context(
@@ -194,6 +203,7 @@ def _train(
                     f"{items.name}: inputs of shape {batch[items.modality].shape[1:]} for an "
                     f"encoder of {config.model.encoder.shape}: pretraining takes one view at a time"
                 )
+            in_step.meet(f"step {step} of pretraining")
             state, values = step_fn(state, place.batch(batch))
             if waiting:  # the numbers of a step are fetched while the next one runs
                 tell(*waiting)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from imagebind_jax.errors import UserError
+from imagebind_jax.inputs import crumbs
 from imagebind_jax.inputs.bad_records import BadRecords
 from imagebind_jax.inputs.orders import order
 from imagebind_jax.inputs.pairs import Pair
@@ -240,10 +241,12 @@ def _ahead(
 
     threads, ahead = (1, 1) if workers else (threads, ahead)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-    elements = grain.MapDataset.source(made)[start:].to_iter_dataset(options)
+    trail = crumbs.Trail()
+    source = made if workers else crumbs.Followed(made, trail)
+    elements = grain.MapDataset.source(source)[start:].to_iter_dataset(options)
     if workers:
         return closed_at_exit(from_processes(elements, workers, patience))
-    return watched(elements, patience, None)
+    return watched(elements, patience, trail)
 
 
 def single_batches(

@@ -1,11 +1,10 @@
 """Worker processes and threads that make batches, watched: none outlives the run or holds it up."""
 
 import atexit
-import ctypes
+import concurrent.futures.thread
 import faulthandler
 import multiprocessing
 import os
-import pathlib
 import queue
 import signal
 import sys
@@ -19,21 +18,22 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from imagebind_jax import parents
 from imagebind_jax.errors import Stopped
 from imagebind_jax.inputs import crumbs
 
 NAME = "grain-process-prefetch"  # how grain calls its processes
 START = 30.0  # seconds beyond the patience until workers that read nothing are given up
 BEGIN = 300.0  # before their first record: a busy machine, or a slow disk, takes its time to import
+LINGER = 5.0  # seconds that the end of a stream waits for its threads
+
+_trails: weakref.WeakSet[crumbs.Trail] = weakref.WeakSet()  # of streams with worker processes
 
 
 def die_with_parent(parent: int) -> None:
     """For a worker process: a killed parent must not leave it behind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells us
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(1)
+    parents.die_with(parent)
 
 
 def name_before_making() -> None:
@@ -75,7 +75,8 @@ def from_processes(elements: Any, workers: int, patience: float) -> Generator[An
     _no_last_word()
     with tempfile.TemporaryDirectory(prefix="imagebind_jax_") as folder:
         options = grain.MultiprocessingOptions(num_workers=workers)
-        for element in watched(elements.mp_prefetch(options, Begin(folder)), patience, folder):
+        _trails.add(trail := crumbs.Trail(folder))
+        for element in watched(elements.mp_prefetch(options, Begin(folder)), patience, trail):
             # Out of shared memory, which is scarce and must be given back.
             yield {name: np.array(rows) for name, rows in element.items()}
 
@@ -110,15 +111,15 @@ def closed_at_exit(generator: Generator) -> Generator:
     return generator
 
 
-def watched(elements: Any, patience: float, folder: str | None) -> Generator[Any, None, None]:
+def watched(elements: Any, patience: float, trail: crumbs.Trail) -> Generator[Any, None, None]:
     """What iterating over `elements` gives, made one ahead in a thread.
 
-    folder: where worker processes leave their crumbs, if there are any. Raises `Stopped`, naming
-    what was being read, where a worker died or reads one record for more than `patience` seconds;
-    and where no batch comes though nothing is being read, for half a minute more.
+    trail: where its readers, and no others, leave their crumbs. Raises `Stopped`, naming what was
+    being read, where a worker died or reads one record for more than `patience` seconds; and where
+    no batch comes though nothing is being read, for half a minute more.
     """
     ready: queue.Queue = queue.Queue(maxsize=1)
-    stop, watch = threading.Event(), _Watch(patience, folder)
+    stop, watch = threading.Event(), _Watch(patience, trail)
     thread = threading.Thread(target=_feed, args=(elements, ready, stop), daemon=True)
     thread.start()
     try:
@@ -128,14 +129,26 @@ def watched(elements: Any, patience: float, folder: str | None) -> Generator[Any
             except queue.Empty:
                 watch.look()
                 continue
+            watch.arrived()
             if isinstance(error, StopIteration):
                 return
             if error is not None:
-                raise _explained(error, folder)
+                raise _explained(error, trail)
             yield element
     finally:
         stop.set()
-        thread.join(timeout=5)  # it closes grain's iterator, which ends its processes
+        trail.over = True
+        thread.join(timeout=LINGER)  # it closes grain's iterator, which ends its processes
+        if thread.is_alive():
+            _let_go(trail)
+
+
+def _let_go(trail: crumbs.Trail) -> None:
+    """Python's end would wait, for ever, for a thread that is stuck, though the run goes on without it."""
+    waited_for = getattr(concurrent.futures.thread, "_threads_queues", {})
+    for thread in list(waited_for):
+        if thread.ident in trail.threads:
+            del waited_for[thread]
 
 
 def _feed(elements, ready: queue.Queue, stop: threading.Event) -> None:
@@ -163,17 +176,21 @@ def _feed(elements, ready: queue.Queue, stop: threading.Event) -> None:
 class _Watch:
     """For how long nothing has changed, counted in looks: while all are paused, no time passes."""
 
-    def __init__(self, patience: float, folder: str | None):
-        self.patience, self.folder, self.interval = patience, folder, min(patience / 4, 1.0)
+    def __init__(self, patience: float, trail: crumbs.Trail):
+        self.patience, self.trail, self.interval = patience, trail, min(patience / 4, 1.0)
         self._last, self._idle = time.monotonic(), 0.0
         self._marks: dict = {}
         self._ages: dict = {}
+
+    def arrived(self) -> None:
+        """There is an element: no silence. A record that is stuck beside it stays so."""
+        self._idle = 0.0
 
     def look(self) -> None:
         """Called while a batch is waited for. Raises `Stopped`."""
         now = time.monotonic()
         passed, self._last = min(now - self._last, 2 * self.interval), now
-        marks = crumbs.found(self.folder)
+        marks = self.trail.found()
         same = {key for key, mark in marks.items() if self._marks.get(key) == mark}
         self._ages = {
             key: self._ages.get(key, 0.0) + passed if key in same else 0.0 for key in marks
@@ -186,32 +203,32 @@ class _Watch:
                     f"stuck for {age:.0f} s reading {marks[key][1]} (process {key[0]}): remove that "
                     "file, or give it longer with --patience"
                 )
-        begun = self.folder is None or any(pathlib.Path(self.folder).iterdir())
-        if self._idle > self.patience + (START if begun else BEGIN):
+        if self._idle > self.patience + (START if self.trail.begun else BEGIN):
             self._stop(
                 f"no batch for {self._idle:.0f} s, though nothing is being read: a worker hangs"
             )
 
     def _stop(self, message: str) -> NoReturn:
-        _kill_workers()
+        _kill_workers(self.trail)
         raise Stopped(message)
 
 
-def _kill_workers() -> None:
+def _kill_workers(trail: crumbs.Trail) -> None:
+    """Those of one stream; of one that hangs before it could say whose it is, nobody waits either."""
+    others = {pid for each in list(_trails) if each is not trail for pid in each.processes()}
     for process in multiprocessing.active_children():
-        if process.name.startswith(NAME):
+        if process.name.startswith(NAME) and process.pid not in others:
             process.kill()
 
 
-def _explained(error: BaseException, folder: str | None) -> BaseException:
+def _explained(error: BaseException, trail: crumbs.Trail) -> BaseException:
     """What grain says of a dead worker, with the name of what that was reading."""
-    if folder is None or "terminated unexpectedly" not in str(error):
+    if trail.folder is None or "terminated unexpectedly" not in str(error):
         return error
     alive = {process.pid for process in multiprocessing.active_children()} | {os.getpid()}
-    marks = crumbs.found(folder)
-    dead = [what for (process, _), (_, what) in marks.items() if process not in alive]
-    began = any(pathlib.Path(folder).iterdir())
-    _kill_workers()
+    dead = [what for (process, _), (_, what) in trail.found().items() if process not in alive]
+    began = trail.begun
+    _kill_workers(trail)
     code = str(error).partition("exit code ")[2].split(".")[0]
     said = f"a worker process died (exit code {code or 'unknown'})"
     if dead:
