@@ -23,8 +23,9 @@ test: $(VENV)/ready
 # Every goal of docs/running.md at full size; its table is written anew.
 soak: $(VENV)/ready
 	@rm -f .soak.jsonl
-	@IBJ_SOAK=1 IBJ_RESULTS=.soak.jsonl $(BIN)/python -m pytest -m goal $(TESTS) || true
-	@$(BIN)/python tests/goals.py .soak.jsonl
+	@IBJ_SOAK=1 IBJ_RESULTS=.soak.jsonl $(BIN)/python -m pytest -vv -m goal --durations=40 \
+	  -o faulthandler_timeout=1800 $(TESTS); ended=$$?; \
+	  $(BIN)/python tests/goals.py .soak.jsonl; exit $$ended
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -187,6 +187,9 @@ class Replicated:
         return self.place(jax.jit(init)())
 
     def place(self, state: Any) -> Any:
+        # What was read from a checkpoint may be split, which pmap would refuse.
+        whole = NamedSharding(Mesh(np.asarray(self.devices), ("data",)), P())
+        state = jax.device_put(state, whole)
         # By the name that a step's axis has: else the second step would be compiled anew.
         copy = jax.pmap(
             lambda _, state: state, in_axes=(0, None), axis_name="data", devices=self.devices

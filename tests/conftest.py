@@ -13,6 +13,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("imagebind_jax", "beartype.beartype")
+pytest.register_assert_rewrite("one_host")  # as of a test, its asserts tell what they have seen
 
 import goals
 import jax
@@ -79,19 +80,41 @@ def pytest_make_parametrize_id(val):
 
 @pytest.fixture
 def measured(record_property):
-    """measured("20 of 20 equal"): what the table of goals says of this test."""
-    return lambda text: record_property("measured", text)
+    """measured("20 of 20 equal"): what the table of goals says of this test. made, asked: where there
+    were fewer of something than the goal asks for, how many."""
+
+    def say(text, made=0, asked=0):
+        record_property("measured", text)
+        if made < asked:
+            record_property("short", f"{made:,} of {asked:,}")
+
+    return say
+
+
+def pytest_collection_finish(session):
+    """What does not end, as its process is killed, is not taken for reached."""
+    for item in session.items:
+        record(item, goals.BEGUN)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
+    if report.when == "call" or not report.passed:
+        # A skip's is (file, line, "Skipped: reason").
+        reason = report.longrepr[-1].removeprefix("Skipped: ") if report.skipped else ""
+        record(item, report.outcome, reason)
+    return report
+
+
+def record(item, outcome, reason=""):
+    """One more line on this test for the table of goals, if it is of any."""
     asked = [goal for mark in item.iter_markers("goal") for goal in mark.args]
     assert set(asked) <= goals.GOALS.keys(), asked
     path = os.environ.get(goals.RESULTS)
-    if asked and path and (report.when == "call" or not report.passed):
-        said = [text for name, text in item.user_properties if name == "measured"]
-        outcome = {"test": item.nodeid, "goals": asked, "measured": said, "outcome": report.outcome}
+    if asked and path:
+        said = {name: text for name, text in item.user_properties if name == "short"}
+        said["measured"] = [text for name, text in item.user_properties if name == "measured"]
+        about = {"test": item.nodeid, "goals": asked, "outcome": outcome, "reason": reason}
         with open(path, "a") as file:  # one write: processes may share it
-            file.write(json.dumps(outcome) + "\n")
-    return report
+            file.write(json.dumps(about | said) + "\n")

@@ -1,172 +1,33 @@
 """One host's run and everything that may end it: real processes, real signals, and what they say last."""
 
-import dataclasses
 import json
 import os
 import pathlib
-import random
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import goals
 import numpy as np
 import pytest
-from test_train import make_config
-from zygote import Zygote
+from one_host import (
+    ERROR,
+    EVERY,
+    STEPS,
+    committed,
+    digests,
+    last_line,
+    losses,
+    preempted,
+)
+from zygote import flags
 
-from imagebind_jax import checkpoint, goodput, metrics, preemption
+from imagebind_jax import goodput, metrics, preemption
 
-STEPS, EVERY = 12, 4
-HERE = pathlib.Path(__file__).parent
-ERROR = "imagebind-jax: error: "
+pytest_plugins = ["one_host"]
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.slow]
-
-
-def get_config():
-    config = make_config(steps=STEPS, checkpoint_every=EVERY)
-    encoders = {name: config.model.encoders[name] for name in ("vision", "audio")}
-    model = dataclasses.replace(config.model, encoders=encoders)
-    return dataclasses.replace(config, model=model, pairs=config.pairs[:1])
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory, quick_compilation):
-    zygote = Zygote(tmp_path_factory.mktemp("processes"))
-    yield zygote
-    zygote.close()
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "toy.py"
-    path.write_text("from test_running import get_config\n")
-    return path
-
-
-@pytest.fixture
-def train(zygote, config, tmp_path):
-    """train("--seed", 3, fault=...) runs a training command in the test's folder: (code, out, err)."""
-
-    def start(*options, run="run", devices=2, **about):
-        arguments = ["train", config, "--out", tmp_path / run, *options]
-        return zygote.start(arguments, devices=devices, **about)
-
-    def ended(*options, seconds=120, **about):
-        child = start(*options, **about)
-        return child.wait(seconds), child.out, child.err
-
-    ended.start = start
-    ended.folder = tmp_path / "run"
-    return ended
-
-
-@pytest.fixture(scope="module")
-def whole(zygote, config, tmp_path_factory):
-    """(losses, digests of the last checkpoint, wall time) of a run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    begun = time.monotonic()
-    code, out, err = zygote.run(["train", config, "--out", folder], devices=2)
-    assert code == 0, err
-    return losses(folder), digests(folder), time.monotonic() - begun
-
-
-def losses(folder):
-    """{step: its loss, bit for bit}"""
-    return {
-        line["step"]: float(line["loss"]).hex() for line in metrics.read(folder / "metrics.jsonl")
-    }
-
-
-def digests(folder, step=STEPS):
-    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
-    try:
-        return checkpoints.meta(step)["digest"]
-    finally:
-        checkpoints.close()
-
-
-def last_line(err, starts=ERROR):
-    """The one error line, which is the last; and no traceback."""
-    lines = err.strip().splitlines()
-    assert lines[-1].startswith(starts), err
-    assert sum(line.startswith(ERROR) for line in lines) == 1, err
-    assert "Traceback" not in err
-    return lines[-1]
-
-
-def committed(out):
-    return [int(step) for step in re.findall(r"^committed step (\d+)$", out, re.MULTILINE)]
-
-
-def preempted(out):
-    (step,) = re.findall(r"^preempted at step (\d+), saved", out, re.MULTILINE)
-    return int(step)
-
-
-# ---- going on, bit for bit
-
-
-@pytest.mark.goal("G7")
-def test_killed_at_random_moments_a_run_ends_where_it_would_have(train, whole, measured):
-    wanted, state, _ = whole
-    rng, kills, runs = random.Random(0), 0, 0
-    leg = 5.0  # seconds that a process took; the first one compiled
-    while kills < goals.size(3, 200):
-        name, told, code, tried = f"run{runs}", 0, None, 0
-        runs += 1
-        while code != 0:
-            child = train.start(run=name)
-            if tried < 8 and kills < goals.size(3, 200):
-                time.sleep(rng.uniform(0.2 * leg, 1.1 * leg))
-                child.kill()
-            code = child.wait()
-            assert code in (0, -9), child.err
-            begun = re.search(r"going on from step (\d+)", child.out)
-            assert begun is None or int(begun[1]) >= told  # nothing told is lost
-            told = max([told, *committed(child.out)])
-            tried, kills = tried + 1, kills + (code == -9)
-            if code == 0:
-                leg = 0.5 * leg + 0.5 * (time.monotonic() - child.begun)
-        folder = train.folder.parent / name
-        assert losses(folder) == wanted
-        assert digests(folder) == state
-    measured(
-        f"{kills} of {kills} kills in {runs} runs: losses and state bitwise those of a whole run"
-    )
-
-
-@pytest.mark.goal("G7")
-def test_in_halves_it_is_the_same_run(train, whole, measured):
-    code, out, err = train(fault=f"kind=sigterm,step={EVERY + 1}")
-    assert code == 0, err
-    step = preempted(out)
-    assert EVERY < step < STEPS
-    code, out, err = train()
-    assert code == 0 and f"going on from step {step}" in out, err
-    assert losses(train.folder) == whole[0]
-    assert digests(train.folder) == whole[1]
-    measured("two halves: bitwise")
-
-
-@pytest.mark.goal("G8")
-def test_on_other_devices_and_in_another_mode_it_is_the_same_but_for_rounding(
-    train, whole, measured
-):
-    legs = [(8, "sharded", 2), (4, "pmap", 4), (2, "sharded", 6), (1, "sharded", 8)]
-    legs = [*legs[: 4 if goals.SOAK else 2], (8, "pmap", None)]
-    for devices, mode, until in legs:
-        fault = f"kind=sigterm,step={until}" if until else ""
-        code, out, err = train("--parallel", mode, devices=devices, fault=fault)
-        assert code == 0, err
-    found, wanted = (
-        {s: float.fromhex(x) for s, x in each.items()} for each in (losses(train.folder), whole[0])
-    )
-    assert found.keys() == wanted.keys()  # which are of the same records, or losses would differ
-    worst = max(abs(found[step] / wanted[step] - 1) for step in wanted)
-    assert 0 < worst <= 1e-5
-    said = ", ".join(f"{devices} {mode}" for devices, mode, _ in legs)
-    measured(f"{said}, {STEPS} steps: losses within {worst:.1e}")
 
 
 # ---- being asked to stop
@@ -189,7 +50,10 @@ def test_sigterm_saves_and_loses_nothing(train, measured):
     child.until(f"going on from step {step}")
     child.signal(signal.SIGKILL)
     child.wait()
-    measured(f"one host: {trials} of {trials} saved and gone within {max(waits):.1f} s")
+    measured(
+        f"one host: {trials} of {trials} saved and gone within {max(waits[1:]):.1f} s, the first of "
+        f"them, which compiles what a save needs, within {waits[0]:.1f} s"
+    )
     assert max(waits) < goals.within(5)
 
 
@@ -281,16 +145,22 @@ def test_replicas_that_differ_stop_the_run(train, measured):
 def test_a_second_trainer_is_refused_and_told_by_whom(train, measured):
     child = train.start(fault="kind=sleep,step=2")
     child.until("loss")
-    begun = time.monotonic()
-    code, out, err = train()
-    waited = time.monotonic() - begun
-    assert code == 2
-    assert f"held by process {child.pid} on {os.uname().nodename}" in last_line(err)
+    waits, trials = [], goals.size(1, 10)
+    for _ in range(trials):
+        begun = time.monotonic()
+        code, out, err = train()
+        waits.append(time.monotonic() - begun)
+        assert code == 2
+        assert f"held by process {child.pid} on {os.uname().nodename}" in last_line(err)
     child.signal(signal.SIGKILL)
     child.wait()
     code, out, err = train()
     assert code == 0, err
-    measured(f"exit 2 after {waited:.1f} s (imports not counted), with process and host")
+    measured(
+        f"{trials} of {trials}: exit 2, naming process and host, within {max(waits):.1f} s of the "
+        "process's fork (imports not counted)"
+    )
+    assert max(waits) < goals.within(2)
 
 
 @pytest.mark.goal("G6", "G29")
@@ -336,23 +206,62 @@ def test_a_damaged_checkpoint_is_stepped_over_unless_told_not_to(train, whole, m
 
 
 @pytest.mark.goal("G33")
-def test_the_clock_adds_up_over_a_kill(train, measured):
-    begun = time.monotonic()
-    child = train.start("--steps", 60, "--checkpoint-every", 20, fault="kind=kill,step=35")
-    assert child.wait() == -9
-    time.sleep(1)
-    child = train.start("--steps", 60, "--checkpoint-every", 20)
-    again = time.monotonic()
-    child.until("train 2", 60)
-    first = time.monotonic() - again
-    assert child.wait() == 0
-    wall = time.monotonic() - begun
-    kept = json.loads((train.folder / "goodput.json").read_text())["seconds"]
-    line = next(line for line in child.out.splitlines() if line.startswith("where the time went"))
-    assert set(kept) == set(goodput.KINDS) and " down" in line
-    share = sum(kept.values()) / wall
+def test_the_clock_adds_up_over_kills(train, measured):
+    """As seen from outside: from the first process's lock to the last one's last word."""
+    kills, steps, every = goals.size(1, 3), 400, 20
+    lock, kept = train.folder / ".lock", train.folder / "goodput.json"
+    for kill in range(kills + 1):
+        fault = f"kind=kill,step={(kill + 1) * steps // (kills + 1) - 2}" if kill < kills else ""
+        child = train.start("--steps", steps, "--checkpoint-every", every, fault=fault)
+        if not kill:
+            while not lock.exists():
+                time.sleep(0.001)
+            begun = time.time()
+        assert child.wait() == (-9 if kill < kills else 0), child.err
+        time.sleep(0.5)
+    wall = kept.stat().st_mtime - begun
+    seconds = json.loads(kept.read_text())["seconds"]
+    share = sum(seconds.values()) / wall
     measured(
-        f"{100 * share:.1f} % of {wall:.1f} s as seen from outside; first step after {first:.1f} s (imports not counted)"
+        f"{kills + 1} processes, {kills} of them killed: kinds sum to {100 * share:.2f} % of the "
+        f"{wall:.1f} s on the wall"
     )
-    assert 0.9 < share <= 1.01
-    assert kept["down"] > 1
+    assert share == pytest.approx(1, abs=0.01)
+    assert set(seconds) == set(goodput.KINDS)
+    assert min(seconds[kind] for kind in ("steps", "compiling", "starting")) > 0
+    assert seconds["down"] > 0.5 * kills
+    (line,) = [each for each in child.out.splitlines() if each.startswith("where the time went: ")]
+    assert " steps" in line and " down" in line
+
+
+@pytest.mark.goal("G33")
+def test_a_killed_run_is_soon_back_at_its_steps(train, config, measured):
+    """A process of its own, started by its command."""
+    waits, trials, log = [], goals.size(1, 5), train.folder / "metrics.jsonl"
+    fault = f"kind=sleep,step={EVERY + 2}"
+    child = train.start(fault=fault)  # which compiles, too
+    child.until(f"committed step {EVERY}")
+    child.kill()
+    command = [sys.executable, "-m", "imagebind_jax.cli", "train", config, "--out", train.folder]
+    environment = os.environ | {
+        "XLA_FLAGS": flags(2),
+        "PYTHONPATH": str(pathlib.Path(__file__).parent),
+        "IBJ_FAULT": fault,
+    }
+    for _ in range(trials):
+        before, begun = log.stat().st_ino, time.monotonic()
+        again = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            # A run that goes on writes the file anew, without the steps that were lost.
+            while log.stat().st_ino == before or metrics.read(log)[-1]["step"] < EVERY:
+                assert again.poll() is None and time.monotonic() - begun < 100
+                time.sleep(0.01)
+            waits.append(time.monotonic() - begun)
+        finally:
+            again.kill()
+            said, _ = again.communicate()
+        assert f"going on from step {EVERY}\n" in said
+    measured(
+        f"{trials} restarts: first step within {max(waits):.1f} s of the command (imports counted)"
+    )
+    assert max(waits) < goals.within(20)

@@ -226,10 +226,14 @@ def test_a_batch_is_split_by_row_in_order():
     np.testing.assert_array_equal(Replicated().batch({"imu": rows})["imu"].reshape(16, 2), rows)
 
 
-def test_a_replica_is_what_was_placed():
-    state = {"w": jnp.arange(6.0).reshape(2, 3), "step": jnp.int32(4)}
+@pytest.mark.parametrize("split", [False, True])
+def test_a_replica_is_what_was_placed(split, monkeypatch):
+    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 16)
+    state = {"w": jnp.arange(24.0).reshape(8, 3), "step": jnp.int32(4)}
+    before = Sharded().place(state) if split else state  # split, as from a checkpoint
+    assert before["w"].is_fully_replicated == (not split)
     place = Replicated()
-    copies = place.place(state)
-    assert copies["w"].shape == (8, 2, 3)
+    copies = place.place(before)
+    assert copies["w"].shape == (8, 8, 3)
     assert all((copy == state["w"]).all() for copy in np.asarray(copies["w"]))
     jax.tree.map(np.testing.assert_array_equal, place.gather(copies), state)

@@ -5,7 +5,6 @@ has devices, threads and files of its own.
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -14,8 +13,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
+
+from imagebind_jax import parents
 
 HERE = pathlib.Path(__file__).parent
 DEVICES = re.compile(r"--xla_force_host_platform_device_count=\d+")
@@ -54,11 +56,11 @@ class Child:
             time.sleep(0.002)
 
     def wait(self, seconds: float = 120) -> int:
-        """Its exit code, as subprocess has it: -9 for a kill."""
+        """Its exit code, as subprocess has it: -9 for a kill. Kills it after so many seconds."""
         try:
             return int(_wait_for(self.folder / "code", seconds))
         except TimeoutError:
-            self.signal(signal.SIGKILL)
+            self.kill()
             raise
 
 
@@ -66,7 +68,7 @@ class Zygote:
     """start(["train", ...]) runs a command in a process of its own."""
 
     def __init__(self, folder: pathlib.Path):
-        self.folder, self._count = folder, 0
+        self.folder, self._count, self._one = folder, 0, threading.Lock()
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
         self._process = subprocess.Popen(
             [sys.executable, "-c", "import zygote; zygote.serve()"],
@@ -77,14 +79,13 @@ class Zygote:
         self, arguments: list, *, fault: str = "", devices: int = 8, call: str = "imagebind_jax.cli:main", **environment
     ) -> Child:  # fmt: skip
         """call: module:function that is given the arguments, and returns an exit code."""
-        self._count += 1
-        folder = self.folder / str(self._count)
+        with self._one:
+            self._count += 1
+            folder = self.folder / str(self._count)
         folder.mkdir()
         for name in ("out", "err"):
             (folder / name).touch()
-        flags = DEVICES.sub("", os.environ.get("XLA_FLAGS", ""))
-        flags += f" --xla_force_host_platform_device_count={devices}"
-        environment = {"XLA_FLAGS": flags, "IBJ_FAULT": fault, **environment}
+        environment = {"XLA_FLAGS": flags(devices), "IBJ_FAULT": fault, **environment}
         asked = {
             "folder": str(folder),
             "arguments": [str(each) for each in arguments],
@@ -92,8 +93,9 @@ class Zygote:
             "call": call,
         }
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
+        with self._one:
+            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.flush()
         return Child(folder)
 
     def run(self, arguments: list, seconds: float = 120, **options) -> tuple[int, str, str]:
@@ -107,16 +109,23 @@ class Zygote:
         self._process.wait()
 
 
+def flags(devices: int) -> str:
+    """XLA_FLAGS of a process with so many devices."""
+    others = DEVICES.sub("", os.environ.get("XLA_FLAGS", ""))
+    return f"{others} --xla_force_host_platform_device_count={devices}"
+
+
 def serve() -> None:
     """What the one process does: a fork for each line."""
     for module in ("imagebind_jax.cli", "imagebind_jax.train", "imagebind_jax.demo", "grain",
                    "tensorboardX.event_file_writer", "tensorboardX.summary", "test_train"):  # fmt: skip
         importlib.import_module(module)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getpid()
     for line in sys.stdin:
         asked = json.loads(line)
         if os.fork() == 0:
-            _watch(asked)
+            _watch(asked, parent)
         _reap()
 
 
@@ -129,23 +138,18 @@ def _reap() -> None:
         pass
 
 
-def _watch(asked: dict) -> None:
+def _watch(asked: dict, parent: int) -> None:
     """Forks the process itself, and tells how it ends."""
-    _die_with_parent()  # a test that is stopped leaves nothing behind
-    folder = pathlib.Path(asked["folder"])
+    parents.die_with(parent)  # a test that is stopped leaves nothing behind
+    folder, this = pathlib.Path(asked["folder"]), os.getpid()
     pid = os.fork()
     if pid == 0:
-        _die_with_parent()
+        parents.die_with(this)
         _become(asked, folder)
     _write(folder / "pid", str(pid))
     _, status = os.waitpid(pid, 0)
     _write(folder / "code", str(os.waitstatus_to_exitcode(status)))
     os._exit(0)
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _become(asked: dict, folder: pathlib.Path) -> None:

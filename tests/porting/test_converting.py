@@ -288,7 +288,7 @@ def expected(small):
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_mutants_of_files(small, expected, tmp_path, name, measured):
     rng, content, seen = random.Random(1), (small / name).read_bytes(), {"refused": 0, "whole": 0}
-    head, mutants = content[:40_000], goals.size(150, 3000)
+    head, mutants = content[:40_000], goals.size(150, 1000)
     for i in range(mutants):
         changed = damaged(content, rng) if i % 2 else damaged(head, rng) + content[len(head) :]
         path = tmp_path / name
@@ -302,7 +302,7 @@ def test_mutants_of_files(small, expected, tmp_path, name, measured):
 def test_mutants_of_folders(small, expected, tmp_path, measured):
     rng, seen = random.Random(2), {"refused": 0, "whole": 0}
     names = [p.relative_to(small / "w") for p in sorted((small / "w").rglob("*")) if p.is_file()]
-    mutants = goals.size(50, 1000)
+    mutants = goals.size(50, 300)
     for i in range(mutants):
         shutil.rmtree(tmp_path / "w", ignore_errors=True)
         shutil.copytree(small / "w", tmp_path / "w")
