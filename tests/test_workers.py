@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from feeding import Noisy, batches
 
+from imagebind_jax import files
 from imagebind_jax.errors import Stopped, UserError
 from imagebind_jax.inputs import crumbs, pipeline
 from imagebind_jax.inputs import workers as workers_module
@@ -221,3 +222,24 @@ def test_a_thread_that_is_stuck_ends_the_run_too():
 def test_in_memory_goes_without_workers():
     with pytest.raises(UserError, match="in_memory"):
         next(batches(in_memory=True).stream(workers=1))
+
+
+def test_what_a_killed_run_left_in_the_folder_for_temporary_files_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(crumbs.tempfile, "tempdir", str(tmp_path))
+    made = {name: tmp_path / f"{crumbs.PREFIX}{name}" for name in ("dead", "living", "new")}
+    for name, folder in made.items():
+        folder.mkdir()
+        (folder / "1-1").touch()
+        if name != "new":
+            os.utime(folder, (0, 0))
+    (tmp_path / f"{crumbs.PREFIX}trace.txt").touch()  # another kind of thing
+    with files.locked(made["living"] / crumbs.LOCK):
+        os.utime(made["living"], (0, 0))
+        with crumbs.own_folder() as mine:
+            assert not made["dead"].exists()
+            assert (made["living"] / "1-1").exists() and (made["new"] / "1-1").exists()
+            assert os.path.dirname(mine) == str(tmp_path)
+            with pytest.raises(UserError), files.locked(pathlib.Path(mine, crumbs.LOCK), "held"):
+                pass
+    assert not os.path.exists(mine)
+    assert len(list(tmp_path.iterdir())) == 3

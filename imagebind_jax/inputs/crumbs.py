@@ -3,16 +3,37 @@
 import contextlib
 import os
 import pathlib
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from imagebind_jax.errors import Stopped
+from imagebind_jax import files
+from imagebind_jax.errors import Stopped, UserError
 
 _here = threading.local()  # trail: of this thread, if any; descriptor: of its file
 _folder: pathlib.Path | None = None  # where another process looks for ours
+PREFIX, LOCK = "imagebind_jax_", "lock"
+NEW = 60  # seconds in which a folder may not be locked yet
 LENGTH = 1024  # bytes of a crumb in its file: one write, never half of two
+
+
+@contextlib.contextmanager
+def own_folder() -> Iterator[str]:
+    """For the crumbs of worker processes. Those whose owner was killed, so that nobody holds their
+    locks, are removed."""
+    for left in pathlib.Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, UserError):
+            if time.time() - left.stat().st_mtime > NEW:
+                with files.locked(left / LOCK, "its owner lives"):
+                    shutil.rmtree(left)
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX) as folder,
+        files.locked(pathlib.Path(folder, LOCK)),
+    ):
+        yield folder
 
 
 class Trail:

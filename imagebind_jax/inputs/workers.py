@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -73,7 +72,7 @@ def from_processes(elements: Any, workers: int, patience: float) -> Generator[An
 
     _no_flags()
     _no_last_word()
-    with tempfile.TemporaryDirectory(prefix="imagebind_jax_") as folder:
+    with crumbs.own_folder() as folder:
         options = grain.MultiprocessingOptions(num_workers=workers)
         _trails.add(trail := crumbs.Trail(folder))
         for element in watched(elements.mp_prefetch(options, Begin(folder)), patience, trail):
