@@ -37,6 +37,8 @@ class Checkpoints:
     ):
         """Removes what a killed run has left half-written: only one run may use a folder.
 
+        Raises CheckpointError where something else in the folder is named as a step.
+
         keep: the newest steps that stay (at least 2, so that one can fall back). committed(step) is
         called when a step is on disk, from another thread; failed(line) when one could not be
         written, while the run goes on.
@@ -81,6 +83,16 @@ class Checkpoints:
         self._saver.settle()
         newest = step_folders.committed(self.folder)[:40]
         return json.loads(hosts.of_all(json.dumps(newest))[0])
+
+    def check_begun(self) -> None:
+        """Raises CheckpointCorrupt where there is no checkpoint, but there are damaged ones."""
+        if not self.steps() and (damaged := step_folders.damaged(self.folder)):
+            raise hosts.as_all(
+                CheckpointCorrupt(
+                    f"no whole checkpoint is left in {self.folder}, only {', '.join(damaged[:5])}: "
+                    "bring one back, or choose another --out to begin anew"
+                )
+            )
 
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the state. Raises CheckpointError."""

@@ -209,6 +209,7 @@ def of_all(text: str, limit: int = 1000) -> list[str]:
     """The text of each host, on one line and cut to `limit` bytes."""
     if jax.process_count() == 1:
         return [text]
+    _agreed.clear()  # of what was raised together this host has caught
     row = np.zeros(limit, np.uint8)
     said = one_line(text).encode()[:limit]
     row[: len(said)] = np.frombuffer(said, np.uint8)

@@ -54,8 +54,12 @@ class Saver:
         self._save: _Save | None = None  # not settled yet
         self._latest = _Save(-1, 0, None)  # the one that orbax writes
         folder.mkdir(parents=True, exist_ok=True)
-        if hosts.first():
-            step_folders.clean(folder)
+
+        def clean() -> None:
+            for line in step_folders.clean(folder) if hosts.first() else ():
+                failed(line)
+
+        hosts.together(clean)
         self.last = max(step_folders.committed(folder), default=None)  # committed
         orbax_pages.leave_out()
         self._checkpointer = self._new()
@@ -83,7 +87,8 @@ class Saver:
         self._check_failures()
         if step == self.last:
             return
-        if lacking := next(filter(None, hosts.of_all(self.lacking(state))), ""):
+        hindrance = self.lacking(state) or self._marked(step)
+        if lacking := next(filter(None, hosts.of_all(hindrance)), ""):
             self._fail(step, lacking)
             self._check_failures()
             return
@@ -104,6 +109,15 @@ class Saver:
             return
         save.thread = threading.Thread(target=self._finish, args=(save,), daemon=True)
         save.thread.start()
+
+    def _marked(self, step: int) -> str:
+        """ "" when what is half-written will be known as such, by the first host; or why it is not."""
+        try:
+            if hosts.first():
+                step_folders.mark(self.folder / str(step))
+        except OSError as error:
+            return step_folders.reason(error)
+        return ""
 
     def _written(self) -> None:
         """Called when a step's files are written, on the first host, before orbax commits it."""
@@ -133,6 +147,7 @@ class Saver:
             self._checkpointer.wait_until_finished()
             if hosts.first():
                 step_folders.sync(folder)  # the commit file
+                step_folders.unmark(folder)
         except Exception as error:
             save.failed = step_folders.reason(error)
             self.remove(save.step)
@@ -153,12 +168,10 @@ class Saver:
                 step_folders.remove(self.folder / str(step))
 
     def set_aside(self, step: int) -> None:
-        """By the first host. What cannot be renamed is removed."""
-        if hosts.first():
-            try:
+        """By the first host. Where it cannot be renamed nothing can be saved there, either."""
+        with contextlib.suppress(OSError):
+            if hosts.first():
                 step_folders.set_aside(self.folder / str(step))
-            except OSError:
-                self.remove(step)
 
     def settle(self) -> None:
         """Until the last save is over, for all hosts alike. Raises what `committed` raised."""

@@ -1,5 +1,6 @@
 """A checkpoint on disk: a folder named by its step, whole once its commit file stands in it."""
 
+import contextlib
 import errno
 import json
 import os
@@ -14,7 +15,9 @@ from imagebind_jax.errors import UserError, first_line
 FORMAT = 2  # 1: without a seal
 COMMITTED = "commit_success.txt"  # the file of a step that orbax writes last
 _STEP = re.compile("0|[1-9][0-9]{0,17}")
+META = pathlib.Path("meta", "metadata")
 _PROBE = ".writable"
+_MARK = re.compile(r"\.(saving|removing)-(0|[1-9][0-9]{0,17})")
 _MAX_META = 64 << 20  # bytes
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # What a damaged or deleted part of a step gives; any other number is of the system.
@@ -58,29 +61,73 @@ def committed(folder: pathlib.Path) -> list[int]:
     return sorted((s for s in steps if (folder / str(s) / COMMITTED).is_file()), reverse=True)
 
 
-def clean(folder: pathlib.Path) -> None:
-    """Removes what a save or a deletion that was cut off has left."""
+def clean(folder: pathlib.Path) -> list[str]:
+    """Removes what a save or a deletion that was cut off has left, and nothing else.
+
+    A step of ours that has lost its commit file is set aside; returns a line for each. Raises
+    CheckpointError where a folder is named as a step and is none.
+    """
     for each in folder.iterdir():
-        half = _STEP.fullmatch(each.name) and not (each / COMMITTED).exists()
-        others = each.name.startswith(_PROBE) or ".orbax-checkpoint-tmp" in each.name
-        if each.is_dir() and (half or others):
+        mark = _MARK.fullmatch(each.name)
+        if mark and mark[1] == "saving" and (folder / mark[2] / COMMITTED).is_file():
+            each.unlink()  # it was committed
+        elif mark:
+            remove(folder / mark[2])
+        elif each.name.startswith(_PROBE) or ".orbax-checkpoint-tmp" in each.name:
             shutil.rmtree(each, ignore_errors=True)
+    lines = []
+    for each in sorted(folder.iterdir()):
+        if _STEP.fullmatch(each.name) and not (each / COMMITTED).is_file():
+            if not (each / META).is_file():
+                raise CheckpointError(
+                    f"{each} is named as a checkpoint of this run and is none: move it away, or "
+                    "choose another --out"
+                )
+            aside = set_aside(each)
+            lines.append(f"checkpoint {each.name} has lost its commit file: renamed {aside.name}")
+    return lines
+
+
+def mark(step: pathlib.Path, what: str = "saving") -> None:
+    """Says that a step is half-written from here on: else nobody may remove it. Raises OSError."""
+    _mark(step, what).touch()
+    _sync(step.parent)
+
+
+def unmark(step: pathlib.Path) -> None:
+    """The step is whole."""
+    _mark(step, "saving").unlink(missing_ok=True)
+
+
+def _mark(step: pathlib.Path, what: str) -> pathlib.Path:
+    return step.with_name(f".{what}-{step.name}")
 
 
 def remove(step: pathlib.Path) -> None:
-    """Deletes a step; one that is cut off in between leaves a step that is not listed."""
+    """Deletes a step; what is left where it is cut off in between is known by its mark."""
+    with contextlib.suppress(OSError):  # a full disk, which this is to help
+        mark(step, "removing")
     (step / COMMITTED).unlink(missing_ok=True)
-    if step.is_dir():
-        _sync(step)  # else a power cut could bring the commit file back, and not the rest
-        shutil.rmtree(step, ignore_errors=True)
+    shutil.rmtree(step, ignore_errors=True)
+    if not step.exists():
+        unmark(step)
+        _mark(step, "removing").unlink(missing_ok=True)
 
 
-def set_aside(step: pathlib.Path) -> None:
-    """Renames a damaged step, so that it counts no more: it is nobody's but the user's to delete."""
-    aside = step.with_name(f"{step.name}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
+def set_aside(step: pathlib.Path) -> pathlib.Path:
+    """Renames a damaged step, which counts no more, and is the user's to delete: its new place."""
+    aside, number = step.with_name(f"{step.name}.damaged"), 1
+    while aside.exists() or aside.is_symlink():
+        number += 1
+        aside = step.with_name(f"{step.name}.damaged.{number}")
     step.rename(aside)
     _sync(step.parent)
+    return aside
+
+
+def damaged(folder: pathlib.Path) -> list[str]:
+    """What was set aside there."""
+    return sorted(each.name for each in folder.glob("[0-9]*.damaged*"))
 
 
 def sync(step: pathlib.Path) -> None:
@@ -156,7 +203,7 @@ def read_meta(step: pathlib.Path) -> dict[str, Any]:
     try:
         if not (step / COMMITTED).is_file():
             raise CheckpointCorrupt(f"checkpoint {step.name}: it is not committed")
-        with (step / "meta" / "metadata").open("rb") as file:
+        with (step / META).open("rb") as file:
             said = json.loads(file.read(_MAX_META))
         # The seal first, and of every format to come: a changed number is damage, not a version.
         meta = files.unsealed(said)

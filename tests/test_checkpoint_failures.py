@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import pytest
 from saver import bits, facts, state
 
-from imagebind_jax import faults, saving
-from imagebind_jax.checkpoint import CheckpointError, Checkpoints, abstract
+from imagebind_jax import faults, saving, step_folders
+from imagebind_jax.checkpoint import CheckpointCorrupt, CheckpointError, Checkpoints, abstract
 from imagebind_jax.errors import SavesFail
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -207,12 +207,59 @@ def test_remains_are_gone_at_the_start_and_nothing_else(run):
     save(checkpoints, 2)
     checkpoints.close()
     folder = checkpoints.folder
-    (folder / "1" / "commit_success.txt").unlink()  # as a deletion begins
-    shutil.copytree(folder / "2", folder / "3.orbax-checkpoint-tmp-0")
+    step_folders.mark(folder / "1", "removing")  # and killed: the commit file may still be there
+    shutil.copytree(folder / "2", folder / "3")
+    step_folders.mark(folder / "3")
+    (folder / "3" / "commit_success.txt").unlink()
+    step_folders.mark(folder / "2")  # killed between its commit and the end of the mark
+    shutil.copytree(folder / "2", folder / "4.orbax-checkpoint-tmp-0")
     (folder / "notes").mkdir()
     (folder / "007").mkdir()
     again = Checkpoints(folder)
     assert sorted(os.listdir(folder)) == ["007", "2", "notes"]
+    again.close()
+
+
+@pytest.mark.parametrize("other", ["folder", "file", "link"])
+def test_what_is_no_checkpoint_of_ours_is_refused_and_stays(other, run, tmp_path):
+    checkpoints, _ = run
+    checkpoints.close()
+    theirs = checkpoints.folder / "1000"
+    real = theirs if other == "folder" else tmp_path / "elsewhere"
+    (real / "default").mkdir(parents=True)
+    (real / "default" / "weights").write_text("of years")
+    if other == "file":
+        theirs.write_text("of years")
+    elif other == "link":
+        theirs.symlink_to(real)
+    with pytest.raises(
+        CheckpointError, match="1000 is named as a checkpoint of this run and is none"
+    ):
+        Checkpoints(checkpoints.folder)
+    assert (real / "default" / "weights").read_text() == "of years"
+    assert sorted(os.listdir(checkpoints.folder)) == ["1", "1000"]
+
+
+def test_steps_that_lost_their_commit_file_are_told_and_kept_and_nothing_begins_anew(run):
+    checkpoints, _ = run
+    save(checkpoints, 2)
+    checkpoints.close()
+    folder, lines = checkpoints.folder, []
+    for step in "12":
+        (folder / step / "commit_success.txt").unlink()
+    (folder / "1.damaged").write_text("somebody's")
+    again = Checkpoints(folder, failed=lines.append)
+    assert [line.partition(":")[0] for line in lines] == [
+        f"checkpoint {step} has lost its commit file" for step in (1, 2)
+    ]
+    assert sorted(os.listdir(folder)) == ["1.damaged", "1.damaged.2", "2.damaged"]
+    assert (folder / "1.damaged").read_text() == "somebody's"
+    with pytest.raises(CheckpointCorrupt, match="no whole checkpoint is left"):
+        again.check_begun()
+    (folder / "2.damaged" / "commit_success.txt").touch()
+    (folder / "2.damaged").rename(folder / "2")
+    again.check_begun()
+    assert bits(again.restore_newest(abstract(state(0)))[1]) == bits(state(2))
     again.close()
 
 

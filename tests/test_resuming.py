@@ -52,7 +52,11 @@ def kill_runs(train, whole, seed, kills):
             code = child.wait()
             assert code in (0, -9), child.err
             begun = re.search(r"going on from step (\d+)", child.out)
-            assert begun is None or int(begun[1]) >= told  # nothing told is lost
+            # Nothing told is lost.
+            if begun is not None:
+                assert int(begun[1]) >= told
+            elif told:
+                assert code and not committed(child.out), "begun anew"
             told = max([told, *committed(child.out)])
             tried, killed = tried + 1, killed + (code == -9)
             if code == 0:
