@@ -1,13 +1,13 @@
 """TensorBoard's event files, written at once: a full disk costs numbers on the board, and never the run."""
 
 import contextlib
-import errno
 import os
 import pathlib
 import time
 from typing import Any
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from imagebind_jax.files import FULL
+
 EVERY = 10.0  # seconds after which what was written is there to be seen
 
 

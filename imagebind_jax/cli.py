@@ -12,9 +12,10 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
-from imagebind_jax import endings
+from imagebind_jax import endings, interrupts
 from imagebind_jax.arguments import parser
 from imagebind_jax.errors import UserError
+from imagebind_jax.saying import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if debug:
         arguments.remove("--debug")
     try:
-        return _run(arguments) or 0
+        with interrupts.heard():
+            return _run(arguments) or 0
     except SystemExit:
         raise
     except BaseException as error:
@@ -154,14 +156,18 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
 def _kept_programs() -> contextlib.AbstractContextManager[None]:
     from imagebind_jax import compiled
 
-    return compiled.kept(lambda line: print(f"note: {line}", file=sys.stderr))
+    return compiled.kept(_note)
+
+
+def _note(message: object) -> None:
+    say(f"note: {message}", to_stderr=True)
 
 
 @contextlib.contextmanager
 def _notes() -> Iterator[None]:
     """Warnings as notes of one line."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: _note(message)
         yield
 
 

@@ -1,9 +1,11 @@
 """The programs that JAX has compiled, kept for the next start in a folder that nobody else can write."""
 
 import contextlib
+import grp
 import hashlib
 import os
 import pathlib
+import pwd
 import stat
 from collections.abc import Callable, Iterator
 
@@ -110,8 +112,7 @@ def open_folder(folder: pathlib.Path) -> pathlib.Path:
     folder = folder.parent.resolve() / folder.name  # above it, links are followed; it is none
     for parent in folder.parents:
         status = parent.stat()
-        replaceable = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
-        if status.st_uid not in (0, os.getuid()) or replaceable:
+        if status.st_uid not in (0, os.getuid()) or _others_rename_in(status):
             raise PermissionError(0, "others could replace folders in it", str(parent))
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
@@ -123,6 +124,27 @@ def open_folder(folder: pathlib.Path) -> pathlib.Path:
         raise PermissionError(0, "cannot be written", str(folder))
     _shorten(folder)
     return folder
+
+
+def _others_rename_in(status: os.stat_result) -> bool:
+    """Whether other users may put something else in the place of what is in a folder."""
+    if status.st_mode & stat.S_ISVTX:  # as /tmp: only the owner renames
+        return False
+    of_group = status.st_mode & stat.S_IWGRP and not _private(status.st_gid)
+    return bool(status.st_mode & stat.S_IWOTH or of_group)
+
+
+def _private(gid: int) -> bool:
+    """Whether a group is the user's alone, as systems make one for each, of the same name.
+
+    By members alone a group that is the first of all users would seem empty.
+    """
+    try:
+        user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
+    except KeyError:  # one of them has no name here
+        return False
+    own = gid == user.pw_gid and group.gr_name == user.pw_name
+    return own and set(group.gr_mem) <= {user.pw_name}
 
 
 def _shorten(folder):

@@ -72,16 +72,14 @@ class TrainConfig:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.frozen_rows is not None and self.frozen_rows < 1:
             raise UserError(f"frozen_rows must be at least 1, or None, got {self.frozen_rows}")
-        if self.workers < 0 or not self.patience > 0 or not 0 <= self.bad_records <= 1:
-            raise UserError(
-                f"workers {self.workers}, patience {self.patience}, bad_records {self.bad_records}: "
-                "they must be at least 0, above 0, within [0, 1]"
-            )
-        if self.compare_every < 0 or not self.patience_of_step > 0 or not self.skip_spikes >= 0:
-            raise UserError(
-                f"compare_every {self.compare_every}, patience_of_step {self.patience_of_step}, "
-                f"skip_spikes {self.skip_spikes}: they must be at least 0, above 0, at least 0"
-            )
+        for name in ("workers", "compare_every", "skip_spikes"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("patience", "patience_of_step"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 <= self.bad_records <= 1:
+            raise UserError(f"bad_records must be within [0, 1], got {self.bad_records}")
         if self.workers and self.in_memory:
             raise UserError("in_memory keeps inputs in one process: it goes with workers 0 only")
         if not 0 <= self.seed < 2**32:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 import imagebind_jax
-from imagebind_jax import binding, files, gallery, metrics, report, train
+from imagebind_jax import binding, files, gallery, metrics, report, saying, train
 from imagebind_jax.config import TrainConfig, cached
 from imagebind_jax.inputs import audio, depth, imu, pipeline, text, thermal, vision, world
 from imagebind_jax.inputs.sources import Cached
@@ -78,7 +78,7 @@ def run(
     config: Callable[..., TrainConfig] = config,
     probe: int = PROBE,
     test: int = TEST,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = saying.say,
 ) -> dict[str, Any]:
     """Renders the world, trains, evaluates; writes results.json and report.html into `out`.
 

@@ -8,10 +8,14 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from imagebind_jax import saying
 from imagebind_jax.errors import Preempted, Stopped, UserError, one_line
 
 # What the machine, and not the program, is to be blamed for.
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.EEXIST, errno.ENOTDIR, errno.EISDIR,  # a file where a folder should be, or the reverse
+}  # fmt: skip
 FULL = "No space left on device"
 
 
@@ -49,12 +53,12 @@ def tell(ending: Ending) -> int:
     """Says it, last, and returns the exit code; or ends the process, where that cannot wait."""
     line = one_line(ending.line)
     if not ending.code:
-        print(line, flush=True)
+        saying.say(line)
         return 0
     _tell_other_hosts(line, ending.code)
-    print(f"imagebind-jax: error: {line}", file=sys.stderr, flush=True)
+    saying.say(f"imagebind-jax: error: {line}", to_stderr=True)
     if ending.at_once:
-        sys.stdout.flush()
+        saying.flush()
         os._exit(ending.code)
     return ending.code
 

@@ -1,6 +1,7 @@
 """Files that are never half-written, folders that are checked at the door, locks between processes."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,11 +15,35 @@ from typing import IO, Any
 
 from imagebind_jax.errors import UserError, one_line
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def replace_text(path: pathlib.Path, text: str) -> None:
     """Writes a file at once: a reader sees the old one or the new one."""
     with replaced(path) as file:
         file.write(text.encode())
+
+
+def append(file: IO[bytes], text: bytes) -> bytes:
+    """Writes to an unbuffered file; returns what a full disk had no room for, to be given again first."""
+    try:
+        while text:
+            text = text[file.write(text) :]
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+    return text
+
+
+def json_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a file, one a line; damaged lines are left out, as one cut short by a crash."""
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(
+            ValueError, RecursionError
+        ):  # a number too long, nested too deeply
+            line = json.loads(text)
+            if isinstance(line, dict):
+                yield line
 
 
 @contextlib.contextmanager
@@ -34,6 +59,10 @@ def replaced(path: pathlib.Path, *, shared: bool = False) -> Iterator[IO[bytes]]
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:  # as of a write
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -80,6 +109,24 @@ def unsealed(said: Any) -> dict[str, Any]:
     return bare
 
 
+def write_sealed(path: pathlib.Path, said: dict[str, Any], indent: int | None = None) -> None:
+    """Writes a JSON object, with its seal, at once."""
+    replace_text(path, json.dumps(sealed(said), indent=indent))
+
+
+def read_sealed(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a file, without its seal. Raises ValueError where it is damaged."""
+    return unsealed(read_json(path))
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Raises ValueError where it is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def _seal(said: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
@@ -103,7 +150,7 @@ def locked(path: pathlib.Path, busy: str | None = None) -> Iterator[None]:
 
     Waits for another holder or, with `busy`, raises UserError saying so, and who that is.
     """
-    with path.open("a+") as file:
+    with _lock_file(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError as error:
@@ -119,3 +166,17 @@ def locked(path: pathlib.Path, busy: str | None = None) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _lock_file(path: pathlib.Path) -> IO[str]:
+    """It will be emptied: no link is followed to a file that may be another's."""
+    try:
+        return open(
+            path, "a+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)
+        )
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR):
+            raise
+        raise UserError(
+            f"{path} is a link or a folder, where a lock should be: remove it"
+        ) from error

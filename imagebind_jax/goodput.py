@@ -1,10 +1,10 @@
 """Where a run's time goes, from its first start on and over all restarts: goodput.json, and one line."""
 
 import contextlib
-import json
 import pathlib
 import time
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
 
@@ -24,12 +24,13 @@ KINDS = (
     "down",
 )
 EVERY = 5.0  # seconds between signs of life
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]  # centuries: what lies beyond is damage
 
 
 class _Kept(msgspec.Struct, forbid_unknown_fields=True):
-    seconds: dict[str, float]
-    seen: float  # by the clock on the wall
-    at_step: dict[int, float] = {}  # seconds of `steps` when a checkpoint was begun
+    seconds: dict[str, _Seconds]
+    seen: _Seconds  # by the clock on the wall
+    at_step: dict[int, _Seconds] = {}  # seconds of `steps` when a checkpoint was begun
 
 
 class Goodput:
@@ -41,8 +42,8 @@ class Goodput:
         self._kept = _Kept(dict.fromkeys(KINDS, 0.0), time.time())
         if writes and self._path.exists():
             # A clock is no reason not to train.
-            with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
-                found = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+            with contextlib.suppress(OSError, ValueError):
+                found = msgspec.convert(files.read_sealed(self._path), _Kept, str_keys=True)
                 found.seconds = {kind: found.seconds.get(kind, 0.0) for kind in KINDS}
                 found.seconds["down"] += max(time.time() - found.seen, 0.0)
                 self._kept = found
@@ -98,6 +99,4 @@ class Goodput:
         self._kept.seen = time.time()
         if self._writes:
             with contextlib.suppress(OSError):  # a full disk
-                files.replace_text(
-                    self._path, json.dumps(msgspec.to_builtins(self._kept, str_keys=True))
-                )
+                files.write_sealed(self._path, msgspec.to_builtins(self._kept, str_keys=True))

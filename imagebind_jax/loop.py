@@ -1,7 +1,6 @@
 """The loop over steps: what happens between two of them, and all that may end it."""
 
 import contextlib
-import json
 import pathlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imagebind_jax import checkpoint, faults, files, health, hosts, metrics, replicas
+from imagebind_jax import checkpoint, faults, health, hosts, metrics, replicas, same_run
 from imagebind_jax.config import TrainConfig, facts
 from imagebind_jax.errors import Diverged, Preempted
 from imagebind_jax.evaluate import while_training
@@ -46,7 +45,7 @@ class Loop:
         self.batches, self.step, self.checkpoints, self.log = batches, step, checkpoints, log
         self.evaluation, self.progress = evaluation, progress
         self.clock, self.watch, self.notice = clock, watch, notice
-        self._of_run = facts(config)
+        self._of_run = facts(config) | {"records": same_run.records(batches)}
         self._compiled: set[str] = set()
         self._waiting: tuple[int, Mapping] | None = None  # a step whose numbers are not here yet
         self._faults = faults.asked("nan_batch", "inf_batch", "bitflip", host=jax.process_index())
@@ -164,8 +163,7 @@ class Loop:
         # From here on the folder is this run's: `check` compares without opening checkpoints.
         if hosts.first():
             with contextlib.suppress(OSError):  # a full disk, of which `save` has told
-                text = json.dumps(self._of_run, indent=1)
-                files.replace_text(self.folder / "config.json", text)
+                same_run.write_config(self.folder, facts(self.config))
 
     def _leave(self, step: int, state: Any) -> None:
         """Saves before `step`, unless that is done. Raises Preempted."""

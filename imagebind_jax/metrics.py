@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from rich import progress
 from rich.console import Console
 
-from imagebind_jax import files
-from imagebind_jax.board import FULL, Board
+from imagebind_jax import files, saying
+from imagebind_jax.board import Board
 
 
 class Metrics:
@@ -48,12 +48,7 @@ class Metrics:
                 self._board.scalar(name, value, step)
 
     def _append(self) -> None:
-        try:
-            while self._late:
-                self._late = self._late[self._file.write(self._late) :]
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
+        self._late = files.append(self._file, self._late)
 
     def close(self) -> None:
         if self._writes:
@@ -63,15 +58,8 @@ class Metrics:
 
 
 def read(path: str | os.PathLike) -> list[dict]:
-    """The lines of a metrics.jsonl; damaged ones are left out, as a last one cut short by a crash."""
-    path = pathlib.Path(path)
-    lines = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            line = json.loads(text)
-            if isinstance(line, dict) and isinstance(line.get("step"), int):
-                lines.append(line)
-    return lines
+    """The lines of a metrics.jsonl; damaged ones are left out."""
+    return [line for line in files.json_lines(pathlib.Path(path)) if type(line.get("step")) is int]
 
 
 class Pace:
@@ -110,7 +98,7 @@ class Progress:
         self._stopped = threading.Event()
         self._bar: progress.Progress | None = None
         self._thread: threading.Thread | None = None
-        if shown and sys.stderr.isatty():
+        if shown and sys.stderr is not None and sys.stderr.isatty():
             columns = (
                 progress.TextColumn("{task.description}"),
                 progress.BarColumn(),
@@ -131,7 +119,8 @@ class Progress:
 
     def __exit__(self, *_):
         if self._bar:
-            self._bar.stop()
+            with contextlib.suppress(OSError):  # the terminal is gone
+                self._bar.stop()
             return
         if self._thread:
             self._stopped.set()
@@ -162,4 +151,4 @@ class Progress:
         if self._note:
             line += f"  {self._note}"
         line += self._pace(self._done, self._total)
-        print(line, file=sys.stderr, flush=True)
+        saying.say(line, to_stderr=True)

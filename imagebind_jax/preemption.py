@@ -15,7 +15,8 @@ AGAIN = (
 
 class Notice:
     """Within the block SIGTERM is a notice, and `reached` says when to heed it; a second one, or a
-    Ctrl-C after it, ends the process at once.
+    Ctrl-C after it, ends the process at once. Past the block, more of them change nothing any more:
+    all is saved, and the exit code is to say so. Where none came, SIGTERM means what it did before.
 
     In a thread other than the main one, where signals cannot be handled, it never is. Of several
     hosts JAX handles the signal, and a second one does nothing.
@@ -29,7 +30,8 @@ class Notice:
         # With several hosts JAX listens, and lets all agree on a step.
         asked = getattr(jax.config, "jax_enable_preemption_service")  # noqa: B009
         self._several = jax.process_count() > 1 and asked
-        if self._several or threading.current_thread() is not threading.main_thread():
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._several or not self._main:
             return self
         # Python's own handlers wait until a program is compiled; what a pipe is told arrives at once.
         self._read, self._write = os.pipe()
@@ -40,15 +42,18 @@ class Notice:
         return self
 
     def __exit__(self, *_):
+        if self._main and self._noticed.is_set():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        elif self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
         if self._before is not None:
             signal.set_wakeup_fd(self._wakeup)
-            signal.signal(signal.SIGTERM, self._before)
             os.close(self._write)  # which ends the thread
 
     def reached(self, step: int) -> bool:
         """Whether the run is to stop before this step. Every host asks at every step."""
-        if self._several:
-            return multihost_utils.reached_preemption_sync_point(step)
+        if self._several and multihost_utils.reached_preemption_sync_point(step):
+            self._noticed.set()
         return self._noticed.is_set()
 
     def _listen(self) -> None:

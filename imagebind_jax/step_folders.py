@@ -159,9 +159,13 @@ def lacking(folder: pathlib.Path, size: int, host: int) -> str:
     if free >= 1.1 * size:
         return ""
     return (
-        f"no space left on device: a checkpoint takes {size / 1e6:.0f} MB and "
-        f"{folder} has {free / 1e6:.0f} MB free"
+        f"no space left on device: a checkpoint takes {_amount(size)} and "
+        f"{folder} has {_amount(free)} free"
     )
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def reason(error: Exception) -> str:

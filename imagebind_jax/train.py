@@ -9,11 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import msgspec
 
-from imagebind_jax import checkpoint, files, frozen, health, hosts, metrics, sharding
+from imagebind_jax import (
+    checkpoint,
+    files,
+    frozen,
+    health,
+    hosts,
+    metrics,
+    same_run,
+    saying,
+    sharding,
+)
 from imagebind_jax.config import TrainConfig, anchored, facts
-from imagebind_jax.errors import UserError
 from imagebind_jax.evaluate import while_training
 from imagebind_jax.goodput import Goodput
 from imagebind_jax.inputs import bad_records, pipeline
@@ -31,12 +39,12 @@ AMONG_OTHERS = 5.0  # where other hosts wait to hear of the error
 
 
 def check(
-    config: TrainConfig, folder: str | pathlib.Path
+    config: TrainConfig, folder: str | pathlib.Path, say: Callable[[str], None] = hosts.unsaid
 ) -> tuple[pathlib.Path, sharding.Sharded | sharding.Replicated]:
     """(run folder, placement): what can be known to be wrong before anything slow begins.
 
-    Raises UserError where the batch does not divide over the devices, or the folder is not
-    writable or holds a run of another config.
+    say: told of a damaged config.json, which is no reason to stop. Raises UserError where the batch
+    does not divide over the devices, or the folder is not writable or holds a run of another config.
     """
     sharding.check_batch_size(config.batch_size, config.micro_batches)
     place = sharding.placement(config.parallel, config.fsdp)
@@ -44,14 +52,8 @@ def check(
     files.check_writable(folder, "choose another --out")
     while_training.check(config)
     frozen.check_pairs(config.pairs, config.model, config.optimizer)
-    begun = folder / "config.json"
-    if begun.exists():
-        try:
-            before = msgspec.json.decode(begun.read_bytes(), type=dict[str, dict[str, Any]])
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise UserError(f"{begun} is damaged ({error}): checkpoints do without it") from error
-        _check_same_run(folder, {"config": {}} | before, facts(config))
-    elif not (folder / "checkpoints").exists():
+    begun = same_run.begun_before(folder, facts(config), say)
+    if not begun and not (folder / "checkpoints").exists():
         for path in config.initial:
             theirs = loading.read_config(path, assumed=config.model.encoders)
             initial.check_fits(config.model, theirs, path)
@@ -62,7 +64,7 @@ def fit(
     config: TrainConfig,
     folder: str | pathlib.Path,
     *,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = saying.say,
     fallback: bool = True,
 ):
     """Trains in a run folder, or goes on with the run found there; returns the parameters.
@@ -72,14 +74,15 @@ def fit(
     does not divide over the devices or the folder holds a run of another config, CheckpointCorrupt,
     and what ends a run before its last step: Preempted (SIGTERM), Diverged, SavesFail, Stopped.
     """
-    folder, place = hosts.together(lambda: check(config, folder))
+    if not hosts.first():
+        say = hosts.unsaid
+    folder, place = hosts.together(lambda: check(config, folder, say))
     hosts.check_shared(folder)
     hosts.alike("config", json.dumps(_of_all_hosts(config)))
     if jax.process_count() > 1:
+        hosts.alike("--no-fallback", str(fallback))
         hosts.alike("evaluate_every", str(config.evaluate_every))
         hosts.alike("evaluation", json.dumps(while_training.of_all_hosts(config)))
-    if not hosts.first():
-        say = hosts.unsaid
     busy = f"another process is training in {folder}: wait for it, or choose another --out"
     with contextlib.ExitStack() as stack:
         stack.enter_context(hosts.locked(folder / ".lock", busy))
@@ -101,10 +104,10 @@ def fit(
         progress = stack.enter_context(
             metrics.Progress("train", config.steps, "making the state", shown=hosts.first())
         )
-        state, start = _begin(config, checkpoints, place, say, fallback)
+        state, start, before = _begin(config, checkpoints, place, say, fallback)
         _check_state(config, checkpoints, place.gather(state))
         # Each host opens records of its own: what one of them lacks ends all.
-        batches = hosts.together(lambda: _batches(config, folder, start))
+        batches = hosts.together(lambda: _batches(config, folder, start, before, say))
         log = metrics.Metrics(folder, start, writes=hosts.first())
         loop = Loop(
             config,
@@ -127,8 +130,7 @@ def fit(
                 checkpoints.close()
         finally:
             log.close()
-            spent = clock.close()
-    say(f"where the time went: {spent}")
+            say(f"where the time went: {clock.close()}")
     if bad := hosts.total(batches.bad.count.total()):
         where = " and those beside it" if jax.process_count() > 1 else ""
         say(f"{bad} rows were masked: see {folder / 'bad_records.jsonl'}{where}")
@@ -153,7 +155,7 @@ def _of_all_hosts(config: TrainConfig) -> dict[str, Any]:
     return flat({k: v for k, v in fields.items() if k not in own}) | anchored(config)
 
 
-def _batches(config, folder, start):
+def _batches(config, folder, start, before, say):
     """This host's share of the batches. Raises UserError where records are missing, or others."""
     host = jax.process_index()
     batches = pipeline.Batches(
@@ -167,40 +169,26 @@ def _batches(config, folder, start):
         in_memory=config.in_memory,
         bad=bad_records.BadRecords(folder, config.bad_records, start, host=host),
     )
-    _check_same_records(folder, batches, start)
+    now = same_run.records(batches)
+    if start:
+        same_run.check_records(folder, now, before.get("records"), say)
+    if hosts.first():
+        same_run.write_records(folder, now)
     return batches
 
 
-def _check_same_records(folder, batches, start):
-    """The shuffle depends on how many records there are: a source that grew is another stream."""
-    path = folder / "records.json"
-    now = [(rows.name, len(rows)) for rows in batches.rows]
-    if start and path.exists():
-        try:
-            before = msgspec.json.decode(path.read_bytes(), type=list[tuple[str, int]])
-        except msgspec.MsgspecError as error:
-            raise UserError(f"{path} is damaged ({error}): checkpoints do without it") from error
-        for (pair, count), (_, found) in zip(before, now):
-            if count != found:
-                raise UserError(
-                    f"{folder} was trained on {count} records of {pair} and now there are {found}: "
-                    "batches would be others; restore them, or choose another --out"
-                )
-    if hosts.first():
-        files.replace_text(path, json.dumps(now))
-
-
 def _begin(config, checkpoints, place, say, fallback):
-    """(state, step) to start from: the newest whole checkpoint, or a new state."""
+    """(state, step, facts) to start from: the newest whole checkpoint, or a new state without facts."""
+    checkpoints.check_begun()
     if not checkpoints.steps():
         state = place.create(functools.partial(create_state, config))
         for path in config.initial:
             say(f"starting from the encoders in {path}")
             params = initial.fill(place.gather(state).params, config.model, path)
             state = place.place(place.gather(state).replace(params=params))
-        return state, 0
-    before = hosts.together(lambda: _facts_before(checkpoints))
-    _check_same_run(checkpoints.folder.parent, before, facts(config))
+        return state, 0, {}
+    before = hosts.together(lambda: same_run.facts_before(checkpoints))
+    same_run.check_facts(checkpoints.folder.parent, before["config"], facts(config)["config"])
     like = jax.eval_shape(functools.partial(create_state, config))
     sharded = sharding.Sharded(config.fsdp)
     if config.parallel == "pmap":
@@ -214,24 +202,4 @@ def _begin(config, checkpoints, place, say, fallback):
         like, say, fallback=fallback, defaults={"health": health.fresh(config)}
     )
     say(f"going on from step {step}")
-    return (state if config.parallel == "sharded" else place.place(state)), step
-
-
-def _check_same_run(folder: pathlib.Path, before: dict, now: dict) -> None:
-    before, now = before["config"], now["config"]
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise UserError(
-                f"{folder} holds a run with {name} = {before.get(name)}, not {now.get(name)}: "
-                "choose another --out, or the config it was started with"
-            )
-
-
-def _facts_before(checkpoints):
-    """What the newest checkpoint whose facts can be read says of its run."""
-    for step in checkpoints.steps():
-        try:
-            return checkpoints.meta(step)
-        except checkpoint.CheckpointCorrupt:
-            continue  # `restore_newest` tells
-    raise checkpoint.CheckpointCorrupt(f"every checkpoint in {checkpoints.folder} is damaged")
+    return (state if config.parallel == "sharded" else place.place(state)), step, before

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from imagebind_jax import saying
 from imagebind_jax.errors import Stuck
 
 LONGER = 20  # times the median step
@@ -103,9 +104,10 @@ class Watchdog:
                 self._end(f"{what}: a device or another host hangs")
 
     def _end(self, message: str) -> None:
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        if sys.stderr is not None:
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         line = "; ".join(filter(None, [message, self._last_words()]))
         self._leave(line, Stuck.code)
-        print(f"imagebind-jax: error: {line}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        saying.say(f"imagebind-jax: error: {line}", to_stderr=True)
+        saying.flush()
         os._exit(Stuck.code)

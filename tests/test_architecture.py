@@ -19,9 +19,9 @@ LONGEST = 300  # lines, constants apart
 
 # From the ground up; a file imports only from floors below its own, and folders only themselves.
 FLOORS = (
-    {"version", "errors"},
-    {"files", "faults", "parents", "board", "arguments", "clusters", "meeting", "parting"},
-    {"digests", "step_folders", "orbax_pages"},
+    {"version", "errors", "saying", "interrupts"},
+    {"files", "faults", "parents", "arguments", "clusters", "meeting", "parting"},
+    {"board", "digests", "step_folders", "orbax_pages"},
     {"inputs", "metrics"},
     {"data"},
     {"streamed_losses", "attention_kernel"},
@@ -30,7 +30,7 @@ FLOORS = (
     {"devices", "encoders", "hosts"},
     {"sharding", "saving", "restoring", "in_step"},
     {"model", "masked_autoencoder", "checkpoint"},
-    {"porting", "frozen"},
+    {"porting", "frozen", "same_run"},
     {"evaluators", "search", "report"},
     {"config"},
     {"evaluate", "gradients", "prepare"},

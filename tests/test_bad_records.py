@@ -1,6 +1,7 @@
 """Unusable records: masked, counted, named, and too many of them end the run."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -70,13 +71,39 @@ def test_a_run_that_goes_on_finds_again_what_it_lost(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", [b"123", b"{}", b'{"step": "a", "pair": 1, "record": 2}', b"\xff", b'{"step": 1, "pa']
+    "line",
+    [
+        b"123",
+        b"{}",
+        b'{"step": "a", "pair": 1, "record": 2}',
+        b"\xff",
+        b'{"step": 1, "pa',
+        b"[" * 200_000,
+    ],
 )
 def test_a_damaged_line_is_left_out(line, tmp_path):
     whole = b'{"step": 1, "pair": "a", "record": 2, "reason": "x"}'
     (tmp_path / "bad_records.jsonl").write_bytes(whole + b"\n" + line + b"\n" + whole)
     BadRecords(tmp_path, start=5)
     assert lines(tmp_path) == [json.loads(whole)] * 2
+
+
+def test_half_a_line_on_a_full_disk_is_ended_by_the_next(tmp_path):
+    def see(record):
+        said = {"record": record, "file": "f" * 200, "reason": "r"}
+        bad.see(record, "a+b", np.array([json.dumps(said)]))
+
+    bad, before = BadRecords(tmp_path, 1.0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    see(0)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, before[1]))  # EFBIG, after a part
+        see(1)
+        see(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "bad_records.jsonl").stat().st_size == 400
+    see(3)
+    assert [line["record"] for line in lines(tmp_path)] == [0, 1, 2, 3]
 
 
 @pytest.mark.goal("G21")

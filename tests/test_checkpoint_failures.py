@@ -122,7 +122,8 @@ def test_too_little_room_is_found_before_anything_is_written(run, monkeypatch):
         assert refused.value.code == 2
         save(checkpoints, 2)
         assert len(lines) == 1
-        assert "(no space left on device: a checkpoint takes 0 MB and" in lines[0]
+        assert "(no space left on device: a checkpoint takes 262 kB and" in lines[0]
+        assert "has 1 kB free" in lines[0]
         with pytest.raises(SavesFail, match="the last checkpoint could not be written"):
             checkpoints.close()
     save_again = Checkpoints(checkpoints.folder)

@@ -1,11 +1,13 @@
 """The command line: a user's mistake is exit code 2 and one line that says what to do, no traceback."""
 
+import errno
+import os
 import pathlib
 import textwrap
 
 import pytest
 
-from imagebind_jax import __version__, cli
+from imagebind_jax import __version__, cli, endings, files
 from imagebind_jax.config import TrainConfig, load
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators.benchmark import EvalConfig
@@ -116,6 +118,42 @@ def test_a_demo_that_cannot_be_written(name, mistake, tmp_path, monkeypatch):
     line = mistake("demo", "--out", name)
     assert name in line
     assert "--out" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder", "words"),
+    [
+        (".lock", True, "is a link or a folder"),
+        ("checkpoints", False, "checkpoints: File exists"),
+        ("config.json", True, "config.json: Is a directory"),
+    ],
+)
+def test_a_file_where_a_folder_should_be_or_the_reverse(
+    name, is_folder, words, mistake, config, tmp_path
+):
+    path = tmp_path / "run" / name
+    path.parent.mkdir()
+    path.mkdir() if is_folder else path.touch()
+    assert words in mistake("train", config, "--out", tmp_path / "run")
+
+
+def test_no_link_in_place_of_a_lock_is_followed(mistake, config, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "mine")
+    assert "is a link or a folder" in mistake("train", config, "--out", tmp_path / "run")
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_what_a_full_disk_had_no_room_for_is_named(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write does, without a name
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as raised:
+        files.replace_text(tmp_path / "records.json", "[]")
+    line, code, _ = endings.of(raised.value, ["train"])
+    assert (line, code) == (f"{tmp_path / 'records.json'}: No space left on device", 2)
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "/proc/nowhere/run"])

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+import types
 
 import jax
 import jax.numpy as jnp
@@ -180,7 +181,8 @@ def test_settings_of_the_user_go_first(cache, said, tmp_path, monkeypatch):
 
 
 @pytest.mark.goal("G30")
-def test_the_folder_is_the_users_alone(cache, measured):
+def test_the_folder_is_the_users_alone(cache, measured, tmp_path, monkeypatch):
+    known_groups(monkeypatch, tmp_path.stat().st_gid, "me")
     before = os.umask(0o002)
     try:
         folder = compiled.open_folder(cache / "compiled")
@@ -206,6 +208,35 @@ def test_a_folder_that_others_could_replace_is_refused(cache):
         compiled.open_folder(cache / "compiled")
     cache.chmod(0o1777)  # as /tmp: only the owner can rename what is in it
     compiled.open_folder(cache / "compiled")
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "refused"),
+    [("me", [], False), ("me", ["me"], False), ("me", ["me", "other"], True), ("users", [], True)],
+)
+def test_a_group_that_could_replace_it_is_refused_unless_it_is_the_users_own(
+    group, members, refused, cache, monkeypatch
+):
+    cache.mkdir()
+    known_groups(monkeypatch, cache.stat().st_gid, group, members)
+    cache.chmod(0o2775)
+    with pytest.raises(PermissionError, match="replace") if refused else contextlib.nullcontext():
+        compiled.open_folder(cache / "compiled")
+    cache.chmod(0o3775)  # sticky: only the owner can rename what is in it
+    compiled.open_folder(cache / "compiled")
+
+
+def test_a_group_without_a_name_is_no_private_one(cache):
+    cache.mkdir()
+    assert not compiled._private(2**31 - 7)
+
+
+def known_groups(monkeypatch, gid, name, members=()):
+    """The user is `me`, first of all in the group of this number."""
+    me = types.SimpleNamespace(pw_name="me", pw_gid=gid)
+    group = types.SimpleNamespace(gr_name=name, gr_mem=list(members))
+    monkeypatch.setattr(compiled.pwd, "getpwuid", lambda _: me)
+    monkeypatch.setattr(compiled.grp, "getgrgid", lambda _: group)
 
 
 def test_another_users_folder_is_refused(cache, monkeypatch):

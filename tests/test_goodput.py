@@ -40,7 +40,17 @@ def test_every_second_is_of_one_kind_over_a_loss(tmp_path, measured, monkeypatch
     measured(f"kinds sum to {100 * sum(seconds.values()) / wall:.2f} % of the time on the wall")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"seconds": {"steps": "x"}, "seen": 0}', "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "\xff", "[" * 200_000),
+        '{"seconds": {"steps": "x"}, "seen": 0}',
+        '{"seconds": {"steps": -500}, "seen": 1}',
+        '{"seconds": {"steps": 1e308, "down": 1e308}, "seen": 1}',
+        '{"seconds": {}, "seen": -1e308}',
+        '{"seconds": {}, "seen": 1, "at_step": {"1": -5}}',
+    ],
+)
 def test_a_damaged_clock_starts_anew(text, tmp_path):
     (tmp_path / "goodput.json").write_bytes(text.encode("latin-1"))
     clock = Goodput(tmp_path)

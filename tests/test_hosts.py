@@ -18,7 +18,17 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from test_train import Toy, distance, make_config, quiet, steps_logged
 
-from imagebind_jax import checkpoint, cli, clusters, hosts, metrics, sharding, train, training_step
+from imagebind_jax import (
+    checkpoint,
+    cli,
+    clusters,
+    files,
+    hosts,
+    metrics,
+    sharding,
+    train,
+    training_step,
+)
 from imagebind_jax.arguments import parser
 from imagebind_jax.inputs import pipeline
 
@@ -168,7 +178,8 @@ def test_one_host_writes_and_tells_for_all(together):
         losses = [[line["loss"] for line in lines] for lines in (mine, theirs)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
         assert len(list((folder / run / "tensorboard").iterdir())) <= 2  # one each start
-        assert json.loads((folder / run / "records.json").read_text()) == [["vision+audio", 32]]
+        counts = files.read_sealed(folder / run / "records.json")
+        assert counts == {"records": [["vision+audio", 32]]}
     first, second = (out for out, _, _ in said)
     # Gloo writes to the same stream, in the middle of lines.
     assert re.findall(r"^code (\d)$", second, re.MULTILINE) == ["0", "0", "2"]

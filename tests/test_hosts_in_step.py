@@ -56,10 +56,11 @@ def get_config():
     return config(steps=STEPS, evaluation=evaluation, evaluate_every=EVERY, checkpoint_every=STEPS)
 
 
-def train_thrice(arguments):
-    """For `zygote`: two starts that hosts with different evaluations are refused, and a run."""
+def train_often(arguments):
+    """For `zygote`: three starts that hosts which were asked differently are refused, and a run."""
     folder, host, *asked = arguments
-    starts = (("every", "0", ["--evaluate-every", str(3 + int(host))]), ("seed", host, []), ("run", "0", []))  # fmt: skip
+    starts = (("every", "0", ["--evaluate-every", str(3 + int(host))]), ("seed", host, []),
+              ("fallback", "0", ["--no-fallback"][: int(host)]), ("run", "0", []))  # fmt: skip
     for name, seed, options in starts:
         os.environ[SEED] = seed
         command = ["train", f"{folder}/config.py", "--out", f"{folder}/{name}", *options, *asked]
@@ -113,16 +114,17 @@ def test_an_evaluation_that_fails_on_one_host_ends_on_both_and_no_run(both, tmp_
     (tmp_path / "config.py").write_text("from test_hosts_in_step import get_config\n")
     asked = ["--coordinator", f"127.0.0.1:{free_port()}", "--hosts", 2, "--wait", 60]
     first, second = both(
-        "test_hosts_in_step:train_thrice",
+        "test_hosts_in_step:train_often",
         ([tmp_path, 0, *asked], {FAILS: ",,,,raise,"}),
         ([tmp_path, 1, *asked], {FAILS: "one,all,raise,hang,,"}),
     )
     for child in (first, second):
         errors = [line for line in child.err.splitlines() if "error:" in line]
-        assert len(errors) == 2, errors
+        assert len(errors) == 3, errors
         assert "host 1: not host 0's evaluate_every: every host needs the same" in errors[0]
         assert "host 1: not host 0's evaluation: every host needs the same" in errors[1]
-        assert re.findall(r"^code (\d)$", child.out, re.MULTILINE) == ["2", "2", "0"]
+        assert "host 1: not host 0's --no-fallback: every host needs the same" in errors[2]
+        assert re.findall(r"^code (\d)$", child.out, re.MULTILINE) == ["2", "2", "2", "0"]
     start = "evaluation of pairs failed, training goes on: "
     said = [line.removeprefix(start) for line in first.out.splitlines() if line.startswith(start)]
     wanted = (

@@ -99,6 +99,11 @@ def test_the_last_commit_is_found_in_the_run_folder(launched, tmp_path):
     assert (code, lines) == (70, [f"{ERROR}{line}; {parting.RESTART}"])
 
 
+def test_a_command_that_is_killed_is_not_called_this_process(launched):
+    code, _, lines = launched("os.kill(os.getpid(), 9)", "evaluate", "c.py")
+    assert (code, lines) == (70, [f"{ERROR}the command was killed by SIGKILL; {parting.RESTART}"])
+
+
 @pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 6])
 def test_an_end_that_would_come_again_is_not_tried_again(code, launched):
     text = says(f"{ERROR}as it is\n", f"print('out'); sys.exit({code})")

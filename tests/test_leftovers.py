@@ -67,10 +67,10 @@ def seconds_of_leftovers(folder):
 MAKING = """
 import sys
 from multiprocessing import resource_tracker, shared_memory
-from imagebind_jax.inputs import workers
+from imagebind_jax.inputs import processes
 shared_memory._SHM_NAME_PREFIX = "/" + sys.argv[1]
-workers._no_last_word()
-workers.name_before_making()
+processes.no_last_word()
+processes.name_before_making()
 print("begun", flush=True)
 while True:
     block = shared_memory.SharedMemory(create=True, size=1 << 20)

@@ -49,6 +49,16 @@ def test_a_run_that_goes_on_drops_what_comes_again(tmp_path):
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    "line", ["[" * 200_000, '{"step": ' + "1" * 5000 + "}", '{"step": true}', "{"]
+)
+def test_a_damaged_line_is_left_out(line, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n' + line + '\n{"step": 1}\n')
+    metrics.Metrics(tmp_path, 2).close()
+    assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
+
+
 @pytest.mark.goal("G6")
 def test_a_full_disk_costs_no_line_and_never_the_run(tmp_path, monkeypatch):
     log = metrics.Metrics(tmp_path)

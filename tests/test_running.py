@@ -1,5 +1,6 @@
 """One host's run and everything that may end it: real processes, real signals, and what they say last."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -45,6 +46,7 @@ def test_sigterm_saves_and_loses_nothing(train, measured):
         waits.append(time.monotonic() - begun)
         step = preempted(child.out)
         assert committed(child.out) == [step]
+        assert "\nwhere the time went: " in child.out
         assert ERROR not in child.err
     child = train.start("--steps", 4000, "--checkpoint-every", 4000, run=f"run{trial}")
     child.until(f"going on from step {step}")
@@ -55,6 +57,27 @@ def test_sigterm_saves_and_loses_nothing(train, measured):
         f"them, which compiles what a save needs, within {waits[0]:.1f} s"
     )
     assert max(waits) < goals.within(5)
+
+
+def test_sigterm_to_the_whole_group_leaves_the_workers_to_the_run(train):
+    """As `timeout`, systemd and SLURM send it."""
+    child = train.start("--steps", 4000, "--checkpoint-every", 4000, "--workers", 2)
+    child.until("loss")
+    os.killpg(child.pid, signal.SIGTERM)
+    assert child.wait() == 0, child.err
+    assert committed(child.out) == [preempted(child.out)]
+
+
+def test_a_second_sigterm_after_all_is_saved_changes_no_exit_code(train):
+    child = train.start("--steps", 4000, "--checkpoint-every", 4000)
+    child.until("loss")
+    child.signal(signal.SIGTERM)
+    child.until("preempted at")
+    with contextlib.suppress(ProcessLookupError):
+        while not (child.folder / "code").exists():  # to the last moment of Python's end
+            child.signal(signal.SIGTERM)
+            time.sleep(0.001)
+    assert child.wait() == 0, child.err
 
 
 @pytest.mark.goal("G15")

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from imagebind_jax import checkpoint, metrics, sharding, train, training_step
+from imagebind_jax import checkpoint, files, metrics, sharding, step_folders, train, training_step
 from imagebind_jax.config import TrainConfig, facts
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
@@ -283,19 +283,33 @@ def test_a_resumed_run_drops_what_the_uninterrupted_one_drops(tmp_path):
 def test_a_run_that_finds_other_records_does_not_go_on(tmp_path):
     config = make_config(pairs=make_config().pairs[1:], steps=2, checkpoint_every=1)
     train.fit(config, tmp_path, say=quiet)
-    longer = dataclasses.replace(config, steps=3)
-    assert json.loads((tmp_path / "records.json").read_text()) == [["vision+imu", 32]]
-    for text, words in [
-        ('[["vision+imu", 31]]', "31 records .* now there are 32"),
-        ("[", "damaged"),
-    ]:
-        (tmp_path / "records.json").write_text(text)
-        with pytest.raises(UserError, match=words):
-            train._check_same_records(tmp_path, batches_of(longer), 2)
+    assert files.read_sealed(tmp_path / "records.json") == {"records": [["vision+imu", 32]]}
+    (tmp_path / "records.json").write_text('[["vision+imu", 31]]')  # as older versions did
+    with pytest.raises(UserError, match="31 records .* now there are 32"):
+        train.fit(config, tmp_path, say=quiet)
 
 
-def batches_of(config):
-    return pipeline.Batches(config.pairs, config.inputs, seed=0, batch_size=8, steps=3)
+def test_damaged_notes_of_a_run_are_told_and_its_checkpoint_counts(tmp_path):
+    config = make_config(pairs=make_config().pairs[1:], steps=2, checkpoint_every=1)
+    train.fit(config, tmp_path, say=quiet)
+    for name, before, after in [("config", '"seed": 0', '"seed": 8'), ("records", "32", "36")]:
+        path = tmp_path / f"{name}.json"
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after))
+    with pytest.raises(UserError, match="holds a run with seed = 0, not 8"):
+        train.fit(dataclasses.replace(config, seed=8), tmp_path, say=quiet)
+    said = []
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    train.fit(config, tmp_path, say=said.append)
+    assert [line.split()[0] for line in said if "is damaged" in line] == [
+        str(tmp_path / name) for name in ("config.json", "records.json")
+    ]
+    assert "going on from step 1" in said
+    assert files.read_sealed(tmp_path / "config.json") == facts(config)
+    records = files.read_sealed(tmp_path / "records.json")
+    assert records == {"records": [["vision+imu", 32]]}
+    assert step_folders.read_meta(tmp_path / "checkpoints" / "2").items() >= records.items()
 
 
 @pytest.mark.parametrize(
@@ -325,6 +339,9 @@ def test_losses_that_are_no_numbers_stop_the_run_and_are_not_saved(times, words,
         ({"pairs": (pipeline.Pair(("vision", "smell"), Toy(0)),)}, "a pair needs 'smell'"),
         ({"pairs": ()}, "pair"),
         ({"seed": -1}, "seed must"),
+        ({"patience_of_step": np.nan}, "patience_of_step must be above 0, got nan"),
+        ({"compare_every": -1}, "compare_every must be at least 0, got -1"),
+        ({"bad_records": 1.5}, "bad_records must be within [0, 1], got 1.5"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(change, words, tmp_path):

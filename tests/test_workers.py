@@ -1,5 +1,6 @@
 """Worker processes change no byte of the stream, name and name what they die of."""
 
+import errno
 import multiprocessing
 import os
 import pathlib
@@ -16,7 +17,7 @@ from feeding import Noisy, batches
 
 from imagebind_jax import files
 from imagebind_jax.errors import Stopped, UserError
-from imagebind_jax.inputs import crumbs, pipeline
+from imagebind_jax.inputs import crumbs, pipeline, processes
 from imagebind_jax.inputs import workers as workers_module
 
 HERE = pathlib.Path(__file__).parent
@@ -109,6 +110,70 @@ def test_a_worker_that_hangs_while_it_reads_nothing_ends_the_run(monkeypatch):
     os.kill(process.pid, signal.SIGSTOP)
     with pytest.raises(Stopped, match="no batch for .* nothing is being read|stuck for"):
         list(stream)
+
+
+def terminate(workers):
+    for process in workers:
+        os.kill(process.pid, signal.SIGTERM)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they would outlive their parent")
+def test_sigterm_to_the_workers_changes_nothing_and_a_closed_stream_leaves_none():
+    """As `timeout`, systemd and SLURM send it, to each process of a group."""
+    wanted, stream = batches(steps=100), batches(steps=100).stream(workers=2)
+    with futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(next, stream)
+        while len(multiprocessing.active_children()) < 2:
+            time.sleep(0.001)
+        terminate(multiprocessing.active_children())  # before they can have handled anything
+        equal([first.result()], [wanted[0]])
+    terminate(multiprocessing.active_children())
+    equal([next(stream) for _ in range(20)], [wanted[step] for step in range(1, 21)])
+    begun = time.monotonic()
+    stream.close()
+    assert time.monotonic() - begun < LATE
+    assert not multiprocessing.active_children()
+
+
+def test_python_ends_though_a_worker_that_was_left_heeds_no_sigterm():
+    code = (
+        "import multiprocessing, signal, time\n"
+        "from imagebind_jax.inputs import processes\n"
+        "processes.none_at_exit()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+        "start = multiprocessing.get_context('fork').Process\n"
+        "start(target=time.sleep, args=(60,), name=processes.NAME, daemon=True).start()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
+# ---- what a death means
+
+
+@pytest.mark.parametrize(
+    "code, reading, began, said",
+    [
+        (-signal.SIGBUS, ["a.mp4"], True, "shared memory (/dev/shm)"),
+        (-signal.SIGBUS, ["a.mp4"], True, "--shm-size"),
+        (-signal.SIGKILL, ["a.mp4"], True, "while reading a.mp4: the system killed it"),
+        (-signal.SIGKILL, [], True, "as memory ran out"),
+        (-signal.SIGSEGV, ["a.mp4", "b.mp4"], True, "while reading a.mp4 or b.mp4"),
+        (1, [], False, "`if __name__ == '__main__':`"),
+    ],
+)
+def test_what_is_said_of_a_dead_worker(code, reading, began, said):
+    line = processes.death(str(int(code)), reading, began)
+    assert f"exit code {code:d}" in line and said in line
+    assert ("a.mp4" in line) == (bool(reading) and code != -signal.SIGBUS)  # the file is innocent
+
+
+@pytest.mark.parametrize("path, shared", [(None, True), ("/psm_1a2b", True), ("/tmp/x", False)])
+def test_a_worker_without_room_for_shared_memory_is_told_from_a_full_disk(path, shared):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    told = workers_module._explained(error, crumbs.Trail("/nowhere"))
+    assert (told is not error) == shared
+    if shared:
+        assert isinstance(told, Stopped) and "/dev/shm" in str(told)
 
 
 @pytest.fixture

@@ -69,10 +69,12 @@ class Zygote:
 
     def __init__(self, folder: pathlib.Path):
         self.folder, self._count, self._one = folder, 0, threading.Lock()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+        # As a job's, whose log is a file: what is not flushed is not seen.
+        inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        environment = inherited | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
         self._process = subprocess.Popen(
             [sys.executable, "-c", "import zygote; zygote.serve()"],
-            stdin=subprocess.PIPE, text=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment,
         )  # fmt: skip
 
     def start(
@@ -160,7 +162,6 @@ def _become(asked: dict, folder: pathlib.Path) -> None:
         descriptor = os.open(name, flags, 0o600)
         os.dup2(descriptor, number)
     os.environ.update(asked["environment"])
-    sys.stdout.reconfigure(line_buffering=True)
     module, _, name = asked["call"].partition(":")
     code = 1
     try:

@@ -11,7 +11,7 @@ import jax
 import msgspec
 import numpy as np
 
-from imagebind_jax import files, hosts, in_step, metrics
+from imagebind_jax import files, hosts, in_step, metrics, saying
 from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.evaluate import comparing, door, opening, results, wanted
 from imagebind_jax.evaluate.results import Checkpoint, Entry, MadeOf, Results
@@ -32,7 +32,7 @@ def run(
     out: str | os.PathLike,
     only: Sequence[str] = (),
     compare: str | os.PathLike | None = None,
-    say: Say = print,
+    say: Say = saying.say,
 ) -> Results:
     """Measures what is not measured yet; writes results.json, results.md and results.html to `out`.
 

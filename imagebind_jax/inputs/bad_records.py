@@ -35,7 +35,7 @@ class BadRecords:
         self.count: collections.Counter[str] = collections.Counter()  # rows masked, of each pair
         self._rows: collections.Counter[str] = collections.Counter()
         self._named: set[tuple[str, int]] = set()
-        self._late = ""  # lines that could not be written yet
+        self._late = b""  # lines that could not be written yet
         name = f"bad_records.host{host}.jsonl" if host else "bad_records.jsonl"
         self._path = pathlib.Path(folder) / name if folder is not None else None
         if self._path is not None and self._path.exists():
@@ -63,20 +63,16 @@ class BadRecords:
 
     def _append(self, line: dict) -> None:
         if self._path is not None:
-            self._late += json.dumps(line) + "\n"
+            self._late += json.dumps(line).encode() + b"\n"
             # A full disk is no reason to end a run: the line comes with the next one.
-            with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-                file.write(self._late)
-                file.flush()
-                self._late = ""
+            with contextlib.suppress(OSError), self._path.open("ab", buffering=0) as file:
+                self._late = files.append(file, self._late)
 
 
 def _read(path: pathlib.Path) -> list[dict]:
-    """The lines that are whole: one may have been cut short by a crash."""
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in files.json_lines(path):
         with contextlib.suppress(msgspec.MsgspecError):
-            line = msgspec.json.decode(text)
             msgspec.convert(line, _Line)  # for its errors: other fields are kept
             lines.append(line)
     return lines

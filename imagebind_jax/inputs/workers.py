@@ -2,26 +2,20 @@
 
 import atexit
 import concurrent.futures.thread
-import faulthandler
 import multiprocessing
 import os
 import queue
-import signal
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Generator
-from multiprocessing import resource_tracker, shared_memory
 from typing import Any, NoReturn
 
 import numpy as np
 
-from imagebind_jax import parents
 from imagebind_jax.errors import Stopped
-from imagebind_jax.inputs import crumbs
+from imagebind_jax.inputs import crumbs, processes
 
-NAME = "grain-process-prefetch"  # how grain calls its processes
 START = 30.0  # seconds beyond the patience until workers that read nothing are given up
 BEGIN = 300.0  # before their first record: a busy machine, or a slow disk, takes its time to import
 LINGER = 5.0  # seconds that the end of a stream waits for its threads
@@ -29,73 +23,21 @@ LINGER = 5.0  # seconds that the end of a stream waits for its threads
 _trails: weakref.WeakSet[crumbs.Trail] = weakref.WeakSet()  # of streams with worker processes
 
 
-def die_with_parent(parent: int) -> None:
-    """For a worker process: a killed parent must not leave it behind."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells us
-    parents.die_with(parent)
-
-
-def name_before_making() -> None:
-    """For a worker process: Python's tracker hears of shared memory before it is made.
-
-    Python tells it after that: a kill in between would leave the memory for ever (33 of 60 kills of
-    a process that makes blocks in a loop; 0 of 60 so).
-    """
-    make = getattr(shared_memory, "_make_filename", None)
-    if make is None:
-        return
-
-    def named() -> str:
-        name = make()
-        resource_tracker.register(name, "shared_memory")
-        return name
-
-    setattr(shared_memory, "_make_filename", named)  # noqa: B010
-
-
-class Begin:
-    """What grain calls in each worker process before its first record."""
-
-    def __init__(self, folder: str):
-        self.folder, self.parent = folder, os.getpid()
-
-    def __call__(self, index: int, count: int) -> None:
-        die_with_parent(self.parent)
-        name_before_making()
-        faulthandler.enable()
-        crumbs.share(self.folder)
-
-
 def from_processes(elements: Any, workers: int, patience: float) -> Generator[Any, None, None]:
     """What iterating over a grain.IterDataset of dicts gives, made by so many processes, watched."""
     import grain
 
-    _no_flags()
-    _no_last_word()
+    processes.no_flags()
+    processes.no_last_word()
+    processes.none_at_exit()
     with crumbs.own_folder() as folder:
         options = grain.MultiprocessingOptions(num_workers=workers)
         _trails.add(trail := crumbs.Trail(folder))
-        for element in watched(elements.mp_prefetch(options, Begin(folder)), patience, trail):
+        begin = processes.Begin(folder)
+        made = processes.Shielded(elements.mp_prefetch(options, begin))
+        for element in watched(made, patience, trail):
             # Out of shared memory, which is scarce and must be given back.
             yield {name: np.array(rows) for name, rows in element.items()}
-
-
-def _no_flags() -> None:
-    """grain's processes read absl's flags, which only programs built on absl have parsed."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-
-
-def _no_last_word() -> None:
-    """Python's tracker removes what shared memory a dead run leaves, and warns of it after the run's
-    own last line: it is started here, without the warning."""
-    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        sys.warnoptions.pop()
 
 
 def closed_at_exit(generator: Generator) -> Generator:
@@ -215,26 +157,20 @@ class _Watch:
 def _kill_workers(trail: crumbs.Trail) -> None:
     """Those of one stream; of one that hangs before it could say whose it is, nobody waits either."""
     others = {pid for each in list(_trails) if each is not trail for pid in each.processes()}
-    for process in multiprocessing.active_children():
-        if process.name.startswith(NAME) and process.pid not in others:
-            process.kill()
+    processes.kill(others)
 
 
 def _explained(error: BaseException, trail: crumbs.Trail) -> BaseException:
     """What grain says of a dead worker, with the name of what that was reading."""
-    if trail.folder is None or "terminated unexpectedly" not in str(error):
+    if trail.folder is None:
+        return error
+    if processes.lacks_shared_memory(error):
+        return Stopped(processes.NO_SHARED_MEMORY)
+    if "terminated unexpectedly" not in str(error):
         return error
     alive = {process.pid for process in multiprocessing.active_children()} | {os.getpid()}
     dead = [what for (process, _), (_, what) in trail.found().items() if process not in alive]
     began = trail.begun
     _kill_workers(trail)
     code = str(error).partition("exit code ")[2].split(".")[0]
-    said = f"a worker process died (exit code {code or 'unknown'})"
-    if dead:
-        said += f" while reading {' or '.join(dead)}"
-    elif not began:
-        said += (
-            " before its first record; a script must ask for workers below "
-            "`if __name__ == '__main__':`, since they import it again"
-        )
-    return Stopped(said)
+    return Stopped(processes.death(code, dead, began))

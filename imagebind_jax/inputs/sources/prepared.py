@@ -40,7 +40,7 @@ def facts(folder: str | os.PathLike) -> Facts:
     """What is in the folder. Raises UserError."""
     path = pathlib.Path(folder) / FACTS
     try:
-        found = msgspec.convert(files.unsealed(msgspec.json.decode(path.read_bytes())), Facts)
+        found = msgspec.convert(files.read_sealed(path), Facts)
     except FileNotFoundError:
         raise UserError(
             f"{folder} holds no {FACTS}: it is not prepared, or not to its end"

@@ -15,9 +15,9 @@ import msgspec
 
 from imagebind_jax import files
 from imagebind_jax.errors import UserError
+from imagebind_jax.inputs.processes import die_with_parent
 from imagebind_jax.inputs.sources.array_records import FACTS, ArrayRecords, Shard, write_shard
 from imagebind_jax.inputs.sources.records import CACHE_REMEDY, Record, cache_folder
-from imagebind_jax.inputs.workers import die_with_parent
 
 SHARD = 128  # records; the unit of work of one process
 

@@ -1,0 +1,42 @@
+"""SIGTERM while a run goes on, and after it."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from imagebind_jax.preemption import Notice
+
+
+@pytest.fixture
+def theirs():
+    """A handler of those who call `fit`: what it was told."""
+    told = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    yield told
+    signal.signal(signal.SIGTERM, before)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)  # in which Python's handlers are called
+
+
+def test_where_none_came_it_means_what_it_did_before(theirs):
+    with Notice() as notice:
+        assert not notice.reached(0)
+    assert signal.set_wakeup_fd(-1) == -1
+    terminate()
+    assert theirs == [signal.SIGTERM]
+
+
+def test_where_one_came_more_change_nothing_even_after_the_block(theirs):
+    with Notice() as notice:
+        terminate()
+        end = time.monotonic() + 10
+        while not notice.reached(0):
+            assert time.monotonic() < end
+    terminate()
+    assert theirs == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # which Python's end leaves as it is
