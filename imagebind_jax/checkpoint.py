@@ -86,11 +86,12 @@ class Checkpoints:
 
     def check_begun(self) -> None:
         """Raises CheckpointCorrupt where there is no checkpoint, but there are damaged ones."""
-        if not self.steps() and (damaged := step_folders.damaged(self.folder)):
+        damaged = hosts.of_all(", ".join(step_folders.damaged(self.folder)[:5]))[0]
+        if damaged and not self.steps():
             raise hosts.as_all(
                 CheckpointCorrupt(
-                    f"no whole checkpoint is left in {self.folder}, only {', '.join(damaged[:5])}: "
-                    "bring one back, or choose another --out to begin anew"
+                    f"no whole checkpoint is left in {self.folder}, only {damaged}: bring one back, "
+                    "or choose another --out to begin anew"
                 )
             )
 

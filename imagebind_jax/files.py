@@ -38,9 +38,7 @@ def append(file: IO[bytes], text: bytes) -> bytes:
 def json_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """The JSON objects in a file, one a line; damaged lines are left out, as one cut short by a crash."""
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        with contextlib.suppress(
-            ValueError, RecursionError
-        ):  # a number too long, nested too deeply
+        with contextlib.suppress(ValueError, RecursionError):  # a number of 5,000 digits; [[[[
             line = json.loads(text)
             if isinstance(line, dict):
                 yield line

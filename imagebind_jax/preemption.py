@@ -8,9 +8,8 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-AGAIN = (
-    2.0  # seconds within which SIGTERMs are one: a cluster tells each process, and so does `launch`
-)
+# Seconds within which SIGTERMs are one: a cluster tells each process, and so does `launch`.
+AGAIN = 2.0
 
 
 class Notice:
