@@ -5,7 +5,6 @@ import collections
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import pathlib
 
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from imagebind_jax import demo
+from imagebind_jax import demo, files
 from imagebind_jax.config import load
 from imagebind_jax.data import reading
 from imagebind_jax.encoders import EncoderConfig
@@ -66,8 +65,8 @@ def records(tmp_path_factory):
     for name in DATASETS:
         prepare(name, None, folder / name, workers=1, allow_missing=1.0, say=lambda line: None)
         path = folder / name / "dataset.json"
-        facts = json.loads(path.read_text())
-        path.write_text(json.dumps({**facts, "prompts": facts["prompts"][:1]}))
+        facts = files.read_sealed(path)
+        files.write_sealed(path, facts | {"prompts": facts["prompts"][:1]})
     return folder
 
 

@@ -47,7 +47,8 @@ def facts(folder: str | os.PathLike) -> Facts:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({first_line(error)}): remove {folder}, and prepare it again"
+            f"{path} cannot be read ({first_line(error)}): remove {folder}, and prepare it again; "
+            "or take out its `seal`, where it was you who changed it"
         ) from error
     for shard in itertools.chain.from_iterable(split.shards for split in found.splits.values()):
         if os.path.basename(shard.file) != shard.file or shard.count < 0:
