@@ -4,6 +4,7 @@ prepared; then embeddings with a known answer, embeddings at random, and a small
 import collections
 import dataclasses
 import functools
+import json
 import itertools
 import math
 import pathlib
