@@ -4,8 +4,8 @@ prepared; then embeddings with a known answer, embeddings at random, and a small
 import collections
 import dataclasses
 import functools
-import json
 import itertools
+import json
 import math
 import pathlib
 
