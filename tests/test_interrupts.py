@@ -10,6 +10,14 @@ import pytest
 from imagebind_jax import cli, interrupts
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Tests may have been started in the background, where shells have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def in_a_callback_of_gc():
     """As JAX has one."""
 
