@@ -58,7 +58,7 @@ class _Line:
         """Whether the other end is still there: one that gave up may be back before this is seen."""
         try:
             heard = select.poll()
-            heard.register(self.socket)
+            heard.register(self.socket, select.POLLIN)
             return not heard.poll(0) or bool(self.socket.recv(1, socket.MSG_PEEK))
         except OSError:
             return False
