@@ -52,6 +52,7 @@ class Saver:
         self._keep = max(keep, 2)
         self._committed, self._failed = committed, failed
         self._save: _Save | None = None  # not settled yet
+        self._remains: set[int] = set()  # steps of saves that failed
         self._latest = _Save(-1, 0, None)  # the one that orbax writes
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -94,6 +95,7 @@ class Saver:
             return
         if hosts.first() and jax.process_count() > 1:  # as all have met
             _store().key_value_delete(_place(self._latest))
+        self._remains.discard(step)
         self._save = self._latest = save = _Save(step, self._latest.number + 1, self.last)
         try:
             self._checkpointer.save(
@@ -105,7 +107,7 @@ class Saver:
             )
         except Exception as error:  # orbax raises a different type for each thing that goes wrong
             save.failed = step_folders.reason(error)
-            self.remove(step)
+            self._discard(step)
             return
         save.thread = threading.Thread(target=self._finish, args=(save,), daemon=True)
         save.thread.start()
@@ -150,7 +152,7 @@ class Saver:
                 step_folders.unmark(folder)
         except Exception as error:
             save.failed = step_folders.reason(error)
-            self.remove(save.step)
+            self._discard(save.step)
             return
         self.last = save.step
         try:
@@ -167,6 +169,13 @@ class Saver:
             if hosts.first():
                 step_folders.remove(self.folder / str(step))
 
+    def _discard(self, step: int) -> None:
+        """What a save that failed has left, and may still leave: looked at again at each call."""
+        self._remains.add(step)
+        with contextlib.suppress(OSError):
+            if hosts.first():
+                step_folders.discard(self.folder / str(step))
+
     def set_aside(self, step: int) -> None:
         """By the first host. Where it cannot be renamed nothing can be saved there, either."""
         with contextlib.suppress(OSError):
@@ -175,6 +184,8 @@ class Saver:
 
     def settle(self) -> None:
         """Until the last save is over, for all hosts alike. Raises what `committed` raised."""
+        for step in sorted(self._remains):
+            self._discard(step)
         if (save := self._save) is None:
             return
         failed = self._outcome(save)
@@ -187,7 +198,7 @@ class Saver:
             # host has told as committed stays.
             failed = hosts.of_all(save.failed)[0] and failed
         if failed:
-            self.remove(save.step)
+            self._discard(save.step)
             self.last = save.before
             self._fail(save.step, failed)
         else:

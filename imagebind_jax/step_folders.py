@@ -90,6 +90,8 @@ def clean(folder: pathlib.Path) -> list[str]:
 
 def mark(step: pathlib.Path, what: str = "saving") -> None:
     """Says that a step is half-written from here on: else nobody may remove it. Raises OSError."""
+    if what == "saving":
+        _mark(step, "removing").unlink(missing_ok=True)
     _mark(step, what).touch()
     _sync(step.parent)
 
@@ -107,11 +109,16 @@ def remove(step: pathlib.Path) -> None:
     """Deletes a step; what is left where it is cut off in between is known by its mark."""
     with contextlib.suppress(OSError):  # a full disk, which this is to help
         mark(step, "removing")
-    (step / COMMITTED).unlink(missing_ok=True)
-    shutil.rmtree(step, ignore_errors=True)
+    discard(step)
     if not step.exists():
         unmark(step)
         _mark(step, "removing").unlink(missing_ok=True)
+
+
+def discard(step: pathlib.Path) -> None:
+    """Deletes what a save that failed has left. Its mark stays: threads of it may still write."""
+    (step / COMMITTED).unlink(missing_ok=True)
+    shutil.rmtree(step, ignore_errors=True)
 
 
 def set_aside(step: pathlib.Path) -> pathlib.Path:

@@ -161,7 +161,7 @@ def test_two_hosts_take_the_same_step_and_share_what_fails(zygote, tmp_path, mea
     for kind in ("CheckpointError", "CheckpointUnreadable"):
         assert [each[kind][0] for each in (one, two)] == [kind, kind]
     assert one["warned"] == [f"host 1: {why}; trying the one before"]
-    assert sorted(os.listdir(folder)) == ["20.damaged", "30", "40"]
+    assert sorted(os.listdir(folder)) == [".saving-50", "20.damaged", "30", "40"]
     measured(
         "2 hosts, of which one alone cannot read or write: both take the same step, and know of "
         f"the failed save within {max(one['seconds'], two['seconds']):.0f} s"
