@@ -113,7 +113,7 @@ class Saver:
         save.thread.start()
 
     def _marked(self, step: int) -> str:
-        """ "" when what is half-written will be known as such, by the first host; or why it is not."""
+        """Why what is half-written will not be known as such, by the first host's mark, or ""."""
         try:
             if hosts.first():
                 step_folders.mark(self.folder / str(step))
@@ -161,26 +161,22 @@ class Saver:
             save.raised = error
         with contextlib.suppress(OSError):  # the next one tries again
             for old in step_folders.committed(self.folder)[self._keep :]:
-                self.remove(old)
-
-    def remove(self, step: int) -> None:
-        """By the first host. What cannot be removed is, at the next start."""
-        with contextlib.suppress(OSError):
-            if hosts.first():
-                step_folders.remove(self.folder / str(step))
+                self._by_first(step_folders.remove, old)
 
     def _discard(self, step: int) -> None:
         """What a save that failed has left, and may still leave: looked at again at each call."""
         self._remains.add(step)
-        with contextlib.suppress(OSError):
-            if hosts.first():
-                step_folders.discard(self.folder / str(step))
+        self._by_first(step_folders.discard, step)
 
     def set_aside(self, step: int) -> None:
-        """By the first host. Where it cannot be renamed nothing can be saved there, either."""
+        """Where a damaged step cannot be renamed nothing can be saved there, either."""
+        self._by_first(step_folders.set_aside, step)
+
+    def _by_first(self, do: Callable[[pathlib.Path], Any], step: int) -> None:
+        """What the disk does not allow now is looked at again at the next start."""
         with contextlib.suppress(OSError):
             if hosts.first():
-                step_folders.set_aside(self.folder / str(step))
+                do(self.folder / str(step))
 
     def settle(self) -> None:
         """Until the last save is over, for all hosts alike. Raises what `committed` raised."""

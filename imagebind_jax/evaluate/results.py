@@ -17,7 +17,7 @@ from imagebind_jax import files
 from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.evaluators.benchmark import NAME, Benchmark, Measured
 from imagebind_jax.evaluators.intervals import Estimate
-from imagebind_jax.inputs import arrays
+from imagebind_jax.inputs import arrays, kept
 from imagebind_jax.inputs.media import open_source
 
 FORMAT = 1
@@ -71,9 +71,8 @@ class Entry(msgspec.Struct):
     @property
     def sealed(self) -> "Entry":
         """With the seal that belongs to it."""
-        bare = msgspec.structs.replace(self, seal="", reported={})
-        found = hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()
-        return msgspec.structs.replace(self, seal=found)
+        bare = kept.sealed(msgspec.structs.replace(self, reported={}))
+        return msgspec.structs.replace(self, seal=bare.seal)
 
 
 class Checkpoint(msgspec.Struct):
