@@ -56,7 +56,7 @@ def tell(ending: Ending) -> int:
         saying.say(line)
         return 0
     _tell_other_hosts(line, ending.code)
-    saying.say(f"imagebind-jax: error: {line}", to_stderr=True)
+    saying.error(line)
     if ending.at_once:
         saying.flush()
         os._exit(ending.code)

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import sys
 import threading
 import time
 import uuid
@@ -16,7 +15,7 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from imagebind_jax import clusters, files, meeting, parting
+from imagebind_jax import clusters, files, meeting, parting, saying
 from imagebind_jax.errors import UserError, first_line, one_line
 
 WAIT = 300  # seconds that hosts wait for each other at the start
@@ -141,13 +140,11 @@ def _limited(until: float, address: str | None, hosts: int | None, wait: int) ->
 
     def end() -> None:
         proxies = sorted(name for name in os.environ if name.lower().endswith("_proxy"))
-        print(
-            f"imagebind-jax: error: not all of {hosts or 'the'} hosts came together"
+        saying.error(
+            f"not all of {hosts or 'the'} hosts came together"
             f"{f' at {address}' if address else ''} within {wait} s: start the same command on each, "
             "with the same --hosts, or allow more with --wait"
-            + (f" (a proxy may be in the way: {', '.join(proxies)})" if proxies else ""),
-            file=sys.stderr,
-            flush=True,
+            + (f" (a proxy may be in the way: {', '.join(proxies)})" if proxies else "")
         )
         os._exit(2)
 

@@ -12,9 +12,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from imagebind_jax import faults, parents, parting, step_folders
+from imagebind_jax import faults, parents, parting, saying, step_folders
 from imagebind_jax.errors import HostLost, Stuck, UserError
-from imagebind_jax.saying import say
 
 COMMAND = [sys.executable, "-m", "imagebind_jax.cli"]
 PAUSE = 3.0  # seconds before a command is started again
@@ -39,7 +38,7 @@ def run(arguments: Sequence[str], restarts: int = 0, *, pause: float = PAUSE) ->
         code, signalled = _Child(arguments, environment).run()
         if signalled or code not in TRIED_AGAIN or tried == restarts:
             return code
-        say(f"restarting ({tried + 1} of {restarts}) in {pause:g} s", to_stderr=True)
+        saying.say(f"restarting ({tried + 1} of {restarts}) in {pause:g} s", to_stderr=True)
         time.sleep(pause)
         environment.pop(faults.VARIABLE, None)  # a fault on purpose happens once
     return code
@@ -141,7 +140,7 @@ class _Child:
         return f"host {given} (this one)" if given.isdecimal() else "the command"
 
     def _fail(self, line: str, code: int) -> int:
-        say(f"imagebind-jax: error: {line}", to_stderr=True)
+        saying.error(line)
         return code
 
 

@@ -20,6 +20,11 @@ def say(line: str, *, to_stderr: bool = False) -> None:
         atexit.register(flush)
 
 
+def error(line: str) -> None:
+    """The line with which a command ends where it fails, on stderr."""
+    say(f"imagebind-jax: error: {line}", to_stderr=True)
+
+
 def flush() -> None:
     """What was printed, by whomever, goes out; or nowhere, as a stream that still holds what it cannot
     get rid of would make Python's end exit code 120."""

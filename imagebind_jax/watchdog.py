@@ -108,6 +108,6 @@ class Watchdog:
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         line = "; ".join(filter(None, [message, self._last_words()]))
         self._leave(line, Stuck.code)
-        saying.say(f"imagebind-jax: error: {line}", to_stderr=True)
+        saying.error(line)
         saying.flush()
         os._exit(Stuck.code)
