@@ -99,6 +99,9 @@ def parser(description: str) -> argparse.ArgumentParser:
                         help="times, where a host was lost or hung (default: 0)")  # fmt: skip
     launch.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND ...")
 
+    _add_embed(commands)
+    _add_search(commands)
+
     plan = _of_config(
         commands,
         "plan",
@@ -108,6 +111,123 @@ def parser(description: str) -> argparse.ArgumentParser:
     plan.add_argument("--json", metavar="FILE", help="the report as JSON, too")
     plan.add_argument("--sweep", nargs="*", metavar="FIELD", help="also try other values of these")
     return parser
+
+
+def _add_embed(commands) -> None:
+    embed = commands.add_parser(
+        "embed",
+        help="files of any modality into a store of embeddings; goes on if stopped",
+        description="FILES are files, folders, globs or manifests (.jsonl, .csv); what each holds decides "
+        "its modality. Depth maps and thermal images look like other images: name them by an option.",
+    )
+    embed.add_argument("files", nargs="*", metavar="FILES")
+    embed.add_argument(
+        "--checkpoint", metavar="CKPT", required=True, help="any format, or a run folder"
+    )
+    embed.add_argument("--out", metavar="DIR", required=True, help="the store, begun or added to")
+    embed.add_argument("--sound", action="store_true", help="of videos their sound, too")
+    embed.add_argument("--thermal", nargs="+", default=[], metavar="FILES", help="thermal images")
+    embed.add_argument("--thermal-range", nargs=3, metavar=("SCALE", "LOW", "HIGH"),
+                       help="what their numbers mean, e.g. kelvin*100 -20 60 (Celsius)")  # fmt: skip
+    embed.add_argument("--depth", nargs="+", default=[], metavar="FILES", help="depth maps")
+    _add_fields(embed)
+    embed.add_argument("--retry", action="store_true", help="files that were unusable before, too")
+    embed.add_argument("--dtype", default="float32", help="of the computation, or bfloat16")
+    embed.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
+    embed.add_argument(
+        "--threads", type=int, metavar="N", help="reading files (default: one a core)"
+    )
+    embed.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes in their place"
+    )
+    embed.add_argument("--patience", type=float, default=60.0, metavar="SECONDS",
+                       help="that one file may take (default: 60)")  # fmt: skip
+
+
+QUERIES = {
+    "text": "text",
+    "image": "vision",
+    "video": "vision",
+    "audio": "audio",
+    "depth": "depth",
+    "thermal": "thermal",
+    "imu": "imu",
+}
+
+
+def _add_search(commands) -> None:
+    search = commands.add_parser(
+        "search",
+        help="a store of embeddings, by words, pictures, sounds, ... and any mixture of them",
+        description="Several queries are added, each times the --weight after it (default 1; a negative "
+        "one takes away): --image beach.jpg --text rain --weight 0.5",
+    )
+    search.add_argument("--index", metavar="DIR", required=True, help="a store that embed has made")
+    search.set_defaults(queries=[])
+    for name, modality in QUERIES.items():
+        search.add_argument(f"--{name}", action=_Ask, dest="queries", metavar=name[0].upper(),
+                            help=f"ask by {'words' if name == 'text' else f'a file of {modality}'}")  # fmt: skip
+    search.add_argument("--weight", action=_Weigh, dest="queries", type=float, metavar="W",
+                        help="of the query before it")  # fmt: skip
+    search.add_argument("-k", type=int, default=10, help="answers (default: 10)")
+    search.add_argument("--modality", default="", help="answers of these only, e.g. vision,audio")
+    search.add_argument("--where", action="append", default=[], metavar="COND",
+                        help="seconds>5, label=3, file~*/beach/*; several must all hold")  # fmt: skip
+    search.add_argument("--json", action="store_true", help="JSON in place of a table")
+    search.add_argument("--page", metavar="FILE.html", help="also a page with pictures and sounds")
+    search.add_argument(
+        "--build", action="store_true", help="make the approximate index, and measure it"
+    )
+    search.add_argument(
+        "--recall", type=float, default=0.95, help="that it must reach (default: 0.95)"
+    )
+    search.add_argument(
+        "--approximate", action="store_true", help="by that index: for millions of rows"
+    )
+    search.add_argument("--checkpoint", metavar="CKPT", help="if it was moved since")
+    _add_fields(search)
+
+    page = commands.add_parser(
+        "page",
+        help="a local web page: compare files, and search a store by pictures, sounds and words",
+        description="Needs the extra `demo`. Only this machine can reach it, unless --host says otherwise.",
+    )
+    page.add_argument("--index", metavar="DIR", help="a store to search in")
+    page.add_argument("--checkpoint", metavar="CKPT", help="default: the store's")
+    page.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
+    )
+    page.add_argument("--port", type=int, default=7860, help="0: any that is free (default: 7860)")
+    _add_fields(page)
+
+
+class _Ask(argparse.Action):
+    """One more query: (its modality, what was said, its weight)."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        name = (option_string or "").lstrip("-")
+        namespace.queries = [*namespace.queries, (QUERIES[name], values, 1.0)]
+
+
+class _Weigh(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        if not namespace.queries:
+            parser.error("--weight goes after the query that it is of")
+        modality, said, _ = namespace.queries[-1]
+        namespace.queries = [*namespace.queries[:-1], (modality, said, values)]
+
+
+def _add_fields(command: argparse.ArgumentParser) -> None:
+    """What files of some modalities do not say themselves."""
+    command.add_argument(
+        "--config", metavar="CONFIG.py", help="the run's, for transforms of its own"
+    )
+    command.add_argument("--focal-length", type=float, metavar="PIXELS", help="of the depth camera")
+    command.add_argument("--baseline", type=float, metavar="METRES",
+                         help="between the lenses of its stereo pair, e.g. 0.075")  # fmt: skip
+    command.add_argument(
+        "--imu-rate", type=float, metavar="HZ", help="of tables without time stamps"
+    )
 
 
 def _of_config(commands, name: str, help: str) -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""The command line: imagebind-jax <demo|train|evaluate|convert|prepare|plan|launch>.
+"""The command line: imagebind-jax <demo|train|evaluate|embed|search|page|convert|prepare|plan|launch>.
 
 Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else; docs/running.md has
 those of runs that could not go on.
@@ -50,6 +50,9 @@ def _run(arguments: list[str]) -> int | None:
         "demo": _demo,
         "train": _train,
         "evaluate": _evaluate,
+        "embed": _embed,
+        "search": _search,
+        "page": _page,
         "convert": _convert,
         "prepare": _prepare,
         "plan": _plan,
@@ -246,6 +249,101 @@ def _anchors(options: argparse.Namespace) -> None:
             seed=options.seed or 0,
             out=options.out,
             workers=options.workers,
+        )
+
+
+def _embed(options: argparse.Namespace, _: list[str]) -> None:
+    from imagebind_jax import embed_files
+    from imagebind_jax.encoding import Encoders
+
+    if (options.threads or 1) < 1 or options.workers < 0 or not options.patience > 0:
+        raise UserError("--threads must be at least 1, --workers 0, and --patience above 0")
+    if options.depth and not (options.focal_length and options.baseline):
+        raise UserError(
+            "--depth needs --focal-length PIXELS (of the maps) and --baseline METRES: 518.86 and "
+            "0.075 for NYU Depth v2's Kinect"
+        )
+    with _notes(), _kept_programs():
+        encoders = Encoders(
+            options.checkpoint,
+            config=options.config,
+            dtype=options.dtype,
+            batch_size=options.batch_size,
+        )
+        if options.thermal_range:
+            encoders.give("thermal", _thermal(encoders, *options.thermal_range))
+        embed_files.run(
+            options.files,
+            encoders,
+            options.out,
+            assumed={"depth": options.depth, "thermal": options.thermal},
+            fields=_fields(options),
+            sound=options.sound,
+            retry=options.retry,
+            threads=options.threads,
+            workers=options.workers,
+            patience=options.patience,
+        )
+    say(f'ask it: imagebind-jax search --index {options.out} --text "a sentence"')
+
+
+def _thermal(encoders, scale: str, low: str, high: str):
+    from imagebind_jax.inputs.thermal import Thermal
+
+    try:
+        bottom, top = float(low), float(high)
+    except ValueError:
+        raise UserError(f"--thermal-range {scale} {low} {high}: expected two numbers") from None
+    encoders.transform("thermal")
+    return Thermal(encoders.encoders["thermal"].shape[0], bottom, top, scale)
+
+
+def _fields(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """What was said of files that do not say it themselves, by modality."""
+    given = {
+        "depth": {"focal_length": options.focal_length, "baseline": options.baseline},
+        "imu": {"imu_rate": options.imu_rate},
+    }
+    return {m: {k: v for k, v in said.items() if v is not None} for m, said in given.items()}
+
+
+def _search(options: argparse.Namespace, _: list[str]) -> None:
+    from imagebind_jax import asking
+    from imagebind_jax.store import Store
+
+    if options.build:
+        from imagebind_jax import approximate
+
+        approximate.build(Store(options.index), recall=options.recall)
+        if not options.queries:
+            return
+    with _notes(), _kept_programs():
+        asking.run(
+            options.index,
+            [asking.Part(*query) for query in options.queries],
+            k=options.k,
+            modalities=tuple(filter(None, options.modality.split(","))),
+            where=options.where,
+            approximate=options.approximate,
+            as_json=options.json,
+            page=options.page,
+            checkpoint=options.checkpoint,
+            config=options.config,
+            fields=_fields(options),
+        )
+
+
+def _page(options: argparse.Namespace, _: list[str]) -> None:
+    from imagebind_jax import page
+
+    with _notes(), _kept_programs():
+        page.run(
+            options.index,
+            checkpoint=options.checkpoint,
+            config=options.config,
+            fields=_fields(options),
+            host=options.host,
+            port=options.port,
         )
 
 

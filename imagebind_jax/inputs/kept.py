@@ -143,7 +143,7 @@ class Kept:
         return " and ".join(found[:3])
 
     def _begin(self) -> None:
-        with _disk(self._npy):
+        with on_disk(self._npy):
             self._npy.parent.mkdir(parents=True, exist_ok=True)
             self._json.unlink(missing_ok=True)  # first: it must never be beside another's rows
             with self._npy.open("wb") as file:
@@ -170,7 +170,7 @@ class Kept:
             return
         # Written and not mapped into memory: on a full disk that would kill the process.
         data = np.ascontiguousarray(self.rows[self._saved : self.done], "<f4").tobytes()
-        with _disk(self._npy):
+        with on_disk(self._npy):
             with self._npy.open("r+b") as file:
                 file.seek(len(self._header) + self._saved * self.rows.strides[0])
                 file.write(data)
@@ -189,14 +189,15 @@ class Kept:
 
 def durable(path: pathlib.Path, data: bytes) -> None:
     """Replaces a file at once, and so that it survives a loss of power. Raises UserError."""
-    with _disk(path):
+    with on_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.replaced(path) as file:
             file.write(data)
 
 
 @contextlib.contextmanager
-def _disk(path: pathlib.Path) -> Iterator[None]:
+def on_disk(path: pathlib.Path) -> Iterator[None]:
+    """What cannot be written within the block is a UserError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -206,9 +207,9 @@ def _disk(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def header(shape: tuple[int, int]) -> bytes:
-    """How NumPy begins an .npy of float32 rows."""
+def header(shape: tuple[int, ...], dtype: Any = "<f4") -> bytes:
+    """How NumPy begins an .npy of such rows: as long for any number of them."""
     into = io.BytesIO()
-    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    npy.write_array_header_1_0(into, fields)
+    descr = npy.dtype_to_descr(np.dtype(dtype))
+    npy.write_array_header_1_0(into, {"descr": descr, "fortran_order": False, "shape": shape})
     return into.getvalue()

@@ -35,6 +35,7 @@ class FromRun(Weights):
             {"file": f"{folder.name}, step {step.name}", "licence": _licence(meta["config"])},
         )
         self._digests, self._step = meta["digest"], step
+        self.inputs = {k: v for k, v in meta["config"].items() if k.startswith("inputs.")}
         self._reader = OrbaxReader(step / "state", below=("params",))
         self._reader.check({path: spec.shape for path, spec in self.specs.items()})
 

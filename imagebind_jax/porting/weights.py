@@ -27,8 +27,11 @@ _STACKED = "trunk/blocks/"  # leaves with one row a layer
 class Weights(abc.ABC):
     """Parameters of `config` in `dtype`; logit scales are float32 always.
 
-    `specs` has each leaf's shape and dtype by path; `origin` says in JSON where they come from.
+    `specs` has each leaf's shape and dtype by path; `origin` says in JSON where they come from, and
+    `inputs`, of a run, by which transforms its inputs were made (`config.facts`).
     """
+
+    inputs: Mapping[str, Any] = {}
 
     def __init__(self, config: ImageBindConfig, dtype: str, origin: Mapping[str, Any]):
         if dtype not in DTYPES:

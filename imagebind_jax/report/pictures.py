@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from imagebind_jax.inputs import audio
+from imagebind_jax.inputs.colours import INFERNO, MAGMA, VIRIDIS, painted, png
 from imagebind_jax.inputs.images import open_image
 from imagebind_jax.inputs.world import ATTRIBUTES
 from imagebind_jax.report.elements import polyline
@@ -103,23 +103,6 @@ def _uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _colours(*anchors: str) -> UInt8[np.ndarray, "256 3"]:
-    """256 colours, linear between hexadecimal anchors at equal distances."""
-    rgb = np.array([list(bytes.fromhex(anchor)) for anchor in anchors])
-    at, levels = np.linspace(0, 255, len(anchors)), np.arange(256)
-    return np.stack([np.interp(levels, at, part) for part in rgb.T], axis=-1).astype(np.uint8)
-
-
-# Anchors of the maps of these names by Stefan van der Walt and Nathaniel Smith (CC0).
-VIRIDIS = _colours("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "addc30", "fde725")
-INFERNO = _colours("000004", "210c4a", "57106e", "8a226a", "bc3754", "e45a31", "f98e09", "fcffa4")
-MAGMA = _colours("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fcfdbf")
-
-
 def _painted(level: Float[np.ndarray, "h w"], colours: UInt8[np.ndarray, "256 3"]) -> str:
     """A PNG of values in [0, 1], those outside clipped, as a data URI."""
-    image = Image.fromarray(np.round(255 * np.clip(level, 0, 1)).astype(np.uint8))
-    image.putpalette(colours.tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return _uri("image/png", buffer.getvalue())
+    return _uri("image/png", png(painted(level, colours)))

@@ -1,0 +1,142 @@
+"""`imagebind-jax search`: a question of any modalities, and its answers as a table, JSON or a page."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from imagebind_jax import saying, search
+from imagebind_jax.approximate import Approximate
+from imagebind_jax.encoding import Encoders, composed
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs import known
+from imagebind_jax.inputs.thumbnails import thumbnail
+from imagebind_jax.search import Hit
+from imagebind_jax.search_page import Query, write
+from imagebind_jax.store import Store
+
+
+class Part(NamedTuple):
+    """A part of a question: a text, or a file, and how much it counts."""
+
+    modality: str
+    said: str
+    weight: float = 1.0
+
+
+def encoders_of(
+    store: Store,
+    checkpoint: str | os.PathLike | None = None,
+    config: str | os.PathLike | None = None,
+    tell: Callable[[str], None] = lambda what: None,
+) -> Encoders:
+    """The encoders that a store was made with. Raises UserError where they are not to be had.
+
+    checkpoint: where it is now, if it was moved.
+    """
+    place = checkpoint or store.note.checkpoint
+    if not os.path.exists(place):
+        raise UserError(f"{place}, which {store.folder} was made with, is gone: give --checkpoint")
+    transforms = {}
+    for modality, of in store.note.of.items():
+        flat = {f"inputs.{key}": value for key, value in of.get("transform", {}).items()}
+        if not of.get("code") and (found := known.rebuilt(flat, "transform")) is not None:
+            transforms[modality] = found
+    encoders = Encoders(place, config=config, transforms=transforms, tell=tell)
+    if encoders.family != store.note.family:
+        raise UserError(
+            f"{place} is not the checkpoint that {store.folder} was made with "
+            f"({store.note.checkpoint}): their vectors cannot be compared"
+        )
+    return encoders
+
+
+def vector(
+    encoders: Encoders, parts: Sequence[Part], fields: Mapping[str, Mapping[str, Any]] | None = None
+) -> Float[np.ndarray, "e"]:
+    """The unit vector of a question. Raises UserError, MediaError.
+
+    fields: {modality: what its records have beside the file}, such as a depth camera's.
+    """
+    if not parts:
+        raise UserError("nothing is asked: give --text, --image, --audio, ...")
+    made = [encoders.vector(part.modality, _record(part, fields or {})) for part in parts]
+    return composed(made, [part.weight for part in parts])
+
+
+def _record(part: Part, fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    text = part.modality == "text"
+    medium = part.said if text else pathlib.Path(os.path.expanduser(part.said))
+    return {**fields.get(part.modality, {}), "id": part.said, part.modality: medium}
+
+
+def run(
+    index: str | os.PathLike,
+    parts: Sequence[Part],
+    *,
+    k: int = 10,
+    modalities: Sequence[str] = (),
+    where: Sequence[str] = (),
+    approximate: bool = False,
+    as_json: bool = False,
+    page: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    config: str | os.PathLike | None = None,
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
+    say: Callable[[str], None] = saying.say,
+) -> list[Hit]:
+    """Asks a store, and says what is found. Raises UserError, MediaError."""
+    store = Store(index)
+    if approximate and (modalities or where):
+        raise UserError("--approximate searches all rows: leave it out with --modality and --where")
+    search.allowed(store, modalities, where)  # a mistake is told before gigabytes are loaded
+    opened = Approximate(store) if approximate else None
+    encoders = encoders_of(store, checkpoint, config)
+    query = vector(encoders, parts, fields)
+    if opened is not None:
+        hits = search.hits(store, *opened.nearest(query, k))
+    else:
+        hits = search.search(store, query, k, modalities=modalities, where=where)
+    if page:
+        asked = [_pictured(encoders, part, fields or {}) for part in parts]
+        write(pathlib.Path(page), store, asked, hits)
+    if as_json:
+        say(json.dumps([_plain(hit) for hit in hits], indent=1))
+    else:
+        for line in table(hits):
+            say(line)
+    if page:
+        say(f"{page}: open it in a browser")
+    return hits
+
+
+def _pictured(encoders: Encoders, part: Part, fields: Mapping[str, Mapping[str, Any]]) -> Query:
+    x = encoders.input(part.modality, _record(part, fields))
+    return Query(part.modality, part.said, part.weight, thumbnail(part.modality, x))
+
+
+def table(hits: Sequence[Hit]) -> list[str]:
+    """The hits as lines for a terminal: cosine, modality, file; of texts what they say."""
+    if not hits:
+        return ["nothing found: no row may be an answer"]
+    lines = [f"{'cosine':>7}  {'modality':9} file"]
+    for hit in hits:
+        said = hit.item.get("text") if hit.modality == "text" else None
+        shown = f"{_short(hit.file)}{f': {said:.80}' if isinstance(said, str) else ''}"
+        lines.append(f"{hit.cosine:>7.3f}  {hit.modality:9} {shown}")
+    return lines
+
+
+def _short(file: str) -> str:
+    """Relative to where one is, if it lies below."""
+    here = os.getcwd() + os.sep
+    return file.removeprefix(here)
+
+
+def _plain(hit: Hit) -> dict[str, Any]:
+    rest = {k: v for k, v in hit.item.items() if k not in ("key", "stamp")}
+    return {"row": hit.row, "cosine": round(hit.cosine, 6), **rest}

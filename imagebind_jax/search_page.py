@@ -1,0 +1,112 @@
+"""What a search found as one HTML page: pictures, spectrograms, waveforms and sounds, all in the file."""
+
+import base64
+import html
+import importlib.resources
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+from imagebind_jax import files, report
+from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.recordings import open_recording
+from imagebind_jax.inputs.resampling import RATE, resample
+from imagebind_jax.report.elements import cosine, polyline
+from imagebind_jax.search import Hit
+from imagebind_jax.store import Store
+
+SECONDS = 10.0  # of a sound that can be heard
+
+
+class Query(NamedTuple):
+    """A part of what was asked."""
+
+    modality: str
+    said: str  # the text, or the file's name
+    weight: float
+    picture: bytes  # empty: none
+
+
+def write(path: pathlib.Path, store: Store, queries: Sequence[Query], hits: Sequence[Hit]) -> None:
+    """Writes a page that needs no other file and no network; replaces `path` at once."""
+    asked = '<span class="sign" aria-label="plus">+</span>'.join(map(_query, queries))
+    found = "".join(_hit(store, hit) for hit in hits) or "<p>No row may be an answer.</p>"
+    title = html.escape(", ".join(f"{query.said:.60}" for query in queries))
+    body = (
+        f"<header><h1>{len(hits)} of {len(store):,} rows</h1><p>of {html.escape(str(store.folder))}, by "
+        "cosine. Sounds play their first ten seconds.</p></header>"
+        f'<section id="search"><div class="search"><div class="queries">{asked}</div>'
+        f'<span class="sign" aria-label="finds">→</span><div class="found">{found}</div></div></section>'
+    )
+    folder = importlib.resources.files(report)
+    page, style = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "style.css"))
+    files.replace_text(path, page.format(title=title, style=style, body=body))
+
+
+def _query(query: Query) -> str:
+    weight = f" × {query.weight:g}" if query.weight != 1 else ""
+    words = f"<b>{html.escape(query.modality)}{weight}</b>"
+    if not query.picture:
+        return f"<figure><blockquote>{html.escape(query.said)}</blockquote><figcaption>{words}</figcaption></figure>"
+    name = html.escape(pathlib.PurePath(query.said).name)
+    return f"<figure>{_img(query.picture, name)}<figcaption>{words} {name}</figcaption></figure>"
+
+
+def _hit(store: Store, hit: Hit) -> str:
+    name = html.escape(pathlib.PurePath(hit.file).name)
+    media = _img(store.picture(hit.row), name) if store.picture(hit.row) else ""
+    if hit.modality == "audio":
+        media += _sound(hit.file, name)
+    if hit.modality == "text":
+        media += f"<blockquote>{html.escape(str(hit.item.get('text', '')))}</blockquote>"
+    link = pathlib.Path(hit.file).as_uri() if pathlib.PurePath(hit.file).is_absolute() else ""
+    words = f'<a href="{html.escape(link)}">{name}</a>' if link else name
+    return (
+        f'<figure class="hit">{media}<figcaption><b>{cosine(hit.cosine)}</b> {hit.modality}<br>{words}'
+        f"<small>{_details(hit.item)}</small></figcaption></figure>"
+    )
+
+
+def _details(item: Mapping[str, Any]) -> str:
+    shown = {k: v for k, v in item.items() if k not in ("key", "stamp", "modality", "file", "text")}
+    return html.escape(" · ".join(f"{k} {v!s:.40}" for k, v in list(shown.items())[:4]))
+
+
+def _img(picture: bytes, alt: str) -> str:
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f'<img src="{_uri(f"image/{kind}", picture)}" alt="{alt}">'
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _sound(file: str, name: str) -> str:
+    """Its waveform and the sound itself, where the file is still there."""
+    try:
+        with open_recording(file) as recording:
+            last = min(recording.frames, round(SECONDS * recording.rate))
+            wave = resample(recording.read(0, last).mean(axis=0, keepdims=True), recording.rate)[0]
+    except MediaError:
+        return ""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(wave, -1, 1), RATE, format="FLAC", subtype="PCM_16")
+    sound = _uri("audio/flac", buffer.getvalue())
+    return (
+        f'<svg class="wave" viewBox="0 0 160 40" role="img" aria-label="Waveform: {name}">'
+        f'<path class="axis-z" d="{_wave(wave)}"/></svg>'
+        f'<audio controls preload="none" src="{sound}" aria-label="Sound: {name}"></audio>'
+    )
+
+
+def _wave(wave: Float[np.ndarray, "n"]) -> str:
+    """The envelope: of each of 160 stretches its highest and its lowest value."""
+    parts = np.array_split(wave, min(160, len(wave)))
+    peaks = np.array([value for part in parts for value in (part.max(), part.min())])
+    scale = 19 / max(float(np.abs(peaks).max()), 1e-4)
+    return polyline(np.linspace(0.0, 160.0, len(peaks)), 20 - scale * peaks)
