@@ -145,10 +145,14 @@ def _floor(scene: Scene, point, distance) -> Float[np.ndarray, "3 n"]:
 
 def _contact(scene: Scene, point, ground) -> Float[np.ndarray, " n"]:
     """The corner between a thing and the floor gets less of the glow."""
-    item = scene.items[1 if scene.items[0].position[2] > 0 else 0]
-    reach = np.float32(0.55 * item.scale)
-    near = (point[0] ** 2 + point[1] ** 2) / (reach * reach)
-    return 1 - np.where(ground, 0.6 * np.exp(-near), 0).astype(np.float32)
+    glow = np.ones(point.shape[1], np.float32)
+    raised = scene.items[0].position[2] > 0  # on a pedestal, which comes next
+    for item in scene.items[1:2] if raised else scene.items[: scene.objects]:
+        reach = np.float32(0.55 * item.scale)
+        x, y = np.array(item.position[:2], np.float32)
+        near = ((point[0] - x) ** 2 + (point[1] - y) ** 2) / (reach * reach)
+        glow *= 1 - np.where(ground, 0.6 * np.exp(-near), 0).astype(np.float32)
+    return glow
 
 
 def _surroundings(scene: Scene, direction) -> Float[np.ndarray, "3 n"]:

@@ -83,13 +83,14 @@ class Light:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything the renderer, the sound and the IMU need; items[0] is the object."""
+    """Everything the renderer, the sound and the IMU need; the first items are the objects."""
 
     items: tuple[Item, ...]
     cameras: tuple[Camera, ...]  # one a frame
     floor: Floor = field(default_factory=Floor)
     light: Light = field(default_factory=Light)
     ambient: float = 20.0  # of the far surroundings
+    objects: int = 1
 
 
 def make_scene(concept: Concept, rng: np.random.Generator) -> Scene:
