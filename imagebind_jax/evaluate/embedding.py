@@ -21,7 +21,7 @@ from imagebind_jax.inputs.described import code, digest, flat
 from imagebind_jax.inputs.kept import Kept
 from imagebind_jax.inputs.sources import Record, Source
 from imagebind_jax.inputs.sources.prepared import Facts
-from imagebind_jax.model import ImageBind
+from imagebind_jax.model import ImageBind, ImageBindConfig
 
 FOLDER = "embeddings"  # within the folder of an evaluation
 Made = Generator[tuple[np.ndarray | None, str], None, None]
@@ -92,6 +92,12 @@ class ModelBench:
 
     def inputs(self, items: Items) -> tuple[np.ndarray, np.ndarray]:
         return reading.inputs(self.config, self.records(items.source), items, self.tell)
+
+    def weights(self, modalities: Sequence[str]) -> tuple[ImageBindConfig, dict[str, Any]]:
+        """(the model's configuration, {modality: parameters, whole}), for what goes on learning."""
+        for modality in modalities:
+            self._encoder(modality, "fine-tuning")
+        return self.model.config, {m: self.place.gather(self._params[m]) for m in modalities}
 
     # ---- vectors
 

@@ -55,7 +55,7 @@ class LogMel:
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "128 frames 1"]:
-        with open_recording(_heard(record)) as recording:
+        with open_recording(heard(record)) as recording:
             part = Part.of(record, recording)
             if rng is None:
                 start = max(part.seconds - self.seconds, 0.0) * 0.5
@@ -93,14 +93,15 @@ class Clips:
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "clips 128 frames 1"]:
-        with open_recording(_heard(record)) as recording:
+        with open_recording(heard(record)) as recording:
             part = Part.of(record, recording)
             starts = clip_starts(part.seconds, self.seconds, self.count)
             clips = (part.read(recording, start, self.seconds) for start in starts)
             return np.stack([audio_input(clip, self.frames) for clip in clips])
 
 
-def _heard(record: Mapping[str, Any]) -> Source:
+def heard(record: Mapping[str, Any]) -> Source:
+    """What is heard of a record: its "audio", or the video in "vision". Raises `MediaError`."""
     source = media.field(record, "audio", "vision")
     if not isinstance(source, (bytes, str, os.PathLike)):
         raise MediaError(f"record {record.get('id', '?')}", "images without 'audio': no sound")

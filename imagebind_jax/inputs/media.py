@@ -34,6 +34,7 @@ BEGINNINGS = (
     (b"FORM", "audio"),
     *((bytes([0xFF, second]), "container") for second in (0xF0, 0xF1, 0xF8, 0xF9)),  # ADTS: AAC
     (b"\x1aE\xdf\xa3", "container"),
+    (b"FLV\x01", "container"),
 )
 # How errors call a `kind`.
 CALLED = {
@@ -123,7 +124,7 @@ def open_source(source: Source) -> io.BytesIO | io.BufferedReader:
 def kind(source: Source) -> str:
     """What the content is, whatever the name says.
 
-    "image", "audio", "container" (MP4, MOV, Matroska, WebM, AVI: video or only its sound), "exr",
+    "image", "audio", "container" (MP4, MOV, Matroska, WebM, AVI, FLV: video or only its sound), "exr",
     "array" (.npy), or "" where no decoder here claims it: text, or nothing known. A web page, a
     playlist, HEIC and the like are a `MediaError` that says so.
     """

@@ -80,6 +80,7 @@ KINDS = {
     b"RIFF\0\0\0\0AVI ": "container",
     b"\0\0\0\x20ftypisom": "container",
     b"\x1aE\xdf\xa3": "container",
+    b"FLV\x01\x05": "container",
     b"\x93NUMPY": "array",
     b"v/1\x01": "exr",
     b"RIFF\0\0\0\0????": "",
