@@ -165,14 +165,14 @@ class Approximate:
         """Raises UserError where there is none, it is of other rows, or it is damaged."""
         again = f"imagebind-jax search --index {store.folder} --build makes it anew"
         path = store.folder / NOTE
+        if not path.is_file():
+            raise UserError(f"{store.folder} has no index: {again}")
         try:
             note = read_json(path, Note)
             check_seal(note)
             path = store.folder / pathlib.PurePath(note.file).name
             if _sum(path) != (note.bytes, note.sum):
                 raise ValueError("its bytes are not those that were written")
-        except FileNotFoundError:
-            raise UserError(f"{store.folder} has no index: {again}") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is damaged ({first_line(error)}): {again}") from error
         if (note.rows, note.rows_crc) != (len(store), store.note.rows_crc):

@@ -128,13 +128,17 @@ class Lora(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; `bias_kv` appends one learned key/value row to the sequence."""
+    """Multi-head self-attention; `bias_kv` appends one learned key/value row to the sequence.
+
+    `attend` is what becomes of queries, keys and values: dense embeddings have another (`dense`).
+    """
 
     heads: int
     bias_kv: bool = False
     causal: bool = False
     dtype: str = "float32"
     adapters: Adapters = Adapters()
+    attend: Callable = attention
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
@@ -150,7 +154,7 @@ class Attention(nn.Module):
             names = ("bias_k", "bias_v")
             bias = tuple(self.param(name, init, head).astype(qkv.dtype) for name in names)
         # The bias is added there, where a TPU has its gradient for nothing.
-        y = attention(qkv, *bias, shift=shift, heads=self.heads, causal=self.causal)  # [B, L, D]
+        y = self.attend(qkv, *bias, shift=shift, heads=self.heads, causal=self.causal)  # [B, L, D]
         y = checkpoint_name(y, "attention")
         out, shift = Product(head, (width,), self.dtype, name="out")(y)
         out = checkpoint_name(out + shift[None, None], "out")

@@ -120,7 +120,7 @@ class ModelBench:
         def made(start: int) -> Made:
             first = True
             for x, why in reading.stream(self.config, records, items, start):
-                if x is not None and not _fits(x, encoder):
+                if x is not None and not fits(x, encoder):
                     why = (
                         f"{items.name}: an input is {list(x.shape)}, and the model's "
                         f"{items.modality} encoder takes {list(encoder.shape)}"
@@ -198,7 +198,7 @@ class ModelBench:
         kept = Kept(
             self._kept_in / name if self._kept_in is not None else None,
             (n, self.model.config.embed_dim),
-            lambda: {**self._of(modality), **of()},
+            lambda: {**self.described(modality), **of()},
             writes=self._writes,
             tell=self.tell,
         )
@@ -210,7 +210,7 @@ class ModelBench:
         self._found[name] = asked, kept.rows
         return kept.rows
 
-    def _of(self, modality: str) -> dict[str, Any]:
+    def described(self, modality: str) -> dict[str, Any]:
         """What vectors depend on: the tower, how it is computed, and the code."""
         if modality not in self._digests:
             tower = self.place.gather(self._params[modality])
@@ -224,7 +224,7 @@ class ModelBench:
 
     def _fill(self, kept: Kept, name, modality, made, same: Sequence[int], check) -> None:
         n, start = len(kept.rows), kept.done
-        run = self._run_of(name, modality, kept.unusable)
+        run = self.runner(name, modality, kept.unusable)
         batches = Batches(run, self.batch_size, kept.rows)
         rank = len(self._encoder(modality, name).shape)
         seen = reading.Shown(name, n, self.tell, start)
@@ -249,9 +249,10 @@ class ModelBench:
             finally:
                 kept.flush()  # what is done is done, whatever ends it
 
-    def _run_of(
+    def runner(
         self, name: str, modality: str, unusable: Mapping[int, str]
     ) -> Callable[[Sequence[int], np.ndarray], Any]:
+        """What `Batches` runs: (rows, inputs) -> their vectors on the devices, to be fetched later."""
         tower = {modality: self._params[modality]}
         index, hosts = jax.process_index(), jax.process_count()
 
@@ -273,7 +274,7 @@ def _last(unusable: Mapping[int, str]) -> str:
     return f" ({len(unusable)} unusable, the last record {row}: {unusable[row]})"
 
 
-def _fits(x: np.ndarray, encoder: EncoderConfig) -> bool:
+def fits(x: np.ndarray, encoder: EncoderConfig) -> bool:
     """Whether it is one input, or several views: an image may stand for a video."""
     shapes = {encoder.shape}
     if len(encoder.shape) == 4:

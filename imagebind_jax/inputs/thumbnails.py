@@ -37,7 +37,7 @@ def _vision(x: np.ndarray) -> bytes:
 def _audio(x: np.ndarray) -> bytes:
     clips = x.reshape(-1, *x.shape[-3:])[:3, :, :, 0]
     level = np.concatenate(clips, axis=-1)[::-1]
-    image = painted(_stretched(level, 2, 99.8), MAGMA)
+    image = painted(_stretched(level, 2.0, 99.8), MAGMA)
     return png(image.resize((SIDE, SIDE // 2), Image.Resampling.NEAREST))
 
 
@@ -51,7 +51,7 @@ def _thermal(x: np.ndarray) -> bytes:
 
 def _map(x: np.ndarray, colours: UInt8[np.ndarray, "256 3"]) -> bytes:
     level = x.reshape(-1, *x.shape[-3:])[0, :, :, 0]
-    image = painted(_stretched(level, 0, 100), colours)
+    image = painted(_stretched(level, 0.0, 100.0), colours)
     image.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
     return png(image)
 

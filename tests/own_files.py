@@ -1,0 +1,128 @@
+"""Files of one's own and a checkpoint to embed them with, small: fixtures (`pytest_plugins = ["own_files"]`)."""
+
+import io
+import zlib
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from zygote import Zygote
+
+from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.model import ImageBind, ImageBindConfig, init
+from imagebind_jax.porting import folder, note
+from imagebind_jax.porting.weights import InMemory
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220)}
+WORDS = ("a red dog", "the sea", "thunder at night", "two cups of tea, and a cake")
+SMALL = {"width": 16, "depth": 1, "heads": 2}
+MODEL = ImageBindConfig(
+    {
+        "vision": EncoderConfig((2, 32, 32, 3), patch=(2, 16, 16), **SMALL),
+        "text": EncoderConfig((16,), vocab_size=49408, position_std=0.01, **SMALL),
+        "audio": EncoderConfig((128, 204, 1), patch=(64, 51), **SMALL),
+        "depth": EncoderConfig((32, 32, 1), patch=(16, 16), **SMALL),
+        "thermal": EncoderConfig((32, 32, 1), patch=(16, 16), **SMALL),
+        "imu": EncoderConfig((200, 6), patch=(50,), **SMALL),
+    },
+    embed_dim=12,
+)
+
+
+def save(path, seed=0, config=MODEL):
+    """A checkpoint of random weights."""
+    params = jax.device_get(init(config, jax.random.key(seed)))
+    # Larger than they begin: else all inputs give nearly one vector.
+    params = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, params)
+    weights = InMemory(ImageBind(config).config, params)
+    folder.write(path, weights, lambda d: note.Note(config, {"licence": ""}, dict(d)))
+    return path
+
+
+def jpeg(colour, size=(40, 36), seed=0):
+    noise = np.random.default_rng(seed).integers(-9, 9, (*size[::-1], 3))
+    pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def grey(seed, bits=8):
+    levels = np.random.default_rng(seed).integers(500, 4000, (40, 40))
+    image = Image.fromarray(
+        levels.astype(np.uint16) if bits == 16 else (levels // 16).astype(np.uint8)
+    )
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tone(hertz, seconds=2.0, rate=16000):
+    buffer = io.BytesIO()
+    wave = 0.3 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+    soundfile.write(buffer, wave, rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def walk(seed):
+    buffer = io.BytesIO()
+    np.save(buffer, np.random.default_rng(seed).standard_normal((400, 6)).astype(np.float32))
+    return buffer.getvalue()
+
+
+def write_files(root, count=4):
+    """Folders of every modality, and a few that are none; returns how many can be embedded."""
+    made = {}
+    for i in range(count):
+        for name, colour in COLOURS.items():
+            made[f"photos/{name}{i}.jpg"] = jpeg(colour, seed=zlib.crc32(f"{name}{i}".encode()))
+        made[f"sounds/{i}.flac"] = tone(200 * 2**i)
+        made[f"moves/{i}.npy"] = walk(i)
+        made[f"words/{i}.txt"] = WORDS[i % len(WORDS)].encode()
+        made[f"depth/{i}.png"] = grey(i, 16)
+        made[f"heat/{i}.png"] = grey(100 + i)
+    for name, data in made.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return len(made)
+
+
+OPTIONS = ["--focal-length", "30", "--baseline", "0.1", "--imu-rate", "40"]
+
+
+def given(root):
+    """The arguments of `embed` that name all of `write_files`."""
+    paths = [root / name for name in ("photos", "sounds", "moves", "words")]
+    return [*paths, "--depth", root / "depth", "--thermal", root / "heat", *OPTIONS]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("small") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory, quick_compilation):
+    zygote = Zygote(tmp_path_factory.mktemp("processes"))
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("files")
+    write_files(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def stored(checkpoint, files, tmp_path_factory, quick_compilation):
+    """A store of all of `files`, made once."""
+    from imagebind_jax import cli
+
+    out = tmp_path_factory.mktemp("stored") / "store"
+    arguments = ["embed", *given(files), "--checkpoint", checkpoint, "--out", out]
+    assert cli.main([str(each) for each in arguments]) == 0
+    return out

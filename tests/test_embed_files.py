@@ -1,0 +1,303 @@
+"""`imagebind-jax embed`: what is found, what is embedded, what is told, and nothing twice."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import own_files
+import pytest
+from own_files import given, jpeg, tone, write_files
+
+import imagebind_jax as ib
+from imagebind_jax import cli
+from imagebind_jax.encoding import Encoders
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs import finding
+from imagebind_jax.inputs.known import by_shape
+from imagebind_jax.store import Store
+
+pytest_plugins = ["own_files"]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture
+def embed(checkpoint, tmp_path, capsys):
+    """embed(files...) into the test's store: (code, stdout, stderr)."""
+
+    def run(*arguments, out=None, checkpoint=checkpoint):
+        options = ["--checkpoint", checkpoint, "--out", out or tmp_path / "store"]
+        code = cli.main(["embed", *map(str, [*arguments, *options])])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+# ---- what is found
+
+
+def kinds(found):
+    return [(item.modality, os.path.basename(item.source)) for item in found.items]
+
+
+def test_content_decides_the_modality(tmp_path):
+    for name, data in {
+        "a.jpg": jpeg((1, 2, 3)), "b.dat": tone(300), "c.npy": own_files.walk(0), "d.txt": b"a dog",
+        "e.csv": b"accel_x,accel_y,accel_z,gyro_x,gyro_y,gyro_z\n" + b"1,2,3,4,5,6\n" * 9,
+        "f.py": b"print()", ".hidden.jpg": jpeg((1, 2, 3)),
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(data)
+    found = finding.find([str(tmp_path)])
+    assert kinds(found) == [
+        ("vision", "a.jpg"), ("audio", "b.dat"), ("imu", "c.npy"), ("text", "d.txt"), ("imu", "e.csv"),
+    ]  # fmt: skip
+    assert dict(found.passed_over) == {".py": 1} and not found.unusable
+
+
+def test_video_is_vision_and_its_sound_on_demand(tmp_path):
+    movie = own_files.__file__.replace("own_files.py", "golden/video")
+    movie = next(
+        os.path.join(movie, name) for name in sorted(os.listdir(movie)) if name.endswith(".mp4")
+    )
+    assert [item.modality for item in finding.find([movie]).items] == ["vision"]
+    heard = [item.modality for item in finding.find([movie], sound=True).items]
+    assert heard in (["vision"], ["vision", "audio"])
+
+
+def test_what_cannot_be_used_is_named(tmp_path):
+    for name, data in {"a.jpg": jpeg((9, 9, 9)), "empty.jpg": b"", "page.png": b"<!DOCTYPE html>",
+                       "b.npy": b"\x93NUMPY\x01\x00v"}.items():  # fmt: skip
+        (tmp_path / name).write_bytes(data)
+    found = finding.find([str(tmp_path)])
+    assert kinds(found) == [("vision", "a.jpg")]
+    why = {os.path.basename(file): reason for file, reason in found.unusable}
+    assert why["empty.jpg"] == "empty: 0 bytes" and "web page" in why["page.png"] and why["b.npy"]
+
+
+def test_each_thing_once_in_the_order_given(tmp_path):
+    for name in ("b.jpg", "a.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(jpeg((9, 9, 9)))
+    found = finding.find([str(tmp_path / "c.jpg"), str(tmp_path), str(tmp_path / "*.jpg")])
+    assert [name for _, name in kinds(found)] == ["c.jpg", "a.jpg", "b.jpg"]
+
+
+def test_a_manifest(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg((9, 9, 9)))
+    (tmp_path / "a.flac").write_bytes(tone(300))
+    lines = [
+        {"vision": "a.jpg", "audio": "a.flac", "text": "a caption", "label": 3},
+        {"depth": "d.png", "focal_length": 20.0, "baseline": 0.1},
+        {"text": ["one", "two"]},
+        {"vision": "../outside.jpg"},
+    ]
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    found = finding.find([str(path)])
+    assert [item.modality for item in found.items] == [
+        "vision",
+        "audio",
+        "text",
+        "depth",
+        "text",
+        "text",
+    ]
+    assert found.items[0].fields == {"label": 3, "caption": "a caption"}
+    assert [item.text for item in found.items if item.text] == ["a caption", "one", "two"]
+    assert len({item.key for item in found.items}) == 6
+    assert len(found.unusable) == 1 and "leads out of" in found.unusable[0][1]
+
+
+@pytest.mark.parametrize(
+    ("paths", "line"),
+    [
+        (["none.jpg"], "no file or folder none.jpg"),
+        (["*.none"], "no file matches"),
+        ([], "no path"),
+    ],
+)
+def test_nothing_there(paths, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=line):
+        finding.find(paths)
+
+
+# ---- what is embedded
+
+
+def test_all_modalities_are_what_embed_makes_of_each(stored, files, checkpoint):
+    found = Store(stored)
+    assert len(found) == 4 * 8 and not found.unusable()
+    assert found.note.modalities == ["vision", "audio", "imu", "text", "depth", "thermal"]
+    model, params = ib.load(checkpoint)
+    loaders = {
+        "vision": lambda file: ib.load_images(file, size=32),
+        "audio": ib.load_audio,
+        "text": lambda file: ib.tokenize([open(file).read()], context_length=16),
+        "imu": lambda file: ib.load_imu(file, rate=40.0, steps=200),
+        "thermal": lambda file: ib.load_thermal(file, size=32),
+    }
+    for row in range(len(found)):
+        item = found.item(row)
+        if item["modality"] in loaders:
+            x = loaders[item["modality"]](item["file"])
+            wanted = ib.embed(model, params, {item["modality"]: x})[item["modality"]][0]
+            np.testing.assert_allclose(found.vectors[row], wanted, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=-1), 1, atol=1e-5)
+
+
+def test_items_and_pictures(stored):
+    found = Store(stored)
+    by_file = {os.path.basename(found.item(row)["file"]): row for row in range(len(found))}
+    photo, sound, text = by_file["red0.jpg"], by_file["0.flac"], by_file["0.txt"]
+    assert (found.item(photo)["width"], found.item(photo)["height"]) == (40, 36)
+    assert found.item(sound)["seconds"] == 2.0
+    assert found.item(text)["text"] == "a red dog" and found.picture(text) == b""
+    assert found.picture(photo).startswith(b"\xff\xd8")
+    for name in ("0.flac", "0.npy"):
+        assert found.picture(by_file[name]).startswith(b"\x89PNG")
+
+
+def test_again_nothing_is_done(embed, files, tmp_path):
+    assert embed(*given(files))[0] == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "store").iterdir() if p.name[0] != "."}
+    code, out, _ = embed(*given(files))
+    assert code == 0 and "32 of them are in the store" in out and "0 embedded" in out
+    after = {p.name: p.read_bytes() for p in (tmp_path / "store").iterdir() if p.name[0] != "."}
+    assert after == before
+
+
+def test_only_what_is_new_or_changed(embed, tmp_path):
+    root = tmp_path / "mine"
+    write_files(root, count=1)
+    embed(root / "photos")
+    (root / "photos" / "red0.jpg").write_bytes(jpeg((200, 200, 200)))
+    (root / "photos" / "more.jpg").write_bytes(jpeg((10, 10, 10)))
+    code, out, _ = embed(root / "photos", root / "words")
+    assert code == 0 and "3 embedded" in out
+    found = Store(tmp_path / "store")
+    assert len(found) == 6 and found.replaced.sum() == 1
+
+
+def test_bad_files_are_listed_and_not_tried_again(embed, tmp_path):
+    root = tmp_path / "mine"
+    root.mkdir()
+    (root / "good.jpg").write_bytes(jpeg((9, 9, 9)))
+    (root / "cut.jpg").write_bytes(jpeg((9, 9, 9))[:200])
+    code, out, _ = embed(root)
+    assert code == 0 and f"unusable: {root / 'cut.jpg'}: " in out and "1 embedded" in out
+    (bad,) = Store(tmp_path / "store").unusable()
+    assert bad["file"] == str(root / "cut.jpg") and "Truncated" in bad["why"]
+    assert "0 embedded" in embed(root)[1]
+    assert f"unusable: {root / 'cut.jpg'}: " in embed(root, "--retry")[1]
+    (root / "cut.jpg").write_bytes(jpeg((1, 1, 1)))  # mended
+    assert "1 embedded" in embed(root)[1]
+
+
+def test_where_nothing_can_be_embedded_it_fails(embed, tmp_path):
+    (tmp_path / "cut.jpg").write_bytes(jpeg((9, 9, 9))[:200])
+    code, _, err = embed(tmp_path / "cut.jpg")
+    assert code == 2 and "none of 1 files could be embedded" in err
+
+
+def test_a_modality_that_the_checkpoint_lacks(embed, files, tmp_path):
+    only = dict(own_files.MODEL.encoders)
+    del only["imu"]
+    lacks = own_files.save(tmp_path / "lacks", config=ib.ImageBindConfig(only, embed_dim=12))
+    code, out, _ = embed(files / "photos", files / "moves", checkpoint=lacks)
+    assert code == 0 and "passed over: 4 of imu: the checkpoint has no encoder for them" in out
+    code, _, err = embed(files / "moves", out=tmp_path / "none", checkpoint=lacks)
+    assert code == 2 and "has no encoder for them, only of vision" in err
+
+
+def test_another_checkpoint_is_refused(embed, files, tmp_path):
+    embed(files / "photos")
+    other = own_files.save(tmp_path / "other", seed=1)
+    code, _, err = embed(files / "sounds", checkpoint=other)
+    assert code == 2 and "holds embeddings of another checkpoint" in err
+
+
+def test_workers_and_batches_change_nothing(embed, files, stored, tmp_path):
+    code, _, err = embed(files / "photos", files / "sounds", "--workers", 2, "--batch-size", 5)
+    assert code == 0, err
+    found, wanted = Store(tmp_path / "store"), Store(stored)
+    count = len(found)
+    assert [found.item(row)["file"] for row in range(count)] == [
+        wanted.item(row)["file"] for row in range(count)
+    ]
+    np.testing.assert_allclose(found.vectors, wanted.vectors[:count], atol=1e-5)
+
+
+def test_mistakes(mistake, checkpoint, files, tmp_path):
+    out = ["--checkpoint", checkpoint, "--out", tmp_path / "store"]
+    assert "--depth needs --focal-length" in mistake("embed", "--depth", files / "depth", *out)
+    assert "expected two numbers" in mistake(
+        "embed", "--thermal", files / "heat", "--thermal-range", "kelvin", "cold", "2", *out
+    )
+    assert "no file or folder" in mistake("embed", tmp_path / "nowhere", *out)
+    assert "--checkpoint" in mistake("embed", files, "--out", tmp_path / "store")
+
+
+def test_killed_it_goes_on(zygote, checkpoint, tmp_path):
+    """Killed while it embeds, what was committed stays, and the rest is done once."""
+    root = tmp_path / "mine"
+    root.mkdir()
+    for i in range(300):
+        (root / f"{i:03d}.jpg").write_bytes(jpeg((i % 256, 60, 90), seed=i))
+    arguments = [
+        "embed",
+        root,
+        "--checkpoint",
+        checkpoint,
+        "--out",
+        tmp_path / "store",
+        "--batch-size",
+        8,
+    ]
+    child = zygote.start(arguments, call="test_embed_files:eager", devices=1)
+    child.until("committed")
+    child.signal(signal.SIGKILL)
+    assert child.wait() == -9
+    before = len(Store(tmp_path / "store"))
+    assert 0 < before < 300
+    code, out, err = zygote.run(arguments, devices=1)
+    assert code == 0, err
+    assert f"{before} of them are in the store" in out and f"{300 - before} embedded" in out
+    found = Store(tmp_path / "store")
+    assert sorted(os.path.basename(item["file"]) for item in found.items) == sorted(
+        os.listdir(root)
+    )
+
+
+def eager(arguments):
+    """`embed` that commits often, and says so."""
+    from imagebind_jax import storing
+
+    storing.EVERY_ROWS = 10
+    commit = storing.Writer.commit
+
+    def told(self):
+        commit(self)
+        if self.note.rows:
+            print("committed", flush=True)
+
+    storing.Writer.commit = told
+    return cli.main(arguments)
+
+
+# ---- how it is fed
+
+
+def test_a_checkpoint_without_a_run_is_fed_by_shape():
+    for modality, encoder in ib.HUGE.encoders.items():
+        assert by_shape(modality, encoder.shape) is not None
+    assert by_shape("audio", (64, 100, 1)) is None and by_shape("radar", (4, 4)) is None
+
+
+def test_a_modality_of_unknown_form_asks_for_the_config(tmp_path):
+    from imagebind_jax.encoders import EncoderConfig
+
+    radar = {"radar": EncoderConfig((64, 4), patch=(8,), **own_files.SMALL)}
+    path = own_files.save(tmp_path / "radar", config=ib.ImageBindConfig(radar, embed_dim=12))
+    with pytest.raises(UserError, match="nothing says how inputs of radar, .64, 4., are made"):
+        Encoders(path).transform("radar")
