@@ -30,7 +30,7 @@ FLOORS = (
     {"devices", "encoders", "hosts"},
     {"sharding", "saving", "restoring", "in_step"},
     {"model", "masked_autoencoder", "checkpoint"},
-    {"porting", "frozen", "same_run"},
+    {"porting", "frozen", "same_run", "dense"},
     {"evaluators", "report", "store"},
     {"storing", "search"},
     {"approximate", "search_page"},
