@@ -1,11 +1,12 @@
 # make demo, make test, make soak: each sets up .venv from requirements.lock if it is missing.
 # PYTHON=python3.12 chooses another interpreter, VENV=dir another place, JOBS=4 how many tests at once
-# (each takes up to 4 GB).
+# (each takes up to 4 GB), LOCK=requirements-all.lock also what the page and the notebooks need.
 
 # The first interpreter that runs and is new enough.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
+LOCK ?= requirements.lock
 OUT ?= demo
 SEED ?= 0
 TESTS ?=
@@ -32,19 +33,21 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/ready: requirements.lock setup.cfg pyproject.toml
+$(VENV)/ready: $(LOCK) setup.cfg pyproject.toml
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "imagebind_jax needs Python 3.11 or newer: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@echo "setting up $(VENV) with $$($(PYTHON) --version): about a minute"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $(LOCK)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-# Both JAX lines in one file: 0.10 on Python 3.11, the newest on 3.12 and later.
+# Both JAX lines in one file: 0.10 on Python 3.11, the newest on 3.12 and later. A second one for what
+# the page and the notebooks need, too: gradio wants an older Pillow.
+PIP_COMPILE = uv pip compile setup.cfg --universal --python-version 3.11 --upgrade --extra test --extra dev
 lock: $(VENV)/ready
-	uv pip compile setup.cfg --extra test --extra dev --universal --python-version 3.11 \
-	  --upgrade -o requirements.lock
+	$(PIP_COMPILE) -o requirements.lock
+	$(PIP_COMPILE) --extra index --extra demo --extra notebooks --extra browser -o requirements-all.lock
 
 clean:
 	rm -rf $(VENV) $(OUT) build *.egg-info
