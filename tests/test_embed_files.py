@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_all_modalities_are_what_embed_makes_of_each(stored, files, checkpoint):
     loaders = {
         "vision": lambda file: ib.load_images(file, size=32),
         "audio": ib.load_audio,
-        "text": lambda file: ib.tokenize([open(file).read()], context_length=16),
+        "text": lambda file: ib.tokenize([pathlib.Path(file).read_text()], context_length=16),
         "imu": lambda file: ib.load_imu(file, rate=40.0, steps=200),
         "thermal": lambda file: ib.load_thermal(file, size=32),
     }

@@ -112,35 +112,39 @@ def test_a_reader_sees_a_whole_store_while_it_is_written(tmp_path):
 def test_other_vectors_are_refused(tmp_path):
     make(tmp_path / "s", range(3))
     with pytest.raises(UserError, match="of another checkpoint"):
-        with writing(tmp_path / "s", WIDTH, "c", "another family"):
-            pass
-    with writing(tmp_path / "s", WIDTH, "c", "family") as writer:
-        with pytest.raises(UserError, match="holds vision of other parameters"):
-            writer.describe("vision", {**OF, "parameters": "e1"})
+        begin(tmp_path / "s", "another family")
+    with (
+        writing(tmp_path / "s", WIDTH, "c", "family") as writer,
+        pytest.raises(UserError, match="holds vision of other parameters"),
+    ):
+        writer.describe("vision", {**OF, "parameters": "e1"})
+
+
+def begin(folder, family="family"):
+    with writing(folder, WIDTH, "c", family):
+        pass
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(UserError, match="not empty, and holds no store"):
-        with writing(tmp_path, WIDTH, "c", "family"):
-            pass
+        begin(tmp_path)
     with pytest.raises(UserError, match="holds no store: imagebind-jax embed"):
         Store(tmp_path)
 
 
 def test_two_writers(tmp_path):
-    with writing(tmp_path / "s", WIDTH, "c", "family"):
-        with pytest.raises(UserError, match="is being written by another process"):
-            with writing(tmp_path / "s", WIDTH, "c", "family"):
-                pass
+    busy = pytest.raises(UserError, match="is being written by another process")
+    with writing(tmp_path / "s", WIDTH, "c", "family"), busy:
+        begin(tmp_path / "s")
 
 
 def test_what_a_full_disk_leaves_is_whole(tmp_path, monkeypatch):
     make(tmp_path / "s", range(5))
-    with pytest.raises(UserError, match="No space left"):
-        with writing(tmp_path / "s", WIDTH, "c", "family") as writer:
-            add(writer, range(5, 9))
-            monkeypatch.setattr(os, "fsync", full)
+    none_left = pytest.raises(UserError, match="No space left")
+    with none_left, writing(tmp_path / "s", WIDTH, "c", "family") as writer:
+        add(writer, range(5, 9))
+        monkeypatch.setattr(os, "fsync", full)
     monkeypatch.undo()
     check(tmp_path / "s", 5)
     make(tmp_path / "s", range(9))
