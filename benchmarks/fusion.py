@@ -4,7 +4,7 @@
 
 Trains the demo of each seed into DEMOS/demo<seed>, where it is not there, and measures
 configs/eval_world_fusion.py on it: another seed is another world, other encoders, and other heads,
-of which each number is the mean of three. Ends with 1 where some head's fusion is less than 10
+of which each number is the mean of three. The networks, the slowest, are those of the first. Ends with 1 where some head's fusion is less than 10
 points above the better of its modalities alone, in the mean over the seeds.
 """
 
@@ -33,11 +33,11 @@ def config(seed: int):
     return module.get_config(seed)
 
 
-def measure(folder: pathlib.Path, seed: int) -> dict[str, dict[str, float]]:
-    """{benchmark: {number: percent}} of one seed."""
+def measure(folder: pathlib.Path, seed: int, only: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """{benchmark: {number: percent}} of one seed's world."""
     if not (folder / "results.json").exists():
         demo.run(folder, seed=seed)
-    found = evaluate.run(config(seed), checkpoint=folder / "run", out=folder / "fusion")
+    found = evaluate.run(config(seed), checkpoint=folder / "run", out=folder / "fusion", only=only)
     return {
         name: {number: 100 * each.value for number, each in entry.numbers.items()}
         for name, entry in found.benchmarks.items()
@@ -51,7 +51,9 @@ def main() -> int:
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
     begun = time.monotonic()
-    found = [measure(options.demos / f"demo{seed}", seed) for seed in options.seeds]
+    folders = [options.demos / f"demo{seed}" for seed in options.seeds]
+    found = [measure(*each, tuple(HEADS)) for each in zip(folders, options.seeds)]
+    networks = measure(folders[0], options.seeds[0], ALONE)
 
     def cell(name: str, number: str) -> str:
         values = [each[name][number] for each in found]
@@ -65,8 +67,9 @@ def main() -> int:
         print(f"| {' | '.join([head, *cells])} |")
     print("\n| network from scratch | accuracy |\n|---|---|")
     for name in ALONE:
-        print(f"| {name} | {cell(name, 'accuracy')} |")
+        print(f"| {name} | {networks[name]['accuracy']:.1f} |")
     if options.out:
+        found[0] |= networks
         files.replace_text(options.out, json.dumps(dict(zip(options.seeds, found)), indent=1))
     gains = {head: statistics.mean(each[head]["gain"] for each in found) for head in HEADS}
     short = [head for head, gain in gains.items() if gain < GOAL]

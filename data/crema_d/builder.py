@@ -10,7 +10,7 @@ from imagebind_jax.inputs.datasets import Dataset, Listing
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://github.com/CheyneyComputerScience/CREMA-D"
-REMEDY = f"clone {HOMEPAGE} with git lfs"
+REMEDY = f"clone {HOMEPAGE} with git lfs, and convert its Flash videos (README.md)"
 # Actor, sentence, emotion, level: LO, MD, HI or, where none was asked for, XX (one is said to have X).
 NAME = re.compile(
     r"(?P<actor>\d{4})_(?P<sentence>[A-Z]{3})_(?P<emotion>[A-Z]{3})_(?P<level>\w{1,2})"
@@ -23,13 +23,14 @@ PEOPLE = {"Age": "age", "Sex": "sex"}
 
 
 def listing(download: pathlib.Path) -> Listing:
-    """The files of `VideoFlash` and `AudioWAV`, one split each actor.
+    """The files of `VideoFlash`, converted, and `AudioWAV`, one split each actor.
 
     `processedResults/summaryTable.csv` says which there should be and what people heard and saw,
     `VideoDemographics.csv` who speaks; without them less is known.
     """
     classes = reading.lines(HERE / "classes.txt")
-    videos = reading.media(download, "VideoFlash", suffixes=(".mp4", ".flv"))
+    videos = reading.media(download, "VideoFlash", suffixes=reading.VIDEO)
+    flash = reading.media(download, "VideoFlash", suffixes=(".flv",)).keys() - videos.keys()
     sounds = reading.media(download, "AudioWAV", suffixes=(".wav",))
     votes = _table(download, "processedResults/summaryTable.csv", "FileName", VOTES)
     people = _table(download, "VideoDemographics.csv", "ActorID", PEOPLE)
@@ -60,9 +61,11 @@ def listing(download: pathlib.Path) -> Listing:
             }
         )
     if not any(splits.values()):
-        wanted = "VideoFlash/1001_DFA_ANG_XX.flv or AudioWAV/1001_DFA_ANG_XX.wav"
+        wanted = "VideoFlash/1001_DFA_ANG_XX.mp4 or AudioWAV/1001_DFA_ANG_XX.wav"
         raise UserError(f"no {wanted} in {download}; {REMEDY}")
-    return Listing(splits, classes, reading.lines(HERE / "prompts.txt"), missing)
+    notes = (f"{len(flash)} of the videos are Flash, which is not read: convert them (README.md)",)
+    prompts = reading.lines(HERE / "prompts.txt")
+    return Listing(splits, classes, prompts, missing, notes if flash else ())
 
 
 def _table(

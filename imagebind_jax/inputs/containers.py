@@ -1,4 +1,4 @@
-"""The one door to PyAV: MP4, MOV, Matroska, WebM, AVI, FLV and ADTS files, opened within limits."""
+"""The one door to PyAV: MP4, MOV, Matroska, WebM, AVI and ADTS files, opened within limits."""
 
 import contextlib
 import io
@@ -17,7 +17,6 @@ DEMUXERS = (
     (4, (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"), "mov"),
     (0, (b"\x1aE\xdf\xa3",), "matroska"),
     (0, (b"RIFF",), "avi"),
-    (0, (b"FLV\x01",), "flv"),
     (0, ADTS, "aac"),
     (0, (b"fLaC",), "flac"),
 )
@@ -97,7 +96,7 @@ def _demuxer(file: io.BytesIO | io.BufferedReader) -> str:
             if demuxer == "mov":
                 _check_boxes(file)
             return demuxer
-    raise ValueError("not MP4, MOV, Matroska, WebM, AVI, FLV, ADTS or FLAC")
+    raise ValueError("not MP4, MOV, Matroska, WebM, AVI, ADTS or FLAC")
 
 
 def _check_boxes(file: io.BytesIO | io.BufferedReader) -> None:

@@ -34,7 +34,6 @@ BEGINNINGS = (
     (b"FORM", "audio"),
     *((bytes([0xFF, second]), "container") for second in (0xF0, 0xF1, 0xF8, 0xF9)),  # ADTS: AAC
     (b"\x1aE\xdf\xa3", "container"),
-    (b"FLV\x01", "container"),
 )
 # How errors call a `kind`.
 CALLED = {
@@ -57,6 +56,7 @@ MISTAKEN = (
     (b"%!ps", "PostScript, which is a program: convert it to PNG first"),
     (b"#extm3u", "a playlist, not a medium: give the file it names"),
     (b"ffconcat", "a playlist, not a medium: give the files it names"),
+    (b"flv\x01", "a Flash video: convert it to MP4 first"),  # damaged ones crashed PyAV
 )
 
 
@@ -124,7 +124,7 @@ def open_source(source: Source) -> io.BytesIO | io.BufferedReader:
 def kind(source: Source) -> str:
     """What the content is, whatever the name says.
 
-    "image", "audio", "container" (MP4, MOV, Matroska, WebM, AVI, FLV: video or only its sound), "exr",
+    "image", "audio", "container" (MP4, MOV, Matroska, WebM, AVI: video or only its sound), "exr",
     "array" (.npy), or "" where no decoder here claims it: text, or nothing known. A web page, a
     playlist, HEIC and the like are a `MediaError` that says so.
     """

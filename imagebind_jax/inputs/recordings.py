@@ -124,7 +124,7 @@ def _sound_file(handle: Any) -> soundfile.SoundFile:
     except soundfile.LibsndfileError as error:
         reason = error.error_string  # without the handle, which says nothing
         if error.code == 1:  # "Format not recognised."
-            reason += " Text, or none of WAV, FLAC, Ogg, MP3, AIFF, MP4, MOV, Matroska, WebM, AVI, FLV"
+            reason += " Text, or none of WAV, FLAC, Ogg, MP3, AIFF, MP4, MOV, Matroska, WebM, AVI"
         raise ValueError(reason) from error
 
 

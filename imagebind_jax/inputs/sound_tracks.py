@@ -1,4 +1,4 @@
-"""The sound tracks of MP4, MOV, Matroska, WebM, AVI, FLV and ADTS files: any part, to the sample."""
+"""The sound tracks of MP4, MOV, Matroska, WebM, AVI and ADTS files: any part, to the sample."""
 
 import contextlib
 import dataclasses

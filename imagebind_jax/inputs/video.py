@@ -59,7 +59,7 @@ class Frame(NamedTuple):
 
 @contextlib.contextmanager
 def open_video(source: Source) -> Iterator["Video"]:
-    """The video of an MP4, MOV, Matroska, WebM, AVI or FLV file, for the length of the block.
+    """The video of an MP4, MOV, Matroska, WebM or AVI file, for the length of the block.
 
     Whatever goes wrong within the block is a `MediaError` that names the source; so is a file
     without video, such as a sound file with cover art.

@@ -80,7 +80,6 @@ KINDS = {
     b"RIFF\0\0\0\0AVI ": "container",
     b"\0\0\0\x20ftypisom": "container",
     b"\x1aE\xdf\xa3": "container",
-    b"FLV\x01\x05": "container",
     b"\x93NUMPY": "array",
     b"v/1\x01": "exr",
     b"RIFF\0\0\0\0????": "",
@@ -104,6 +103,7 @@ def test_kind_is_what_is_in_it(beginning, tmp_path):
         ("ffconcat version 1.0", "a playlist"),
         ("<svg xmlns=", "SVG"),
         ("%!PS-Adobe", "PostScript"),
+        ("FLV\x01\x05", "a Flash video: convert it to MP4 first"),
     ],
 )
 def test_what_people_have_in_place_of_media_is_told(text, told):

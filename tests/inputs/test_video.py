@@ -41,8 +41,6 @@ def stamps(source: bytes, start, seconds) -> list[int]:
         ("libsvtav1", "mp4"),
         ("mpeg4", "avi"),
         ("mpeg4", "mov"),
-        ("flv", "flv"),
-        ("libx264", "flv"),
     ],
 )
 def test_frames_are_those_of_decoding_it_all(codec, container):
@@ -352,9 +350,9 @@ def test_times_outside_are_errors(time):
         video.frames_at(LONG, [time])
 
 
-@pytest.mark.parametrize("container", ["mp4", "matroska", "avi", "flv"])
+@pytest.mark.parametrize("container", ["mp4", "matroska", "avi"])
 def test_damaged_files_are_media_errors_or_pictures(container):
-    good = movie(20, "flv" if container == "flv" else "mpeg4", container)
+    good = movie(20, "mpeg4", container)
     rng = np.random.default_rng(0)
     outcomes = set()
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""A few invented recordings in the layout of CREMA-D."""
+"""A few invented recordings in the layout of CREMA-D, its Flash videos converted."""
 
 import pathlib
 
@@ -15,8 +15,9 @@ def write(folder: pathlib.Path) -> None:
     stems = [f"{actor}_IEO_{emotion}_XX" for actor in ACTORS for emotion in EMOTIONS]
     for number, stem in enumerate([*stems, "1001_DFA_FEA_XX"]):
         if stem != ABSENT:
-            write_video(root / "VideoFlash" / f"{stem}.flv", number, seconds=1.0)
+            write_video(root / "VideoFlash" / f"{stem}.mp4", number, seconds=1.0)
             write_sound(root / "AudioWAV" / f"{stem}.wav", number, seconds=1.0)
+    (root / "VideoFlash/1001_DFA_FEA_XX.flv").write_bytes(b"FLV\x01")
     votes = ['"","FileName","VoiceVote","VoiceLevel","FaceVote","FaceLevel","MultiModalVote",'
              '"MultiModalLevel"']  # fmt: skip
     for number, stem in enumerate(stems, start=1):
