@@ -1,0 +1,24 @@
+"""How much the page takes at once: of uploads, questions, pixels, seconds and words."""
+
+from imagebind_jax.errors import UserError
+
+BODY = 32 << 20  # bytes of one upload, all its files together
+QUESTION = 1 << 20  # bytes of any other request
+AT_ONCE = 2  # questions that are answered, and uploads that are received, at the same time
+WAITING = 16  # questions in the queue; one more is told to come back
+FOLDER = 256 << 20  # bytes of uploads that nobody has asked about yet
+FILES = 12  # of one drop
+THINGS = 24  # that are compared with each other
+WORDS = 2000  # characters of a sentence
+PIXELS = 25_000_000  # of an uploaded image
+SECONDS = 600.0  # of an uploaded recording or video
+
+
+def sentences(text: str, most: int = THINGS) -> list[str]:
+    """One a line, without empty ones. Raises UserError where they are too long, or too many."""
+    found = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    if len(found) > most:
+        raise UserError(f"{len(found)} sentences: at most {most} things are compared")
+    if long := [line for line in found if len(line) > WORDS]:
+        raise UserError(f"a sentence of {len(long[0]):,} characters: at most {WORDS:,}")
+    return found
