@@ -1,5 +1,6 @@
 """The door of the page: which requests are let in, from where and how large; all else is refused."""
 
+import asyncio
 import ipaddress
 import json
 import os
@@ -9,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
-from imagebind_jax.page.limits import AT_ONCE, BODY, FOLDER, QUESTION
+from imagebind_jax.page.limits import AT_ONCE, BODY, FOLDER, QUESTION, RECEIVING
 
 BUSY = "The page is busy with other questions: try again in a moment."
 SENSELESS = "This is not a question of the page."
@@ -79,20 +80,29 @@ class Guard:
             return
         if method != "POST":
             raise Refused(405, "Only GET and POST are answered.")
-        upload = path.startswith("/gradio_api/upload")
-        check_length(headers, BODY if upload else QUESTION)
-        if not upload:
+        try:
+            async with asyncio.timeout(RECEIVING):
+                await self._post(scope, headers, receive, answer)
+        except TimeoutError:
+            raise Refused(408, "This took too long to arrive.") from None
+
+    async def _post(
+        self, scope: Scope, headers: dict[bytes, str], receive: Receive, send: Send
+    ) -> None:
+        if not scope["path"].startswith("/gradio_api/upload"):
+            check_length(headers, QUESTION)
             body = await _whole(receive)
             check_files(body, self._folder)
-            await self._app(scope, _once(body, receive), answer)
+            await self._app(scope, _once(body, receive), send)
             return
+        check_length(headers, BODY)
         if self._uploads >= AT_ONCE:
             raise Refused(429, BUSY)
         if occupied(self._folder) + int(headers[b"content-length"]) > FOLDER:
             raise Refused(429, "Too many uploads wait to be read: try again in a few minutes.")
         self._uploads += 1
         try:
-            await self._app(scope, receive, answer)
+            await self._app(scope, receive, send)
         finally:
             self._uploads -= 1
 

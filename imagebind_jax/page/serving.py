@@ -110,6 +110,7 @@ def guarded(page: Page, host: str, folder: pathlib.Path) -> Guard:
         blocks = app.blocks(page)
         # A mounted page does not check the paths it is given unless it believes to be launched.
         blocks.has_launched = True
+        blocks.state_session_capacity = limits.SESSIONS
         inner = gradio.mount_gradio_app(
             fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None),
             blocks,
