@@ -17,6 +17,7 @@ from imagebind_jax import binding, files, gallery, metrics, report, saying, trai
 from imagebind_jax.config import TrainConfig, cached
 from imagebind_jax.inputs import audio, depth, imu, pipeline, text, thermal, vision, world
 from imagebind_jax.inputs.sources import Cached
+from imagebind_jax.inputs.world import files as world_files
 from imagebind_jax.inputs.world.samples import samples
 from imagebind_jax.model import TINY
 from imagebind_jax.optimizer import OptimizerConfig
@@ -27,6 +28,7 @@ PAIRS = 1600  # training samples of each pair
 SIZE = TINY.encoders["depth"].shape[0]  # pixels
 PROBE, TEST = 768, 384  # samples with all modalities: to fit linear probes, to test on
 STEPS = 1600
+FILES = 60  # samples that are left as files, to try embed and search on
 
 # Means and standard deviations of 1,600 training samples of the world.
 INPUTS: dict[str, pipeline.Transform] = {
@@ -80,7 +82,7 @@ def run(
     test: int = TEST,
     say: Callable[[str], None] = saying.say,
 ) -> dict[str, Any]:
-    """Renders the world, trains, evaluates; writes results.json and report.html into `out`.
+    """Renders the world, trains, evaluates; writes results.json, report.html and samples/ into `out`.
 
     Returns the results (see `binding.evaluate`). A demo that was interrupted goes on.
     """
@@ -118,9 +120,13 @@ def run(
         similarity=gallery.similarities(space),
         gallery=gallery.searches(space),
     )
+    world_files.write(folder / "samples", scenes(seed), min(FILES, test))
     for line in binding.table(results):
         say(line)
     say(f"{folder / 'report.html'}: open it in a browser ({results['seconds']:.0f} s in all)")
+    say(
+        f"its samples as files, to search: imagebind-jax embed {folder}/samples/all.jsonl --checkpoint {folder}/run --out mine"
+    )
     return results
 
 

@@ -53,7 +53,7 @@ def run(
         todo = [
             item
             for item in items
-            if not writer.has(item.key, _stamp(item))
+            if not writer.has(item.key, _stamp(item), item.fields)
             and (retry or not writer.had(item.key, _stamp(item)))
         ]
         counts = {"embedded": 0, "unusable": 0, "there": len(items) - len(todo)}

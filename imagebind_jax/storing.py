@@ -60,10 +60,10 @@ class Writer:
                 with on_disk(folder / name):
                     (folder / name).write_bytes(header(shape, dtype))
         found = Store(folder)
-        self._stamps: dict[str, Any] = {}
         self._row_of: dict[str, int] = {}
+        self._items: dict[str, Mapping[str, Any]] = {}
         for row, item in enumerate(found.items):
-            self._stamps[item["key"]] = item.get("stamp")
+            self._items[item["key"]] = item
             self._row_of[item["key"]] = row
         self._unusable = {each["key"]: each.get("stamp") for each in found.unusable()}
         starts = len(header((0, self.note.width))), len(header((0,), ROW))
@@ -87,9 +87,12 @@ class Writer:
         self._replaced: list[int] = []
         self._clock = time.monotonic()
 
-    def has(self, key: str, stamp: Any) -> bool:
-        """Whether this was embedded before, and has not changed since."""
-        return key in self._stamps and self._stamps[key] == stamp
+    def has(self, key: str, stamp: Any, said: Mapping[str, Any] | None = None) -> bool:
+        """Whether this was embedded before, has not changed since, and its row says all of `said`."""
+        known = self._items.get(key)
+        return (
+            known is not None and known.get("stamp") == stamp and {**known, **(said or {})} == known
+        )
 
     def had(self, key: str, stamp: Any) -> bool:
         """Whether this was found to be unusable before, and has not changed since."""
@@ -124,7 +127,7 @@ class Writer:
         if key in self._row_of:
             self._replaced.append(self._row_of[key])
         self._row_of[key] = self.note.rows + self._added
-        self._stamps[key] = item["stamp"]
+        self._items[key] = item
         self._added += 1
         self._now_and_then()
 

@@ -180,6 +180,16 @@ def test_only_what_is_new_or_changed(embed, tmp_path):
     assert len(found) == 6 and found.replaced.sum() == 1
 
 
+def test_what_a_manifest_says_more_is_taken_in(embed, tmp_path):
+    root = tmp_path / "mine"
+    write_files(root, count=1)
+    (root / "list.jsonl").write_text(json.dumps({"vision": "photos/red0.jpg", "place": "home"}))
+    for path, embedded in ((root / "photos", 3), (root / "list.jsonl", 1), (root / "photos", 0)):
+        assert f"{embedded} embedded" in embed(path)[1]
+    found = Store(tmp_path / "store")
+    assert len(found) == 4 and found.replaced.sum() == 1 and found.item(3)["place"] == "home"
+
+
 def test_bad_files_are_listed_and_not_tried_again(embed, tmp_path):
     root = tmp_path / "mine"
     root.mkdir()
