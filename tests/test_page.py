@@ -24,7 +24,6 @@ from imagebind_jax.page.questions import Page
 from imagebind_jax.page.uploads import Thing
 from imagebind_jax.store import Store
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'imagebind-jax[demo]'")
 sys.path.append(str(pathlib.Path(__file__).parent / "inputs"))
 
 import damage
@@ -40,7 +39,12 @@ PATHS = re.compile(r"(?<![\w:/<])/(?:tmp|home|root|work|usr|etc|var)\b")
 
 
 @pytest.fixture(scope="module")
-def page(stored):
+def gradio():
+    return pytest.importorskip("gradio", reason="needs gradio: pip install 'imagebind-jax[demo]'")
+
+
+@pytest.fixture(scope="module")
+def page(gradio, stored):
     """(its address, the reader behind it)."""
     readers = []
     real = serving.Reader
@@ -119,7 +123,7 @@ def test_hits_show_no_folder_and_no_link(stored, files):
     assert answers.shown_name(store, "/etc/passwd") == "passwd"
 
 
-def test_a_page_needs_something_to_embed_with(tmp_path, mistake, monkeypatch):
+def test_a_page_needs_something_to_embed_with(gradio, tmp_path, mistake, monkeypatch):
     assert "--index STORE or --checkpoint CKPT" in mistake("page")
     assert "no store" in mistake("page", "--index", tmp_path)
     assert "--port 70000" in mistake("page", "--index", tmp_path, "--port", "70000")
@@ -530,7 +534,7 @@ def test_questions_that_are_no_questions_are_refused(visitor):
 # ---- the command
 
 
-def test_the_command_ends_on_a_signal_and_leaves_no_folder(stored, tmp_path):
+def test_the_command_ends_on_a_signal_and_leaves_no_folder(gradio, stored, tmp_path):
     made = tmp_path / "made"
     made.mkdir()
     process = subprocess.Popen(
@@ -549,7 +553,7 @@ def test_the_command_ends_on_a_signal_and_leaves_no_folder(stored, tmp_path):
     assert not list(made.glob("imagebind-jax-page-*"))
 
 
-def test_another_address_is_warned_of(stored, monkeypatch):
+def test_another_address_is_warned_of(gradio, stored, monkeypatch):
     said = []
     monkeypatch.setattr(serving, "_until_stopped", lambda: None)
     serving.run(stored, host="0.0.0.0", port=0, say=said.append)
