@@ -5,17 +5,14 @@ those of runs that could not go on.
 """
 
 import argparse
-import contextlib
 import os
 import pathlib
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from imagebind_jax import endings, interrupts
+from imagebind_jax import endings, file_commands, interrupts
 from imagebind_jax.arguments import parser
 from imagebind_jax.errors import UserError
-from imagebind_jax.saying import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,9 +47,9 @@ def _run(arguments: list[str]) -> int | None:
         "demo": _demo,
         "train": _train,
         "evaluate": _evaluate,
-        "embed": _embed,
-        "search": _search,
-        "page": _page,
+        "embed": file_commands.embed,
+        "search": file_commands.search,
+        "page": file_commands.page,
         "convert": _convert,
         "prepare": _prepare,
         "plan": _plan,
@@ -66,7 +63,7 @@ def _demo(options: argparse.Namespace, _: list[str]) -> None:
         raise UserError(f"--seed must not be negative, got {options.seed}")
     from imagebind_jax import demo
 
-    with _kept_programs():
+    with file_commands.kept_programs():
         demo.run(options.out, seed=options.seed)
 
 
@@ -90,7 +87,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
     folder = options.out or pathlib.Path("runs") / pathlib.Path(options.config).stem
     hosts.together(lambda: train.check(config, folder))  # before minutes of rendering
     render(cached(config))
-    with _kept_programs():
+    with file_commands.kept_programs():
         train.fit(config, folder, fallback=not options.no_fallback)
 
 
@@ -145,7 +142,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
     default = pathlib.Path("runs") / "-".join(
         [pathlib.Path(options.config).stem, *map(evaluate.named, given)]
     )
-    with _notes(), _kept_programs():
+    with file_commands.notes(), file_commands.kept_programs():
         evaluate.run(
             config,
             checkpoint=options.checkpoint,
@@ -154,24 +151,6 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
             only=only,
             compare=options.compare,
         )
-
-
-def _kept_programs() -> contextlib.AbstractContextManager[None]:
-    from imagebind_jax import compiled
-
-    return compiled.kept(_note)
-
-
-def _note(message: object) -> None:
-    say(f"note: {message}", to_stderr=True)
-
-
-@contextlib.contextmanager
-def _notes() -> Iterator[None]:
-    """Warnings as notes of one line."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: _note(message)
-        yield
 
 
 def _convert(options: argparse.Namespace, _: list[str]) -> None:
@@ -183,7 +162,7 @@ def _convert(options: argparse.Namespace, _: list[str]) -> None:
         heads[modality] = int(number)
     from imagebind_jax.porting.converting import convert
 
-    with _notes():
+    with file_commands.notes():
         convert(
             options.source,
             options.target,
@@ -241,7 +220,7 @@ def _anchors(options: argparse.Namespace) -> None:
         raise UserError("--seed is of the views that --views asks for; a pair's own have theirs")
     config = load(options.dataset, TrainConfig)
     render(cached(config))
-    with _notes():
+    with file_commands.notes():
         anchors.make(
             config,
             options.anchors,
@@ -249,101 +228,6 @@ def _anchors(options: argparse.Namespace) -> None:
             seed=options.seed or 0,
             out=options.out,
             workers=options.workers,
-        )
-
-
-def _embed(options: argparse.Namespace, _: list[str]) -> None:
-    from imagebind_jax import embed_files
-    from imagebind_jax.encoding import Encoders
-
-    if (options.threads or 1) < 1 or options.workers < 0 or not options.patience > 0:
-        raise UserError("--threads must be at least 1, --workers 0, and --patience above 0")
-    if options.depth and not (options.focal_length and options.baseline):
-        raise UserError(
-            "--depth needs --focal-length PIXELS (of the maps) and --baseline METRES: 518.86 and "
-            "0.075 for NYU Depth v2's Kinect"
-        )
-    with _notes(), _kept_programs():
-        encoders = Encoders(
-            options.checkpoint,
-            config=options.config,
-            dtype=options.dtype,
-            batch_size=options.batch_size,
-        )
-        if options.thermal_range:
-            encoders.give("thermal", _thermal(encoders, *options.thermal_range))
-        embed_files.run(
-            options.files,
-            encoders,
-            options.out,
-            assumed={"depth": options.depth, "thermal": options.thermal},
-            fields=_fields(options),
-            sound=options.sound,
-            retry=options.retry,
-            threads=options.threads,
-            workers=options.workers,
-            patience=options.patience,
-        )
-    say(f'ask it: imagebind-jax search --index {options.out} --text "a sentence"')
-
-
-def _thermal(encoders, scale: str, low: str, high: str):
-    from imagebind_jax.inputs.thermal import Thermal
-
-    try:
-        bottom, top = float(low), float(high)
-    except ValueError:
-        raise UserError(f"--thermal-range {scale} {low} {high}: expected two numbers") from None
-    encoders.transform("thermal")
-    return Thermal(encoders.encoders["thermal"].shape[0], bottom, top, scale)
-
-
-def _fields(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """What was said of files that do not say it themselves, by modality."""
-    given = {
-        "depth": {"focal_length": options.focal_length, "baseline": options.baseline},
-        "imu": {"imu_rate": options.imu_rate},
-    }
-    return {m: {k: v for k, v in said.items() if v is not None} for m, said in given.items()}
-
-
-def _search(options: argparse.Namespace, _: list[str]) -> None:
-    from imagebind_jax import asking
-    from imagebind_jax.store import Store
-
-    if options.build:
-        from imagebind_jax import approximate
-
-        approximate.build(Store(options.index), recall=options.recall)
-        if not options.queries:
-            return
-    with _notes(), _kept_programs():
-        asking.run(
-            options.index,
-            [asking.Part(*query) for query in options.queries],
-            k=options.k,
-            modalities=tuple(filter(None, options.modality.split(","))),
-            where=options.where,
-            approximate=options.approximate,
-            as_json=options.json,
-            page=options.page,
-            checkpoint=options.checkpoint,
-            config=options.config,
-            fields=_fields(options),
-        )
-
-
-def _page(options: argparse.Namespace, _: list[str]) -> None:
-    from imagebind_jax import page
-
-    with _notes(), _kept_programs():
-        page.run(
-            options.index,
-            checkpoint=options.checkpoint,
-            config=options.config,
-            fields=_fields(options),
-            host=options.host,
-            port=options.port,
         )
 
 

@@ -54,14 +54,14 @@ def _query(query: Query) -> str:
     if not query.picture:
         return f"<figure><blockquote>{html.escape(query.said)}</blockquote><figcaption>{words}</figcaption></figure>"
     name = html.escape(pathlib.PurePath(query.said).name)
-    return f"<figure>{_img(query.picture, name)}<figcaption>{words} {name}</figcaption></figure>"
+    return f"<figure>{img(query.picture, name)}<figcaption>{words} {name}</figcaption></figure>"
 
 
 def _hit(store: Store, hit: Hit) -> str:
     name = html.escape(pathlib.PurePath(hit.file).name)
-    media = _img(store.picture(hit.row), name) if store.picture(hit.row) else ""
+    media = img(store.picture(hit.row), name) if store.picture(hit.row) else ""
     if hit.modality == "audio":
-        media += _sound(hit.file, name)
+        media += sound(hit.file, name)
     if hit.modality == "text":
         media += f"<blockquote>{html.escape(str(hit.item.get('text', '')))}</blockquote>"
     link = pathlib.Path(hit.file).as_uri() if pathlib.PurePath(hit.file).is_absolute() else ""
@@ -77,7 +77,8 @@ def _details(item: Mapping[str, Any]) -> str:
     return html.escape(" · ".join(f"{k} {v!s:.40}" for k, v in list(shown.items())[:4]))
 
 
-def _img(picture: bytes, alt: str) -> str:
+def img(picture: bytes, alt: str) -> str:
+    """A JPEG or PNG as an element; `alt` is HTML, escaped by the caller."""
     kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
     return f'<img src="{_uri(f"image/{kind}", picture)}" alt="{alt}">'
 
@@ -86,8 +87,8 @@ def _uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _sound(file: str, name: str) -> str:
-    """Its waveform and the sound itself, where the file is still there."""
+def sound(file: str, name: str) -> str:
+    """A sound's waveform and its first ten seconds, where the file is still there; `name` is HTML."""
     try:
         with open_recording(file) as recording:
             last = min(recording.frames, round(SECONDS * recording.rate))

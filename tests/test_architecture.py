@@ -47,7 +47,7 @@ FLOORS = (
     {"binding"},
     {"gallery"},
     {"demo"},
-    {"endings", "launch"},
+    {"endings", "launch", "file_commands"},
     {"cli"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -4,22 +4,27 @@ import importlib
 import json
 import pathlib
 import re
+import runpy
 import shlex
 import shutil
 
 import numpy as np
+import own_files
 import pytest
 import safetensors.numpy
 
+import imagebind_jax
 from imagebind_jax import cli, train
 from imagebind_jax.inputs import augment, datasets
 from imagebind_jax.inputs.pipeline import Batches
+from imagebind_jax.inputs.world import World, files
 from imagebind_jax.porting.torch_file import TorchFile
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
-PORTING, DATA, EVALUATION, PODS = (
-    ROOT / "docs" / name for name in ("porting.md", "data.md", "evaluation.md", "pods.md")
+PORTING, DATA, EVALUATION, PODS, SEARCH, SCORES = (
+    ROOT / "docs" / f"{name}.md"
+    for name in ("porting", "data", "evaluation", "pods", "search", "scores")
 )
 # ```python runs, ```bash is commands, ```python a.py (or any language and a name) is that file.
 BLOCK = re.compile(r"^( *)```(\w+)(?: (\S+))?\n(.*?)^ *```$", re.M | re.S)
@@ -162,7 +167,7 @@ def test_augmentation_is_that_of_table_9():
 
 
 def test_links_lead_somewhere():
-    for page in (PORTING, DATA, EVALUATION, PODS):
+    for page in (ROOT / "docs").glob("*.md"):
         text = page.read_text()
         anchors = {anchor(title) for title in re.findall(r"^#+ (.*)$", text, re.M)}
         for link in re.findall(r"\]\(([^)]*)\)", text):
@@ -181,3 +186,36 @@ def test_readme_and_docs_name_each_other():
     readme = (ROOT / "README.md").read_text()
     for page in (PORTING, DATA, EVALUATION, PODS):
         assert f"docs/{page.name}" in readme
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_search(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own_files.save(tmp_path / "demo" / "run")
+    files.write(tmp_path / "demo" / "samples", World(0, 32, antialias=False), 5)
+    assert run(SEARCH, capsys) == 3
+    said = capsys.readouterr().out
+    assert "10 embedded" in said and "30 embedded" in said  # the manifest says more of the ten
+    assert len(re.findall(r"^-?\d\.\d{3} .*photos/", said, re.M)) == 5  # of the Python block
+    assert "<audio" in (tmp_path / "found.html").read_text()
+
+
+def test_scores(capsys):
+    assert run(SCORES, capsys) == 2
+    said = capsys.readouterr().out
+    for shown in re.findall(r"# (\[\[.*\]\])", SCORES.read_text()):
+        assert np.allclose(numbers(shown), numbers(said.splitlines().pop(0)))
+        said = said.partition("\n")[2]
+
+
+def numbers(text):
+    return [float(each) for each in re.findall(r"[\d.]+", text)]
+
+
+def test_the_reference_is_that_of_the_docstrings():
+    make_api = runpy.run_path(str(ROOT / "docs" / "make_api.py"))
+    made = make_api["page"]()
+    assert made == (ROOT / "docs" / "api.md").read_text(), "run python docs/make_api.py"
+    for name in imagebind_jax.__all__:
+        if not name.startswith("__"):
+            assert f"`{name}`" in made

@@ -83,7 +83,7 @@ def matrix(things: Sequence[Thing], temperature: float | int | None = None) -> s
 def _label(thing: Thing) -> str:
     name = html.escape(thing.name)
     shown = f"<q>{name}</q>" if thing.modality == "text" else f"<span>{name}</span>"
-    picture = search_page._img(thing.picture, "") if thing.picture else ""
+    picture = search_page.img(thing.picture, "") if thing.picture else ""
     return f'<div class="ib-label" title="{name}">{picture}<div>{shown}{_badge(thing.modality)}</div></div>'
 
 
@@ -132,11 +132,11 @@ def _hit(store: Store, hit: Hit, heard: bool) -> str:
     name = html.escape(shown_name(store, hit.file))
     data = store.picture(hit.row)
     media = (
-        search_page._img(data, f"{NAMES.get(hit.modality, hit.modality)}: {name}") if data else ""
+        search_page.img(data, f"{NAMES.get(hit.modality, hit.modality)}: {name}") if data else ""
     )
     if hit.modality == "text":
         media = f"<blockquote>{html.escape(str(hit.item.get('text', '')))}</blockquote>"
-    sound = search_page._sound(hit.file, name) if hit.modality == "audio" and heard else ""
+    sound = search_page.sound(hit.file, name) if hit.modality == "audio" and heard else ""
     return (
         f'<li><div class="ib-media {html.escape(hit.modality)}">{media}</div>{sound}<div class="ib-line">'
         f'<b title="cosine with the query">{cosine(hit.cosine)}</b>{_badge(hit.modality)}</div>'
