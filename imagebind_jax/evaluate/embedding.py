@@ -96,7 +96,7 @@ class ModelBench:
     def weights(self, modalities: Sequence[str]) -> tuple[ImageBindConfig, dict[str, Any]]:
         """(the model's configuration, {modality: parameters, whole}), for what goes on learning."""
         for modality in modalities:
-            self._encoder(modality, "fine-tuning")
+            self._encoder(modality, "what reads its weights")
         return self.model.config, {m: self.place.gather(self._params[m]) for m in modalities}
 
     # ---- vectors
