@@ -1,0 +1,62 @@
+"""The demo's world on a small scale: what several of these notebooks train, about a minute on two cores."""
+
+import dataclasses
+
+from imagebind_jax import demo
+from imagebind_jax.config import TrainConfig
+from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluators.zero_shot import ZeroShot
+from imagebind_jax.inputs import pipeline, world
+from imagebind_jax.inputs.world.samples import samples
+
+RUN = "runs/world"  # where it is trained, beside the notebooks
+PAIRS, STEPS, EVERY = 640, 600, 60
+HELD_OUT = 256
+ASKED = {"audio": "material", "thermal": "material", "depth": "shape", "imu": "motion"}
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Samples of combinations that training never sees, with one attribute as their label."""
+
+    task: str
+    count: int = 128
+    name: str = "held-out"
+
+    def open(self):
+        records = samples(demo.scenes(0), "test", HELD_OUT).open()
+        chosen = [records[index] for index in range(self.count)]
+        return [{**record, "label": record["labels"][self.task]} for record in chosen]
+
+
+def asked(modality: str, task: str) -> Benchmark:
+    """Which class is it? The one whose sentences lie closest."""
+    items = Items(HeldOut(task), modality, demo.INPUTS[modality], f"{modality}-{task}")
+    classes, prompts = world.CLASS_NAMES[task], world.PROMPTS[task]
+    question = ZeroShot((items,), ("top1",), classes=classes, prompts=prompts, name=task)
+    return Benchmark(f"{modality}-{task}", question)
+
+
+def get_config() -> TrainConfig:
+    full = demo.config(seed=0)
+    pairs = tuple(
+        pipeline.Pair(
+            (demo.HUB, other),
+            samples(demo.scenes(0), "train", PAIRS, i * PAIRS, (demo.HUB, other)),
+        )
+        for i, other in enumerate(demo.OTHERS)
+    )
+    optimizer = dataclasses.replace(full.optimizer, warmup_steps=STEPS // 10)
+    return dataclasses.replace(
+        full,
+        pairs=pairs,
+        steps=STEPS,
+        batch_size=64,
+        optimizer=optimizer,
+        checkpoint_every=STEPS,
+        log_every=5,
+        evaluation=EvalConfig(
+            tuple(asked(*each) for each in ASKED.items()), batch_size=128, resamples=0
+        ),
+        evaluate_every=EVERY,
+    )
