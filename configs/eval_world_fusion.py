@@ -12,7 +12,7 @@ Heads on frozen embeddings; numbers are means over 3 seeds, gain is over the bet
 Baselines: mfcc, a convolutional network on MFCC, and images, one on depth maps, both from scratch on
 the same task, of 768 samples, to save time; mfcc-material and images-shape are the same networks on
 what they can tell.
-Reported: nothing. Expect fusion of 89 to 96, and 25 to 39 of each modality alone (BENCHMARKS.md).
+Reported: nothing. Expect fusion of 89 to 98, and 24 to 40 of each modality alone (BENCHMARKS.md).
 The heads took 5 minutes on two busy cores, with embeddings that were there already.
 """
 
