@@ -38,9 +38,7 @@ def test_what_a_record_holds_is_seen_and_heard(samples, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_of_something_else_is_refused(tmp_path, name):
-    with pytest.raises(
-        UserError, match=r"no .*mp4 or .*wav in .*; (unpack|clone) .*https://"
-    ):
+    with pytest.raises(UserError, match=r"no .*mp4 or .*wav in .*; (unpack|clone) .*https://"):
         dataset(name).listing(tmp_path)
 
 
@@ -128,7 +126,9 @@ def test_crema_d_without_its_tables_and_with_flash_videos(copy):
     first, second = rows(listing, "train")[:2]
     assert "audio" in first and not {"vision", "sex"} & first.keys()
     assert "vision" in second and "audio" not in second
-    assert listing.notes == ("1 of the videos are Flash, which is not read: convert them (README.md)",)
+    assert listing.notes == (
+        "1 of the videos are Flash, which is not read: convert them (README.md)",
+    )
     flash.with_name("2000_IEO_ANG_XX.mp4").write_bytes(b"...")
     with pytest.raises(UserError, match="2000_IEO_ANG_XX in .* is of no actor from 1001 to 1091"):
         dataset("crema_d").listing(download)
