@@ -14,6 +14,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.store import BLOCK, Store
 
 MOST = 10_000  # hits of a query
+SCORES = 1 << 26  # cosines in memory at once: 256 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +138,21 @@ def nearest(
     queries = checked(store, queries)
     rows = ~store.replaced if rows is None else rows
     k = min(k, int(rows.sum()))
+    found = np.zeros((len(queries), k), np.int64)
+    cosines = np.zeros((len(queries), k), np.float32)
+    at_once = max(1, SCORES // max(1, len(store)))
+    for start in range(0, len(queries), at_once):
+        some = slice(start, start + at_once)
+        scores = _scores(store, queries[some], rows)
+        found[some] = [_best(each, k) for each in scores]
+        cosines[some] = np.take_along_axis(scores, found[some], axis=1)
+    return found, cosines
+
+
+def _scores(
+    store: Store, queries: Float[np.ndarray, "q e"], rows: Bool[np.ndarray, "n"]
+) -> Float[np.ndarray, "q n"]:
+    """Cosines with all rows; -inf of those that may be no answer."""
     scores = np.full((len(queries), len(store)), -np.inf, np.float32)
     for index in range(store.blocks):
         part = slice(index * BLOCK, index * BLOCK + BLOCK)
@@ -144,9 +160,7 @@ def nearest(
             np.matmul(queries, store.block(index).T, out=scores[:, part])
     if not rows.all():
         scores[:, ~rows] = -np.inf
-    order = [_best(each, k) for each in scores]
-    found = np.array(order, np.int64).reshape(len(queries), k)
-    return found, np.take_along_axis(scores, found, axis=1)
+    return scores
 
 
 def _best(scores: Float[np.ndarray, "n"], k: int) -> Int[np.ndarray, "k"]:

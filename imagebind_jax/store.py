@@ -144,10 +144,14 @@ class Store:
         return found
 
     def unusable(self) -> list[dict[str, Any]]:
-        """The files that could not be embedded, and why."""
+        """The files that could not be embedded, and why. Raises UserError."""
         end = self.note.unusable_bytes
         lines = self._read("unusable.jsonl", 0, end, end).splitlines() if end else []
-        return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
+        try:
+            found = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
+            return list({each["key"]: each for each in found}.values())  # the last word on each
+        except (msgspec.DecodeError, KeyError) as error:
+            raise self._damaged("unusable.jsonl", first_line(error)) from error
 
     def modality(self, row: int) -> str:
         return self.note.modalities[int(self.rows["modality"][row])]

@@ -83,6 +83,14 @@ def test_each_thing_once_in_the_order_given(tmp_path):
     assert [name for _, name in kinds(found)] == ["c.jpg", "a.jpg", "b.jpg"]
 
 
+def test_a_store_in_the_folder_is_left_alone(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg((9, 9, 9)))
+    for name in ("store.json", "embeddings.npy", "rows.npy"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).write_bytes(b"x")
+    assert finding.find([str(tmp_path)]) == finding.find([str(tmp_path / "a.jpg")])
+
+
 def test_a_manifest(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg((9, 9, 9)))
     (tmp_path / "a.flac").write_bytes(tone(300))

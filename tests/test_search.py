@@ -62,6 +62,7 @@ def test_equal_cosines_go_by_row(tmp_path):
 def test_the_same_as_sorting_everything_over_many_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr("imagebind_jax.store.BLOCK", 64)
     monkeypatch.setattr("imagebind_jax.search.BLOCK", 64)
+    monkeypatch.setattr("imagebind_jax.search.SCORES", 1000)  # two of the queries at once
     rng = np.random.default_rng(0)
     store = make(tmp_path / "s", rng.standard_normal((500, 16)))
     queries = rng.standard_normal((7, 16)).astype(np.float32)

@@ -205,6 +205,9 @@ class _Search:
 
 def _below(folder: str) -> Iterator[str]:
     for place, folders, names in os.walk(folder):
+        if {"store.json", "embeddings.npy"} <= set(names):  # a store of ours is nothing to embed
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (os.path.join(place, name) for name in sorted(names) if name[0] != ".")
 
