@@ -54,8 +54,6 @@ GOALS = {
     "G33": ("where the time went", "sums to the wall time within 1 %; restart to first step within 20 s"),
 }  # fmt: skip
 OF_ALL = "G29"  # what its tests have measured stands at another goal of theirs
-LATER = {
-}
 
 
 def size(in_ci: int, in_soak: int) -> int:
@@ -80,15 +78,12 @@ def table(path: pathlib.Path) -> str:
         said = "; ".join(dict.fromkeys(text for each in mine for text in each["measured"]))
         if not said or goal == OF_ALL:
             said = f"{len(mine)} tests"
-        said = LATER.get(goal, said)
         rows.append(f"| {goal} | {what} | {asked} | {said} | {verdict(goal, mine)} |")
     return "\n".join(rows)
 
 
 def verdict(goal: str, mine: list[dict]) -> str:
     """Of a goal, by the outcomes of its tests: the worst of them, and what they leave open."""
-    if goal in LATER:
-        return "later"
     tests: dict[str, list[dict]] = {}
     for each in mine:
         tests.setdefault(each["outcome"], []).append(each)
