@@ -84,8 +84,9 @@ for ax, values, title in zip(axes, (same, apart), ("of the same thing", "of diff
 plt.show()
 
 # %% [markdown]
-# Only the row and the column of vision were ever trained: sound and depth, or sound and sentences,
-# never met, and agree all the same.
+# Only the row and the column of vision were ever trained; sound and sentences never met, and agree all
+# the same, as far as both tell of one thing (a sound tells the material, a depth map the shape, and
+# those two have nothing to agree about).
 
 # %%
 agreement = {
@@ -111,7 +112,8 @@ heard = np.stack([z["audio"][np.flatnonzero(labels == each)[0]] for each in rang
 cosine = np.asarray(ib.similarity(heard, asked))
 
 figure, ax = plt.subplots(figsize=(4.6, 3.8))
-plots.table(ax, cosine, [f"sound of {name}" for name in materials], sentences, "cosines")
+rows = [f"sound of {name}" for name in materials]
+plots.table(ax, cosine, rows, materials, "cosines with “something made of ...”")
 plt.show()
 
 # %% [markdown]
@@ -155,23 +157,23 @@ print(*sorted(path.name for path in media.iterdir())[:4], "...")
 # any time.
 
 # %%
-cli.main(["embed", "--checkpoint", small_world.RUN, "--out", "runs/store", str(media)])
+assert cli.main(["embed", "--checkpoint", small_world.RUN, "--out", "runs/store", str(media)]) == 0
 
 # %% [markdown]
 # `imagebind-jax search` asks it, by a sentence ...
 
 # %%
-cli.main(["search", "--index", "runs/store", "--text", "something made of metal.", "-k", "5"])
+question = ["--text", "something made of metal.", "-k", "5"]
+assert cli.main(["search", "--index", "runs/store", *question]) == 0
 
 # %% [markdown]
 # ... or by a sound, which finds pictures.
 
 # %%
-sound = next(media.glob("*-glass-*.flac"))
+sound = sorted(media.glob("*-glass-*.flac"))[0]
 print("asked by", sound.name)
-cli.main(
-    ["search", "--index", "runs/store", "--audio", str(sound), "--modality", "vision", "-k", "5"]
-)
+question = ["--audio", str(sound), "--modality", "vision", "-k", "5"]
+assert cli.main(["search", "--index", "runs/store", *question]) == 0
 
 # %% [markdown]
 # With the released model the lines are the same: download `imagebind_huge.pth` (4.8 GB, for

@@ -127,7 +127,7 @@ for source, target in (
     (out / "tiny", out / "tiny.safetensors"),
     (out / "tiny.safetensors", out / "back.pth"),
 ):
-    cli.main(["convert", str(source), str(target), "--overwrite"])
+    assert cli.main(["convert", str(source), str(target), "--overwrite"]) == 0
 
 # %% [markdown]
 # After all three, is every number the one it was?

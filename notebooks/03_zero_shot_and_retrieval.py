@@ -117,10 +117,14 @@ for ax, (modality, task) in zip(axes, (("audio", "material"), ("imu", "motion"))
 plt.show()
 
 # %% [markdown]
+# What is confused is alike: ceramic rings much as glass and ice do, and a camera that moves along its
+# own axis feels much like one that holds still.
+
+# %% [markdown]
 # ## Prompts
 #
-# A class's vector is the mean over several sentences, which is steadier than most of them alone:
-# here is each alone, and all together, on the sounds.
+# A class's vector is the mean over several sentences, so that nobody has to know which of them is
+# best: here is each alone, and all together, on the sounds.
 
 # %%
 z = bench.embed(Items(held_out, "audio", demo.INPUTS["audio"]))
@@ -153,7 +157,7 @@ for i, a in enumerate(world.ALL):
 figure, ax = plt.subplots(figsize=(4.6, 3.9))
 plots.table(
     ax,
-    np.nan_to_num(100 * found),
+    100 * found,
     world.ALL,
     world.ALL,
     "recall@10, %: row finds column",

@@ -32,7 +32,6 @@ from imagebind_jax.evaluators import intervals, zero_shot
 from imagebind_jax.evaluators.common import nearest
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.inputs.sources import Cached
 from imagebind_jax.model import TINY
 
 # %% [markdown]
@@ -43,10 +42,10 @@ from imagebind_jax.model import TINY
 # the surface makes it tremble (light).
 
 # %%
-felt = tactile.Touched(demo.scenes(0), "test")
+records = tactile.Touches(demo.scenes(0), "test", first=0, count=192).open()
 touch = tactile.Touch()
 figure, axes = plt.subplots(2, 4, figsize=(9, 3.4), height_ratios=(1.2, 1))
-for (above, below), record in zip(axes.T, (felt(index) for index in range(4))):
+for (above, below), record in zip(axes.T, records):
     shape, material = record["labels"]["shape"], record["labels"]["material"]
     title = f"{world.SHAPES[shape]}, {world.MATERIALS[material]}"
     plots.medium(above, "vision", record, title)
@@ -84,12 +83,10 @@ config = dataclasses.replace(
     before,
     model=model,
     inputs={**demo.INPUTS, "tactile": touch},
-    pairs=(
-        Pair(("vision", "tactile"), Cached(tactile.Touched(demo.scenes(0), "train", 10_000), 1280)),
-    ),
+    pairs=(Pair(("vision", "tactile"), tactile.Touches(demo.scenes(0), "train", 10_000, 960)),),
     initial=(small_world.RUN,),
     optimizer=dataclasses.replace(before.optimizer, frozen=("vision/",)),
-    steps=400,
+    steps=350,
     evaluation=None,
 )
 train.fit(config, "runs/tactile", say=lambda line: None)
@@ -103,7 +100,6 @@ print(*model.config.encoders)
 # itself, through which all of it had to pass, stands beside.
 
 # %%
-records = [felt(index) for index in range(192)]
 inputs = {
     "tactile": np.stack([touch(record, None) for record in records]),
     "vision": np.stack([demo.INPUTS["vision"](record, None) for record in records]),
@@ -136,22 +132,29 @@ ax.set_title("accuracy by sentences, with 95 % intervals; dotted: chance")
 plt.show()
 
 # %% [markdown]
-# And the other way round: which of the 192 touches are closest to a sentence?
+# And the other way round: of which material are the three touches closest to each sentence?
 
 # %%
-sentences = ["something made of stone.", "something made of rubber.", "something made of metal."]
-best, cosines = nearest(text(sentences), z["tactile"], 3)
+best, cosines = nearest(
+    text([f"something made of {name}." for name in world.MATERIALS]), z["tactile"], 3
+)
+for name, rows in zip(world.MATERIALS, best):
+    print(f"{name:8} ->", *(world.MATERIALS[records[row]["labels"]["material"]] for row in rows))
+
+# %% [markdown]
+# Three of these answers, as a finger felt them:
+
+# %%
 figure, axes = plt.subplots(3, 3, figsize=(9, 4.2), sharex=True, sharey=True)
-for line, sentence, rows, values in zip(axes, sentences, best, cosines):
-    for ax, index, cosine in zip(line, rows, values):
-        named = records[index]["labels"]
-        plots.touch(ax, inputs["tactile"][index])
+for line, material in zip(axes, ("wood", "rubber", "metal")):
+    place = world.MATERIALS.index(material)
+    for ax, row, cosine in zip(line, best[place], cosines[place]):
+        named = records[row]["labels"]
+        plots.touch(ax, inputs["tactile"][row])
         ax.set_title(
             f"{world.SHAPES[named['shape']]}, {world.MATERIALS[named['material']]}   {cosine:.2f}"
         )
-    line[0].set_ylabel(
-        sentence.replace("made of", "made of\n"), rotation=0, ha="right", va="center"
-    )
+    line[0].set_ylabel(f"something\nmade of {material}.", rotation=0, ha="right", va="center")
 plt.show()
 
 # %% [markdown]

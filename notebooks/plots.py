@@ -26,6 +26,7 @@ def medium(axes, modality, record, title=None):
     axes.set_title(modality if title is None else title, color=COLOURS[modality])
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.set_box_aspect(1)
     if modality == "text":
         axes.set_axis_off()
         axes.text(0.5, 0.5, textwrap.fill(f"“{record['text']}”", 18), ha="center", va="center",
@@ -44,7 +45,6 @@ def medium(axes, modality, record, title=None):
         trace = demo.INPUTS["imu"](record, None)
         smooth = trace.reshape(-1, 20, 6).mean(axis=1)  # of 2,000 steps
         axes.plot(smooth - smooth[:5].mean(axis=0), lw=1)
-        axes.set_box_aspect(1)
 
 
 def touch(axes, felt):
@@ -58,7 +58,8 @@ def touch(axes, felt):
 def table(axes, values, rows, columns, title="", *, low=None, high=None, form="{:.2f}"):
     """Numbers as colours, each written into its field."""
     values = np.asarray(values)
-    low, high = (values.min() if low is None else low), (values.max() if high is None else high)
+    low = np.nanmin(values) if low is None else low
+    high = np.nanmax(values) if high is None else high
     axes.imshow(values, cmap="BuGn", vmin=low, vmax=high + 0.35 * (high - low))
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
@@ -66,6 +67,8 @@ def table(axes, values, rows, columns, title="", *, low=None, high=None, form="{
     axes.spines[:].set_visible(False)
     axes.set_title(title)
     for (y, x), value in np.ndenumerate(values):
+        if np.isnan(value):
+            continue
         strong = value > low + 0.9 * (high - low)
         axes.text(x, y, form.format(value), ha="center", va="center", fontsize=7.5,
                   color=COLOURS["vision"] if value > low + 0.25 * (high - low) else SOFT,

@@ -15,6 +15,10 @@ import nbformat
 from PIL import Image
 
 HERE = pathlib.Path(__file__).parent
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 LIMIT = 600  # seconds that one cell may take on a machine that is busy
 
 
@@ -29,16 +33,13 @@ def read(path: pathlib.Path) -> nbformat.NotebookNode:
     for place, cell in enumerate(notebook.cells):
         cell.id = f"{path.stem[:2]}-{place:02}"
         cell.metadata = {}
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+    notebook.metadata = nbformat.from_dict(METADATA)
     return notebook
 
 
 def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, env=None) -> None:
     """Runs all cells in a folder; env: the kernel's environment (default: this process's)."""
-    env = {**os.environ, **(env or {}), "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONWARNINGS": "default"}
+    env = {**os.environ, **(env or {}), "TF_CPP_MIN_LOG_LEVEL": "2"}
     client = nbclient.NotebookClient(
         notebook,
         timeout=LIMIT,
@@ -58,6 +59,7 @@ def told(notebook: nbformat.NotebookNode) -> str:
 
 def tidy(notebook: nbformat.NotebookNode) -> None:
     """Keeps of the outputs what somebody reads, and what is the same wherever they are made."""
+    notebook.metadata = nbformat.from_dict(METADATA)  # the kernel has put its version there
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue

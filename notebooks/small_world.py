@@ -10,7 +10,7 @@ from imagebind_jax.inputs import pipeline, world
 from imagebind_jax.inputs.world.samples import samples
 
 RUN = "runs/world"  # where it is trained, beside the notebooks
-PAIRS, STEPS, EVERY = 640, 600, 60
+PAIRS, STEPS, EVERY = 512, 600, 75
 HELD_OUT = 256
 ASKED = {"audio": "material", "thermal": "material", "depth": "shape", "imu": "motion"}
 

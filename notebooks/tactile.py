@@ -29,16 +29,20 @@ STIFF = {"wood": 0.8, "metal": 1.0, "glass": 0.95, "rubber": 0.35, "stone": 1.0,
 
 
 @dataclasses.dataclass(frozen=True)
-class Touched:
-    """index -> a record of the world with its clip and what a finger felt, .npy, float32 [400, 2]."""
+class Touches:
+    """A source of records: clips of the world, and what a finger felt, as .npy, float32 [400, 2]."""
 
     world: World
     split: str
-    first: int = 0
+    first: int
+    count: int
 
-    def __call__(self, index: int) -> dict:
-        record = self.world.record(self.split, self.first + index, ("vision",))
-        rng = np.random.default_rng([self.world.seed, self.first + index, len(self.split)])
+    def open(self) -> list[dict]:
+        return [self.record(index) for index in range(self.first, self.first + self.count)]
+
+    def record(self, index: int) -> dict:
+        record = self.world.record(self.split, index, ("vision",))
+        rng = np.random.default_rng([self.world.seed, index, len(self.split)])
         buffer = io.BytesIO()
         np.save(buffer, felt(record["labels"]["shape"], record["labels"]["material"], rng))
         return {**record, "tactile": buffer.getvalue()}
