@@ -12,7 +12,7 @@ from jaxtyping import Float
 from imagebind_jax import saying, search
 from imagebind_jax.approximate import Approximate
 from imagebind_jax.encoding import Encoders, composed
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.inputs import known
 from imagebind_jax.inputs.thumbnails import thumbnail
 from imagebind_jax.search import Hit
@@ -126,7 +126,7 @@ def table(hits: Sequence[Hit]) -> list[str]:
     lines = [f"{'cosine':>7}  {'modality':9} file"]
     for hit in hits:
         said = hit.item.get("text") if hit.modality == "text" else None
-        shown = f"{_short(hit.file)}{f': {said:.80}' if isinstance(said, str) else ''}"
+        shown = _short(hit.file) + (f": {one_line(said, 80)}" if isinstance(said, str) else "")
         lines.append(f"{hit.cosine:>7.3f}  {hit.modality:9} {shown}")
     return lines
 
@@ -134,7 +134,7 @@ def table(hits: Sequence[Hit]) -> list[str]:
 def _short(file: str) -> str:
     """Relative to where one is, if it lies below."""
     here = os.getcwd() + os.sep
-    return file.removeprefix(here)
+    return one_line(file.removeprefix(here), 300)
 
 
 def _plain(hit: Hit) -> dict[str, Any]:

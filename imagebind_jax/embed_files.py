@@ -11,7 +11,7 @@ import numpy as np
 
 from imagebind_jax import metrics, saying
 from imagebind_jax.encoding import Encoders
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.evaluate.batching import Batches
 from imagebind_jax.evaluate.embedding import fits
 from imagebind_jax.inputs import finding, pipeline
@@ -186,7 +186,7 @@ def _note_unusable(found: Found, writer: Writer) -> None:
         key, changed = f"file:{file}", stamp(file)
         if not writer.had(key, changed):
             writer.unusable({"key": key, "file": file, "stamp": changed, "why": why})
-        writer.why[key] = f"{file}: {why}"
+        writer.why[key] = one_line(f"{file}: {why}", 400)
 
 
 def _told(found: Found, items: Sequence[Item], there: int) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from imagebind_jax import files, store
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.inputs.kept import durable, header, on_disk, sealed
 from imagebind_jax.store import NOTE, ROW, Note, Store
 
@@ -134,7 +134,7 @@ class Writer:
     def unusable(self, item: Mapping[str, Any]) -> None:
         """One more line of unusable.jsonl: "key", "stamp", "file", "why"."""
         self._unusable[item["key"]] = item["stamp"]
-        self.why[item["key"]] = f"{item['file']}: {item['why']}"
+        self.why[item["key"]] = one_line(f"{item['file']}: {item['why']}", 400)
         self._put("unusable.jsonl", msgspec.json.encode(item) + b"\n")
         self._now_and_then()
 

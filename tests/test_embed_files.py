@@ -83,6 +83,20 @@ def test_each_thing_once_in_the_order_given(tmp_path):
     assert [name for _, name in kinds(found)] == ["c.jpg", "a.jpg", "b.jpg"]
 
 
+def test_names_of_any_kind(tmp_path):
+    names = ["a b.jpg", "é ü 猫.jpg", "two\nlines.jpg", "'q\".jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(jpeg((9, 9, 9)))
+    (tmp_path / os.fsdecode(b"latin-\xe9.jpg")).write_bytes(jpeg((9, 9, 9)))
+    os.symlink(tmp_path, tmp_path / "loop")
+    os.mkfifo(tmp_path / "fifo.jpg")
+    found = finding.find([str(tmp_path)])
+    assert sorted(name for _, name in kinds(found)) == sorted(names)
+    why = dict(found.unusable)
+    assert len(why) == 2 and why[str(tmp_path / "fifo.jpg")] == "not a regular file"
+    assert "its name is not UTF-8: rename it" in why.values()
+
+
 def test_a_store_in_the_folder_is_left_alone(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg((9, 9, 9)))
     for name in ("store.json", "embeddings.npy", "rows.npy"):

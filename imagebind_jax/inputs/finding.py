@@ -124,6 +124,11 @@ class _Search:
         path = os.path.abspath(path)
         suffix = os.path.splitext(path)[1].lower()
         try:
+            path.encode()
+        except UnicodeEncodeError:
+            self.unusable.append((ascii(path), "its name is not UTF-8: rename it"))
+            return
+        try:
             if modality is not None:
                 self._add(modality, path)
             elif suffix in LINES or suffix in TABLES and _is_manifest(path):
