@@ -13,7 +13,7 @@ TESTS ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak lint lock clean
+.PHONY: demo test soak notebooks lint lock clean
 
 demo: $(VENV)/ready
 	@$(BIN)/imagebind-jax demo --out $(OUT) --seed $(SEED)
@@ -27,6 +27,10 @@ soak: $(VENV)/ready
 	@IBJ_SOAK=1 IBJ_RESULTS=.soak.jsonl $(BIN)/python -m pytest -vv -m goal --durations=40 \
 	  -o faulthandler_timeout=1800 $(TESTS); ended=$$?; \
 	  $(BIN)/python tests/goals.py .soak.jsonl; exit $$ended
+
+# Runs the seven notebooks and writes their outputs anew (LOCK=requirements-all.lock has what they need).
+notebooks: $(VENV)/ready
+	@$(BIN)/python notebooks/render.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
-from imagebind_jax import metrics, saying
+from imagebind_jax import files, metrics, saying
 from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.inputs.kept import check_seal, durable, read_json, sealed
-from imagebind_jax.search import checked, nearest
+from imagebind_jax.search import check_k, checked, nearest
 from imagebind_jax.store import BLOCK, Store
 
 NOTE = "index.json"
@@ -74,6 +74,11 @@ def build(
         raise UserError(f"recall must be in (0, 1], got {recall}")
     if not len(store):
         raise UserError(f"{store.folder} has no rows to index")
+    with files.locked(store.folder / ".lock-index", f"an index of {store.folder} is being built"):
+        return _built(store, recall, k, seed, say)
+
+
+def _built(store: Store, recall: float, k: int, seed: int, say: Callable[[str], None]) -> Note:
     index = usearch().Index(
         ndim=store.note.width,
         metric="ip",
@@ -200,6 +205,7 @@ class Approximate:
         self, query: Float[np.ndarray, "e"], k: int
     ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
         """(rows, cosines), best first. Raises UserError on a query that does not fit."""
+        check_k(k)
         unit = checked(self.store, query[None])[0]
         return _nearest(self.store, self._index, self.note.scale, unit, k)
 
@@ -207,8 +213,15 @@ class Approximate:
 def _nearest(
     store: Store, index: Any, scale: float, query: Float[np.ndarray, "e"], k: int
 ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
-    keys = np.sort(np.asarray(index.search(_scaled(query, scale), OVER * k).keys, np.int64))
-    keys = keys[~store.replaced[keys]]
+    usable = int((~store.replaced).sum())
+    wanted = OVER * k
+    while True:
+        keys = np.sort(np.asarray(index.search(_scaled(query, scale), wanted).keys, np.int64))
+        keys = keys[~store.replaced[keys]]
+        if len(keys) >= min(k, usable) or wanted >= len(store):
+            break
+        wanted *= 4
+    store.check(keys)
     cosines = store.vectors[keys] @ query
     best = np.lexsort((keys, -cosines))[:k]
     return keys[best], cosines[best]

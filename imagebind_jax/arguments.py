@@ -178,9 +178,7 @@ def _add_search(commands) -> None:
     search.add_argument(
         "--build", action="store_true", help="make the approximate index, and measure it"
     )
-    search.add_argument(
-        "--recall", type=float, default=0.95, help="that it must reach (default: 0.95)"
-    )
+    search.add_argument("--recall", type=float, help="that it must reach (default: 0.95)")
     search.add_argument(
         "--approximate", action="store_true", help="by that index: for millions of rows"
     )

@@ -40,6 +40,8 @@ def encoders_of(
     """
     place = checkpoint or store.note.checkpoint
     if not os.path.exists(place):
+        if checkpoint:
+            raise UserError(f"no checkpoint {checkpoint}")
         raise UserError(f"{place}, which {store.folder} was made with, is gone: give --checkpoint")
     transforms = {}
     for modality, of in store.note.of.items():
@@ -52,6 +54,9 @@ def encoders_of(
             f"{place} is not the checkpoint that {store.folder} was made with "
             f"({store.note.checkpoint}): their vectors cannot be compared"
         )
+    encoders.expected = {
+        m: of["parameters"] for m, of in store.note.of.items() if "parameters" in of
+    }
     return encoders
 
 
@@ -64,6 +69,8 @@ def vector(
     """
     if not parts:
         raise UserError("nothing is asked: give --text, --image, --audio, ...")
+    if any(not part.said.strip() for part in parts):
+        raise UserError("a query is empty")
     made = [encoders.vector(part.modality, _record(part, fields or {})) for part in parts]
     return composed(made, [part.weight for part in parts])
 
@@ -87,10 +94,12 @@ def run(
     checkpoint: str | os.PathLike | None = None,
     config: str | os.PathLike | None = None,
     fields: Mapping[str, Mapping[str, Any]] | None = None,
-    say: Callable[[str], None] = saying.say,
+    say: Callable[..., None] = saying.say,
 ) -> list[Hit]:
     """Asks a store, and says what is found. Raises UserError, MediaError."""
     store = Store(index)
+    if page and (os.path.isdir(page) or not os.path.isdir(os.path.dirname(os.path.abspath(page)))):
+        raise UserError(f"--page {page}: a file in a folder that is there")
     if approximate and (modalities or where):
         raise UserError("--approximate searches all rows: leave it out with --modality and --where")
     search.allowed(store, modalities, where)  # a mistake is told before gigabytes are loaded
@@ -101,16 +110,15 @@ def run(
         hits = search.hits(store, *opened.nearest(query, k))
     else:
         hits = search.search(store, query, k, modalities=modalities, where=where)
-    if page:
-        asked = [_pictured(encoders, part, fields or {}) for part in parts]
-        write(pathlib.Path(page), store, asked, hits)
     if as_json:
         say(json.dumps([_plain(hit) for hit in hits], indent=1))
     else:
         for line in table(hits):
             say(line)
     if page:
-        say(f"{page}: open it in a browser")
+        asked = [_pictured(encoders, part, fields or {}) for part in parts]
+        write(pathlib.Path(page), store, asked, hits)
+        say(f"{page}: open it in a browser", to_stderr=as_json)
     return hits
 
 
@@ -134,9 +142,10 @@ def table(hits: Sequence[Hit]) -> list[str]:
 def _short(file: str) -> str:
     """Relative to where one is, if it lies below."""
     here = os.getcwd() + os.sep
-    return one_line(file.removeprefix(here), 300)
+    gone = "" if os.path.exists(file) or ", line " in file else "  (gone)"
+    return one_line(file.removeprefix(here), 300) + gone
 
 
 def _plain(hit: Hit) -> dict[str, Any]:
     rest = {k: v for k, v in hit.item.items() if k not in ("key", "stamp")}
-    return {"row": hit.row, "cosine": round(hit.cosine, 6), **rest}
+    return {**rest, "row": hit.row, "cosine": round(hit.cosine, 6)}

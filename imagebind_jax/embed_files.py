@@ -15,6 +15,7 @@ from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.evaluate.batching import Batches
 from imagebind_jax.evaluate.embedding import fits
 from imagebind_jax.inputs import finding, pipeline
+from imagebind_jax.inputs.described import digest, flat
 from imagebind_jax.inputs.finding import Found, Item, Records
 from imagebind_jax.inputs.rows import Batch, Rows, ToInputs
 from imagebind_jax.inputs.thumbnails import thumbnail
@@ -50,15 +51,17 @@ def run(
     items = _with_encoder(found, encoders, say)
     threads = threads or os.cpu_count() or 1
     with writing(out, encoders.width, encoders.checkpoint, encoders.family) as writer:
+        said = {m: _digest(encoders, m) for m in {item.modality for item in items}}
         todo = [
             item
             for item in items
-            if not writer.has(item.key, _stamp(item), item.fields)
-            and (retry or not writer.had(item.key, _stamp(item)))
+            if not writer.has(item.key, _stamp(item), _fields(item))
+            and (retry or not writer.had(item.key, _stamp(item), _said(item, said)))
         ]
-        counts = {"embedded": 0, "unusable": 0, "there": len(items) - len(todo)}
+        there = sum(writer.has(item.key, _stamp(item), _fields(item)) for item in items)
+        counts = {"embedded": 0, "unusable": 0, "there": there}
         _note_unusable(found, writer)
-        say(_told(found, items, counts["there"]))
+        say(_told(found, items, there, len(items) - there - len(todo)))
         modalities = list(dict.fromkeys(item.modality for item in todo))
         with metrics.Progress("embed", len(todo), shown=bool(todo)) as progress:
             encoders.tell = progress.say
@@ -69,7 +72,7 @@ def run(
                 for start in range(0, len(mine), CHUNK):
                     part = mine[start : start + CHUNK]
                     made = _made(part, encoders, modality, threads, workers, patience)
-                    _fill(writer, encoders, modality, part, made, counts, progress)
+                    _fill(writer, encoders, modality, part, made, said, counts, progress)
         unusable = list(writer.why.values())
     return _ended(counts, unusable, time.monotonic() - begun, out, say)
 
@@ -94,12 +97,13 @@ class _Make:
         self._rows, self._modality = rows, modality
 
     def __call__(self, index: int) -> tuple[Batch | None, str]:
+        item = self._rows.records.items[index]  # type: ignore[attr-defined]
+        before = _stamp(item)  # of what is read: it may change meanwhile
         made, bad = self._rows.made(index, None)
         if made is None:
             return None, bad
-        item = self._rows.records.items[index]  # type: ignore[attr-defined]
         picture = thumbnail(self._modality, made[self._modality])
-        said = msgspec.json.encode(finding.about(item))
+        said = msgspec.json.encode({**finding.about(item), **_row(item, before)})
         return {**made, "picture": _bytes(picture), "about": _bytes(said)}, ""
 
 
@@ -113,6 +117,7 @@ def _fill(
     modality: str,
     items: Sequence[Item],
     made: Iterator[tuple[Batch | None, str]],
+    said_of: Mapping[str, str],
     counts: dict[str, int],
     progress: metrics.Progress,
 ) -> None:
@@ -128,7 +133,7 @@ def _fill(
         for row in range(done, up_to):
             if row in waiting:
                 picture, said = waiting.pop(row)
-                writer.add(table[row], {**_row(items[row]), **json.loads(said)}, picture)
+                writer.add(table[row], {**json.loads(said), **_fields(items[row])}, picture)
                 counts["embedded"] += 1
         done = up_to
         bad = f", {counts['unusable']} unusable" if counts["unusable"] else ""
@@ -139,7 +144,9 @@ def _fill(
             why = f"an input of {list(inputs[modality].shape)}, and the encoder takes {list(encoder.shape)}"
             inputs = None
         if inputs is None:
-            writer.unusable({**_row(items[row]), "why": _reason(why, items[row])})
+            item = items[row]
+            about = {"said": _said(item, said_of), "why": why.removeprefix(f"{item.source}: ")}
+            writer.unusable({**_fields(item), **_row(item, _stamp(item)), **about})
             counts["unusable"] += 1
         else:
             x = inputs[modality]
@@ -150,23 +157,27 @@ def _fill(
     finished(len(items))
 
 
-def _row(item: Item) -> dict[str, Any]:
-    """What items.jsonl says of it."""
-    return {
-        **{k: v for k, v in item.fields.items() if k not in ("key", "stamp")},
-        "key": item.key,
-        "modality": item.modality,
-        "file": item.source,
-        "stamp": _stamp(item),
-    }
+def _row(item: Item, stamp: Any) -> dict[str, Any]:
+    """What items.jsonl says of it, beside its fields; nothing that a manifest says takes its place."""
+    return {"key": item.key, "modality": item.modality, "file": item.source, "stamp": stamp}
+
+
+def _fields(item: Item) -> dict[str, Any]:
+    reserved = ("key", "modality", "file", "stamp", "said", "why")
+    return {name: value for name, value in item.fields.items() if name not in reserved}
+
+
+def _digest(encoders: Encoders, modality: str) -> str:
+    return digest(flat({"transform": encoders.transform(modality)}))
+
+
+def _said(item: Item, of: Mapping[str, str]) -> str:
+    """What else decides whether it can be used: its fields, and how inputs are made of it."""
+    return digest([_fields(item), of[item.modality]])
 
 
 def _stamp(item: Item) -> Any:
     return stamp(item.source) if item.text is None else item.text
-
-
-def _reason(why: str, item: Item) -> str:
-    return why.removeprefix(f"{item.source}: ")
 
 
 def _with_encoder(found: Found, encoders: Encoders, say: Callable[[str], None]) -> list[Item]:
@@ -189,14 +200,16 @@ def _note_unusable(found: Found, writer: Writer) -> None:
         writer.why[key] = one_line(f"{file}: {why}", 400)
 
 
-def _told(found: Found, items: Sequence[Item], there: int) -> str:
+def _told(found: Found, items: Sequence[Item], there: int, known: int) -> str:
     """One line: what was found, and how much of it is new."""
     counts: dict[str, int] = {}
     for item in items:
         counts[item.modality] = counts.get(item.modality, 0) + 1
     line = "found " + (", ".join(f"{n:,} {m}" for m, n in counts.items()) or "nothing usable")
     if there:
-        line += f"; {there:,} of them are in the store or known to be unusable"
+        line += f"; {there:,} of them are in the store"
+    if known:
+        line += f"; {known:,} are known to be unusable (--retry tries them again)"
     if found.passed_over:
         most = sorted(found.passed_over.items(), key=lambda each: -each[1])[:4]
         line += f"; not media: {', '.join(f'{n:,} {suffix}' for suffix, n in most)}"
@@ -216,7 +229,7 @@ def _ended(
         say(
             f"unusable: and {len(unusable) - 5:,} more, all in {os.path.join(out, 'unusable.jsonl')}"
         )
-    if not counts["embedded"] and not counts["there"]:
+    if not counts["embedded"] and not counts["there"] and unusable:
         raise UserError(f"none of {len(unusable):,} files could be embedded: {unusable[0]}")
     rate = f", {counts['embedded'] / seconds:.1f} a second" if counts["embedded"] else ""
     say(f"{counts['embedded']:,} embedded in {seconds:.0f} s{rate} -> {out}")

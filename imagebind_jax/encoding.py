@@ -1,8 +1,9 @@
 """A checkpoint's encoders for files of one's own: each is loaded when it is first needed."""
 
+import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from imagebind_jax.inputs.rows import ToInputs, Transform
 from imagebind_jax.inputs.sources import Record
 from imagebind_jax.model import ImageBind, embed
 from imagebind_jax.porting import loading
+
+BEGINNING = 1 << 18  # numbers of a leaf that tell a checkpoint from others
 
 
 class Encoders:
@@ -43,12 +46,7 @@ class Encoders:
         with loading.open_weights(self.checkpoint) as weights:
             self.encoders: Mapping[str, EncoderConfig] = weights.config.encoders
             self.width = weights.config.embed_dim
-            smallest = {
-                m: min((p for p in weights.specs if p.startswith(f"{m}/") and weights.specs[p].shape),
-                       key=lambda p: (int(np.prod(weights.specs[p].shape)), p))
-                for m in self.encoders
-            }  # fmt: skip
-            leaves = {m: weights.read(path).astype(float).tolist() for m, path in smallest.items()}
+            leaves = {path: _beginning(weights.pieces(path)) for path in sorted(weights.specs)}
             said = weights.inputs
         # Encoders that were not trained together share no space, whatever their shapes.
         self.family = digest([flat(dict(self.encoders)), self.width, leaves])
@@ -58,6 +56,7 @@ class Encoders:
         self._given, self._said = given, said
         self._benches: dict[str, ModelBench] = {}
         self._towers: dict[str, tuple[ImageBind, Mapping]] = {}
+        self.expected: Mapping[str, str] = {}  # modality -> digest that its parameters must have
 
     def transform(self, modality: str) -> Transform:
         """Raises UserError where the checkpoint has no such encoder, or nothing says how to feed it."""
@@ -90,9 +89,16 @@ class Encoders:
             self.transform(modality)  # refused before gigabytes are read
             self.tell(f"loading the encoder of {modality}")
             dtype = self.settings.dtype
-            self._towers[modality] = loading.load(
-                self.checkpoint, modalities=(modality,), dtype=dtype
-            )
+            loaded = loading.load(self.checkpoint, modalities=(modality,), dtype=dtype)
+            wanted = self.expected.get(modality)
+            if wanted not in (
+                None,
+                ModelBench(self.settings, *loaded).described(modality)["parameters"],
+            ):
+                raise UserError(
+                    f"{self.checkpoint} has another encoder of {modality} than the store was made with"
+                )
+            self._towers[modality] = loaded
         return self._towers[modality]
 
     def bench(self, modality: str) -> ModelBench:
@@ -121,6 +127,12 @@ class Encoders:
     def input(self, modality: str, record: Record) -> np.ndarray:
         """What the encoder sees of one record. Raises UserError, MediaError."""
         return ToInputs({modality: self.transform(modality)})(record, None)[modality]
+
+
+def _beginning(pieces: Iterator[np.ndarray]) -> str:
+    """Of a leaf, of its first layer where layers are stacked: enough to tell weights from others."""
+    first = np.ascontiguousarray(next(iter(pieces)).reshape(-1)[:BEGINNING])
+    return hashlib.sha256(first.tobytes()).hexdigest()
 
 
 def composed(

@@ -32,7 +32,12 @@ def embed(options: argparse.Namespace, _: list[str]) -> None:
     from imagebind_jax import embed_files
     from imagebind_jax.encoding import Encoders
 
-    if (options.threads or 1) < 1 or options.workers < 0 or not options.patience > 0:
+    if (
+        options.threads is not None
+        and options.threads < 1
+        or options.workers < 0
+        or not options.patience > 0
+    ):
         raise UserError("--threads must be at least 1, --workers 0, and --patience above 0")
     if options.depth and not (options.focal_length and options.baseline):
         raise UserError(
@@ -87,10 +92,14 @@ def search(options: argparse.Namespace, _: list[str]) -> None:
     from imagebind_jax import asking
     from imagebind_jax.store import Store
 
+    if options.recall is not None and not options.build:
+        raise UserError("--recall is of an index that is made: it goes with --build")
     if options.build:
         from imagebind_jax import approximate
 
-        approximate.build(Store(options.index), recall=options.recall)
+        approximate.build(
+            Store(options.index), recall=0.95 if options.recall is None else options.recall
+        )
         if not options.queries:
             return
     with notes(), kept_programs():

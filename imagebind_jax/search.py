@@ -101,6 +101,10 @@ def condition(text: str) -> tuple[Callable[[Mapping[str, Any]], bool], str]:
     if match is None:
         raise UserError(f"--where {text!r}: expected FIELD=VALUE, FIELD>VALUE or FIELD~GLOB")
     name, sign, wanted = match.groups()
+    if wanted[:1] in ("=", "<", ">", "~"):
+        raise UserError(
+            f"--where {text!r}: one of = != < <= > >= ~ between the field and its value"
+        )
 
     def holds(item: Mapping[str, Any]) -> bool:
         if name not in item:
@@ -109,7 +113,10 @@ def condition(text: str) -> tuple[Callable[[Mapping[str, Any]], bool], str]:
             return fnmatch.fnmatchcase(str(item[name]), wanted)
         found, other = _number(item[name]), _number(wanted)
         if found is None or other is None:
-            return _COMPARED[sign](str(item[name]), wanted)
+            plain = item[name]
+            return _COMPARED[sign](
+                str(plain).lower() if plain in (True, False) else str(plain), wanted
+            )
         return _COMPARED[sign](found, other)
 
     return holds, name
@@ -133,8 +140,7 @@ def nearest(
     rows: which may be answers (default: all that count). One pass over the vectors' memory; their
     bytes are checked in the first one. Raises UserError.
     """
-    if not 1 <= k <= MOST:
-        raise UserError(f"k must be from 1 to {MOST:,}, got {k}")
+    check_k(k)
     queries = checked(store, queries)
     rows = ~store.replaced if rows is None else rows
     k = min(k, int(rows.sum()))
@@ -171,6 +177,12 @@ def _best(scores: Float[np.ndarray, "n"], k: int) -> Int[np.ndarray, "k"]:
     above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
     chosen = np.concatenate([above, equal[: k - len(above)]])
     return chosen[np.lexsort((chosen, -scores[chosen]))]
+
+
+def check_k(k: int) -> None:
+    """Raises UserError."""
+    if not 1 <= k <= MOST:
+        raise UserError(f"k must be from 1 to {MOST:,}, got {k}")
 
 
 def checked(store: Store, queries: Float[np.ndarray, "q e"]) -> Float[np.ndarray, "q e"]:

@@ -4,6 +4,7 @@ import base64
 import html
 import importlib.resources
 import io
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import soundfile
 from jaxtyping import Float
 
 from imagebind_jax import files, report
+from imagebind_jax.inputs.audio import Part
 from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.recordings import open_recording
 from imagebind_jax.inputs.resampling import RATE, resample
@@ -38,7 +40,7 @@ def write(path: pathlib.Path, store: Store, queries: Sequence[Query], hits: Sequ
     found = "".join(_hit(store, hit) for hit in hits) or "<p>No row may be an answer.</p>"
     title = html.escape(", ".join(f"{query.said:.60}" for query in queries))
     body = (
-        f"<header><h1>{len(hits)} of {len(store):,} rows</h1><p>of {html.escape(str(store.folder))}, by "
+        f"<header><h1>{len(hits)} of {store.count:,} rows</h1><p>of {html.escape(str(store.folder))}, by "
         "cosine. Sounds play their first ten seconds.</p></header>"
         f'<section id="search"><div class="search"><div class="queries">{asked}</div>'
         f'<span class="sign" aria-label="finds">→</span><div class="found">{found}</div></div></section>'
@@ -61,10 +63,10 @@ def _hit(store: Store, hit: Hit) -> str:
     name = html.escape(pathlib.PurePath(hit.file).name)
     media = img(store.picture(hit.row), name) if store.picture(hit.row) else ""
     if hit.modality == "audio":
-        media += sound(hit.file, name)
+        media += sound(hit, name)
     if hit.modality == "text":
         media += f"<blockquote>{html.escape(str(hit.item.get('text', '')))}</blockquote>"
-    link = pathlib.Path(hit.file).as_uri() if pathlib.PurePath(hit.file).is_absolute() else ""
+    link = pathlib.Path(hit.file).as_uri() if os.path.isfile(hit.file) else ""
     words = f'<a href="{html.escape(link)}">{name}</a>' if link else name
     return (
         f'<figure class="hit">{media}<figcaption><b>{cosine(hit.cosine)}</b> {hit.modality}<br>{words}'
@@ -87,13 +89,18 @@ def _uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def sound(file: str, name: str) -> str:
+def sound(hit: Hit, name: str) -> str:
     """A sound's waveform and its first ten seconds, where the file is still there; `name` is HTML."""
     try:
-        with open_recording(file) as recording:
-            last = min(recording.frames, round(SECONDS * recording.rate))
-            wave = resample(recording.read(0, last).mean(axis=0, keepdims=True), recording.rate)[0]
-    except MediaError:
+        with open_recording(hit.file) as recording:
+            part = Part.of(hit.item, recording)  # of it that was embedded
+            first = round(float(part.start) * recording.rate)
+            last = first + round(min(SECONDS, float(part.seconds)) * recording.rate)
+            wave = resample(
+                recording.read(first, min(last, recording.frames)).mean(axis=0, keepdims=True),
+                recording.rate,
+            )[0]
+    except (MediaError, ValueError):
         return ""
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(wave, -1, 1), RATE, format="FLAC", subtype="PCM_16")

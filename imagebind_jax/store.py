@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.inputs.kept import check_seal, header, read_json
@@ -97,6 +97,16 @@ class Store:
             self._checked.add(index)
         return vectors
 
+    def check(self, rows: Int[np.ndarray, "k"]) -> None:
+        """Whether the bytes of these rows are those that were written. Raises UserError."""
+        if (sums(self.vectors[rows]) != self.rows["sum"][rows]).any():
+            raise self._damaged("embeddings.npy")
+
+    @property
+    def count(self) -> int:
+        """Rows that may be answers."""
+        return len(self) - int(self.replaced.sum())
+
     @property
     def blocks(self) -> int:
         return -(-len(self) // BLOCK)
@@ -127,7 +137,8 @@ class Store:
             return b""
         try:
             with (self.folder / name).open("rb") as file:
-                return os.pread(file.fileno(), size, offset)
+                file.seek(offset)
+                return file.read(size)
         except OSError as error:
             raise self._damaged(name, first_line(error)) from error
 

@@ -334,3 +334,49 @@ def test_a_modality_of_unknown_form_asks_for_the_config(tmp_path):
     path = own_files.save(tmp_path / "radar", config=ib.ImageBindConfig(radar, embed_dim=12))
     with pytest.raises(UserError, match="nothing says how inputs of radar, .64, 4., are made"):
         Encoders(path).transform("radar")
+
+
+# ---- what is said of files
+
+
+def test_what_was_unusable_is_tried_again_once_more_is_said(embed, tmp_path):
+    (tmp_path / "walk.npy").write_bytes(own_files.walk(0))
+    assert embed(tmp_path / "walk.npy")[0] == 2  # a table without times, at no rate
+    code, out, _ = embed(tmp_path / "walk.npy", "--imu-rate", 40)
+    assert code == 0 and "1 embedded" in out
+    (tmp_path / "heat").mkdir()
+    (tmp_path / "heat" / "a.png").write_bytes(own_files.grey(1, 16))
+    code, out, _ = embed("--thermal", tmp_path / "heat")
+    assert "1 are known" not in out and "holds temperatures" in out
+    code, out, _ = embed("--thermal", tmp_path / "heat")
+    assert "1 are known to be unusable (--retry tries them again)" in out
+    code, out, _ = embed("--thermal", tmp_path / "heat", "--thermal-range", "counts", 0, 5000)
+    assert code == 0 and "1 embedded" in out
+
+
+def test_maps_that_are_named_are_no_photos(tmp_path):
+    write_files(tmp_path, count=1)
+    (tmp_path / "list.jsonl").write_text(json.dumps({"thermal": "heat/0.png"}))
+    found = finding.find([str(tmp_path)], {"depth": [str(tmp_path / "depth")]})
+    names = [(m, name) for m, name in kinds(found) if name == "0.png"]
+    assert sorted(names) == [("depth", "0.png"), ("thermal", "0.png")]
+
+
+def test_parts_and_fields_are_embedded_once(embed, tmp_path):
+    (tmp_path / "a.flac").write_bytes(tone(300))
+    lines = [{"audio": "a.flac", "start": start, "seconds": 1, "file": "x"} for start in (0, 1)]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for count in (2, 0):
+        assert f"{count} embedded" in embed(tmp_path / "list.jsonl")[1]
+    found = Store(tmp_path / "store")
+    assert [(item["start"], item["seconds"]) for item in found.items] == [(0, 1), (1, 1)]
+    assert found.item(0)["file"] == str(tmp_path / "a.flac")
+
+
+def test_a_table_of_something_else_is_passed_over(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg((9, 9, 9)))
+    (tmp_path / "ages.csv").write_text("name,age\nann,9\n")
+    (tmp_path / "tides.csv").write_text("time,depth\n1,12.5\n")
+    found = finding.find([str(tmp_path)])
+    assert kinds(found) == [("vision", "a.jpg")] and found.passed_over == {".csv": 2}
+    assert finding.find([str(tmp_path / "ages.csv")]).unusable

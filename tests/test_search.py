@@ -355,3 +355,36 @@ def test_the_command_builds_and_uses_it(stored, files, capsys):
     assert cli.main([*index, "--image", photo, "--approximate", "--modality", "vision"]) == 2
     for path in stored.glob("index*"):
         os.unlink(path)
+
+
+def test_an_index_does_not_hide_a_damaged_row(many):
+    approximate.build(many)
+    query = np.array(many.vectors[70])
+    path = many.folder / "embeddings.npy"
+    data = bytearray(path.read_bytes())
+    data[128 + 70 * 64 + 5] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="embeddings.npy is damaged"):
+        Approximate(Store(many.folder)).nearest(query, 3)
+    with pytest.raises(UserError, match="k must be from 1"):
+        Approximate(Store(many.folder)).nearest(query, 0)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_weights_that_were_changed_are_no_longer_the_stores(stored, checkpoint, tmp_path):
+    from imagebind_jax.encoding import Encoders
+    from imagebind_jax.porting import folder, loading, note
+    from imagebind_jax.porting.weights import InMemory
+
+    model, params = loading.load(checkpoint)
+    kernel = params["vision"]["trunk"]["blocks"]["attn"]["qkv"]["kernel"]
+    params["vision"]["trunk"]["blocks"]["attn"]["qkv"]["kernel"] = kernel + 1e-3
+    weights = InMemory(model.config, params)
+    other = tmp_path / "other"
+    folder.write(other, weights, lambda d: note.Note(model.config, {"licence": ""}, dict(d)))
+    with pytest.raises(UserError, match="is not the checkpoint that"):
+        asking.encoders_of(Store(stored), other)
+    encoders = Encoders(other)
+    encoders.expected = {"vision": Store(stored).note.of["vision"]["parameters"]}
+    with pytest.raises(UserError, match="another encoder of vision than the store was made with"):
+        encoders.tower("vision")

@@ -38,8 +38,10 @@ class Item(NamedTuple):
     @property
     def key(self) -> str:
         """What tells it from all others: a part of a recording is not the whole."""
+        if self.text is not None:
+            return f"{self.modality}:{self.source}"
         part = "".join(f"#{k}={self.fields[k]}" for k in ("start", "seconds") if k in self.fields)
-        return f"{self.modality}:{self.source}{part}"
+        return f"{self.modality}:{os.path.realpath(self.source)}{part}"
 
 
 class Found(NamedTuple):
@@ -84,29 +86,36 @@ def find(
     Raises UserError for a path that is not there, or where nothing is found.
     """
     search = _Search(fields or {}, sound)
-    for modality, given in [(None, paths), *(assumed or {}).items()]:
+    for modality, given in (assumed or {}).items():
         for path in given:
             search.path(path, modality)
+    said, search.items = search.items, {}
+    for search.only_manifests in (True, False):  # what they name is of the modality that they say
+        for path in paths:
+            search.path(path, None)
+    search.items |= said
     if not search.items and not search.unusable:
         other = ", ".join(f"{n} {suffix}" for suffix, n in search.passed_over.most_common(3))
         raise UserError(
             f"nothing to embed in {', '.join(map(str, paths)) or 'no path'}"
             + (f": only {other}" if other else "")
         )
-    return Found(list(search.items.values()), search.unusable, search.passed_over)
+    return Found(list(search.items.values()), list(search.unusable.items()), search.passed_over)
 
 
 class _Search:
     def __init__(self, fields: Mapping[str, Mapping[str, Any]], sound: bool):
         self.items: dict[str, Item] = {}
-        self.unusable: list[tuple[str, str]] = []
+        self.unusable: dict[str, str] = {}
         self.passed_over: collections.Counter[str] = collections.Counter()
+        self.only_manifests = False
         self._fields, self._sound = fields, sound
+        self._claimed: set[str] = set()  # files whose modality was said
 
     def path(self, given: str, modality: str | None) -> None:
         path = os.path.expanduser(os.fspath(given))
         if os.path.isdir(path):
-            for file in _below(path):
+            for file in self._below(path):
                 self._file(file, modality, named=False)
         elif os.path.lexists(path):
             self._file(path, modality, named=True)
@@ -115,8 +124,7 @@ class _Search:
             if not matches:
                 raise UserError(f"no file matches {given}")
             for match in matches:
-                if not os.path.isdir(match):
-                    self._file(match, modality, named=False)
+                self.path(match, modality)
         else:
             raise UserError(f"no file or folder {given}")
 
@@ -126,23 +134,53 @@ class _Search:
         try:
             path.encode()
         except UnicodeEncodeError:
-            self.unusable.append((ascii(path), "its name is not UTF-8: rename it"))
+            if not self.only_manifests:
+                self.unusable[ascii(path)] = "its name is not UTF-8: rename it"
             return
         try:
+            listed = modality is None and (
+                suffix in LINES or suffix in TABLES and _is_manifest(path, named)
+            )
             if modality is not None:
                 self._add(modality, path)
-            elif suffix in LINES or suffix in TABLES and _is_manifest(path):
+                self._claimed.add(os.path.realpath(path))
+            elif listed == self.only_manifests and listed:
                 self._manifest(path)
-            else:
-                found = list(self._modalities(path, suffix))
-                for each in found:
-                    self._add(each, path)
-                if not found and named:
-                    raise MediaError(path, DAMAGED)
-                if not found:
-                    self.passed_over[suffix or "without suffix"] += 1
+            elif listed == self.only_manifests and os.path.realpath(path) not in self._claimed:
+                self._content(path, suffix, named)
         except MediaError as error:
-            self.unusable.append((path, error.reason))
+            self.unusable[path] = error.reason
+
+    def _content(self, path: str, suffix: str, named: bool) -> None:
+        try:
+            found = list(self._modalities(path, suffix))
+        except MediaError:
+            if named or suffix not in TABLES:
+                raise
+            found = []  # a table of something else
+        for each in found:
+            self._add(each, path)
+        if not found and named:
+            raise MediaError(path, DAMAGED)
+        if not found:
+            self.passed_over[suffix or "without suffix"] += 1
+
+    def _below(self, folder: str) -> Iterator[str]:
+        def unreadable(error: OSError) -> None:
+            if self.only_manifests:
+                self.unusable[str(error.filename)] = error.strerror or "cannot be read"
+
+        for place, folders, names in os.walk(folder, onerror=unreadable):
+            if {"store.json", "embeddings.npy"} <= set(
+                names
+            ):  # a store of ours is nothing to embed
+                folders.clear()
+                continue
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            links = sum(os.path.islink(os.path.join(place, name)) for name in folders)
+            if links and not self.only_manifests:
+                self.passed_over["links to folders"] += links
+            yield from (os.path.join(place, name) for name in sorted(names) if name[0] != ".")
 
     def _modalities(self, path: str, suffix: str) -> Iterator[str]:
         kind = media.kind(path)
@@ -183,7 +221,7 @@ class _Search:
             try:
                 record = records[index]
             except MediaError as error:
-                self.unusable.append((error.source, error.reason))
+                self.unusable[error.source] = error.reason
                 continue
             self._record(record, f"{path}, line {record['id']}")
 
@@ -193,9 +231,10 @@ class _Search:
             others["caption"] = text
         for modality in MEDIA:
             if isinstance(medium := record.get(modality), pathlib.Path):
+                self._claimed.add(os.path.realpath(medium))
                 self._add(modality, str(medium), others)
             elif modality in record:
-                self.unusable.append((name, "a list of frames: give a video, or each as an image"))
+                self.unusable[name] = "a list of frames: give a video, or each as an image"
         texts = [text] if isinstance(text, str) else text or []
         for i, each in enumerate(texts):
             source = name if len(texts) == 1 else f"{name}, text {i + 1}"
@@ -208,20 +247,20 @@ class _Search:
         self.items.setdefault(item.key, item)
 
 
-def _below(folder: str) -> Iterator[str]:
-    for place, folders, names in os.walk(folder):
-        if {"store.json", "embeddings.npy"} <= set(names):  # a store of ours is nothing to embed
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(place, name) for name in sorted(names) if name[0] != ".")
-
-
-def _is_manifest(path: str) -> bool:
+def _is_manifest(path: str, named: bool) -> bool:
+    """Whether a table names modalities; in a folder, where tables are of anything, also a file."""
     with media.decoding(path), media.open_source(path) as file:
         head = file.read(LONGEST).decode("utf-8-sig", "replace").split("\n")[0]
-        columns = next(csv.reader([head]), [])
-    return bool({*MEDIA, "text"} & {column.strip() for column in columns})
+        columns = {column.strip() for column in next(csv.reader([head]), [])}
+    if not {*MEDIA, "text"} & columns:
+        return False
+    if named:
+        return True
+    try:
+        first = Manifest(path).open()[0]
+    except (UserError, IndexError):
+        return False
+    return "text" in first or any(os.path.isfile(str(first.get(name))) for name in MEDIA)
 
 
 def _of_array(path: str) -> str:

@@ -30,8 +30,8 @@ def thumbnail(modality: str, x: Num[np.ndarray, "..."]) -> bytes:
 
 def _vision(x: np.ndarray) -> bytes:
     frame = x.reshape(-1, *x.shape[-3:])[0]
-    levels = np.clip(np.round(255 * (frame * STD + MEAN)), 0, 255).astype(np.uint8)
-    return _jpeg(levels)
+    levels = frame * (255 * STD) + (255 * MEAN + np.float32(0.5))
+    return _jpeg(np.clip(levels, 0, 255, out=levels).astype(np.uint8))
 
 
 def _audio(x: np.ndarray) -> bytes:
@@ -78,7 +78,7 @@ def _stretched(level: np.ndarray, low: float, high: float) -> Float[np.ndarray, 
 
 def _jpeg(levels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     image = Image.fromarray(levels)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=1.0)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()

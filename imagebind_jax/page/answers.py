@@ -118,7 +118,7 @@ def found(store: Store, asked: Sequence[tuple[Thing, float]], hits: Sequence[Hit
         if hits
         else _empty("Nothing is left to find: choose other modalities.")
     )
-    return f'<div class="ib-asked">{head}<span class="ib-sign">→</span><b>{len(hits)} of {len(store):,}</b></div>{body}'
+    return f'<div class="ib-asked">{head}<span class="ib-sign">→</span><b>{len(hits)} of {store.count:,}</b></div>{body}'
 
 
 def nothing_asked() -> str:
@@ -136,7 +136,7 @@ def _hit(store: Store, hit: Hit, heard: bool) -> str:
     )
     if hit.modality == "text":
         media = f"<blockquote>{html.escape(str(hit.item.get('text', '')))}</blockquote>"
-    sound = search_page.sound(hit.file, name) if hit.modality == "audio" and heard else ""
+    sound = search_page.sound(hit, name) if hit.modality == "audio" and heard else ""
     return (
         f'<li><div class="ib-media {html.escape(hit.modality)}">{media}</div>{sound}<div class="ib-line">'
         f'<b title="cosine with the query">{cosine(hit.cosine)}</b>{_badge(hit.modality)}</div>'

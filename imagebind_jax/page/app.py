@@ -39,7 +39,7 @@ PRIVATE = {
 
 def _head(page: Page) -> str:
     senses = ", ".join(answers.NAMES.get(m, m) for m in page.reader.modalities)
-    there = f"; a store of {len(page.store):,} things to search in" if page.store else ""
+    there = f"; a store of {page.store.count:,} things to search in" if page.store else ""
     return (
         f'<header class="ib-head"><h1>One space for all senses</h1><p>{html.escape(senses)}: each file and '
         f"each sentence is a point of one sphere{there}. Files stay on this machine, and are deleted "
