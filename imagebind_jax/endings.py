@@ -36,9 +36,19 @@ def of(error: BaseException, arguments: Sequence[str]) -> Ending:
     if isinstance(error, KeyboardInterrupt):
         goes_on = "; the same command goes on from the last committed step"
         on = "; the same command goes on"
-        others = {"convert": "", "prepare": on, "evaluate": on, "launch": goes_on}
+        others = {
+            "convert": "",
+            "prepare": on,
+            "evaluate": on,
+            "embed": on,
+            "search": "",
+            "page": "",
+        }
         # JAX crashes if it is torn down while it compiles.
-        of_jax = arguments[0] in ("train", "demo", "evaluate") or "--anchors" in arguments
+        of_jax = (
+            arguments[0] in ("train", "demo", "evaluate", "embed", "search")
+            or "--anchors" in arguments
+        )
         return Ending(f"stopped{others.get(arguments[0], goes_on)}", 1, at_once=of_jax)
     if isinstance(error, OSError) and error.errno in MACHINE:
         name = f"{error.filename}: " if error.filename else ""

@@ -13,7 +13,9 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("imagebind_jax", "beartype.beartype")
-pytest.register_assert_rewrite("one_host", "own_files")  # as of a test, its asserts tell what they have seen
+pytest.register_assert_rewrite(
+    "one_host", "own_files"
+)  # as of a test, its asserts tell what they have seen
 
 import goals
 import jax

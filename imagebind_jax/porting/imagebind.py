@@ -90,8 +90,7 @@ def ignored(name: str, modalities: Sequence[str]) -> bool:
         return False
     if modality not in modalities:
         return modality in HUGE.encoders
-    fixed = rest == ["1", "log_logit_scale", ""] and not HUGE.encoders[modality].learn_scale
-    return fixed or rest == ["mask", ""]
+    return rest in (["1", "log_logit_scale", ""], ["mask", ""])  # a learned scale is read by a rule
 
 
 def describe(tensors: Tensors, hints: Hints) -> ImageBindConfig:

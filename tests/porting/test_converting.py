@@ -1,5 +1,6 @@
 """Out again: every format comes back bit for bit, says what it holds, and notices every change."""
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -20,6 +21,7 @@ from imagebind_jax import UserError
 from imagebind_jax.porting import converting, folder, loading, note, writing
 from imagebind_jax.porting.tensors import NotedTorchFile, open_tensors
 from imagebind_jax.porting.torch_file import TensorSpec
+from imagebind_jax.porting.weights import InMemory
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"
 NAMES = {"orbax": "w", "safetensors": "w.safetensors", "pytorch": "w.pth"}
@@ -148,8 +150,6 @@ def test_verify_notices_other_weights(made, tmp_path):
     model = ib.load(CHECKPOINT)[0]
     params = jax.tree.map(lambda x: x, params)
     params["imu"]["cls"] = params["imu"]["cls"] + 1
-    from imagebind_jax.porting.weights import InMemory
-
     other = InMemory(model.config, params)
     folder.write(tmp_path / "w", other, lambda d: note.Note(model.config, {"licence": ""}, dict(d)))
     with (
@@ -448,3 +448,18 @@ def test_no_way_out_makes_infinity_of_a_number(tmp_path, name, by_folder):
         how = {} if by_folder else {"heads": {"imu": 4}}
         converting.convert(source, tmp_path / name, dtype="float16", say=quiet, **how)
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_a_scale_of_text_that_is_fixed_comes_back(name, tmp_path):
+    """The released model learns it; the demo's does not."""
+    text = ib.TINY.encoders["text"]
+    small = dataclasses.replace(text, width=12, depth=1, heads=2, vocab_size=20)
+    config = ib.ImageBindConfig({"text": small}, embed_dim=8)
+    params = jax.device_get(ib.init(config, jax.random.key(0)))
+    weights = InMemory(config, params)
+    folder.write(tmp_path / "a", weights, lambda d: note.Note(config, {"licence": ""}, dict(d)))
+    converting.convert(tmp_path / "a", tmp_path / f"b{name}", say=quiet)
+    model, back = loading.load(tmp_path / f"b{name}")
+    assert model.config == config and model.config.encoders["text"].logit_scale == 10.0
+    jax.tree.map(np.testing.assert_array_equal, params, back)

@@ -6,7 +6,13 @@ import pathlib
 from imagebind_jax.inputs.world.concepts import MATERIALS, SHAPES
 from imagebind_jax.inputs.world.records import World
 
-FOLDERS = {"vision": "photos", "audio": "sounds", "depth": "depth", "thermal": "heat", "imu": "moves"}
+FOLDERS = {
+    "vision": "photos",
+    "audio": "sounds",
+    "depth": "depth",
+    "thermal": "heat",
+    "imu": "moves",
+}
 SUFFIXES = {"vision": "jpg", "audio": "flac", "depth": "png", "thermal": "png", "imu": "npy"}
 
 
