@@ -43,14 +43,15 @@ class Cached:
 
     def open(self, progress: Callable[[int], None] = lambda done: None) -> ArrayRecords:
         """Makes the records if they are not there; `progress(done)` while it does."""
-        files.check_writable(self.folder.parent, CACHE_REMEDY)
-        with files.locked(self.folder.with_name(f"{self.folder.name}.lock")):
+        folder = self.folder  # once: it names the code, which somebody may be editing
+        files.check_writable(folder.parent, CACHE_REMEDY)
+        with files.locked(folder.with_name(f"{folder.name}.lock")):
             try:
-                return ArrayRecords(self.folder)
+                return ArrayRecords(folder)
             except ValueError:
                 facts = {"make": repr(self.make)}
-                write_records(self.folder, self.make, self.count, facts=facts, progress=progress)
-                return ArrayRecords(self.folder)
+                write_records(folder, self.make, self.count, facts=facts, progress=progress)
+                return ArrayRecords(folder)
 
 
 def write_records(
