@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from imagebind_jax import files, metrics, saying
 from imagebind_jax.errors import UserError, first_line
-from imagebind_jax.inputs.kept import check_seal, durable, read_json, sealed
+from imagebind_jax.inputs.kept import read_sealed, write_sealed
 from imagebind_jax.search import check_k, checked, nearest
 from imagebind_jax.store import BLOCK, Store
 
@@ -94,7 +94,7 @@ def _built(store: Store, recall: float, k: int, seed: int, say: Callable[[str], 
             index.add(rows, _scaled(store.vectors[rows[0] : rows[-1] + 1], scale))
             progress.update(int(rows[-1]) + 1)
     questions = _questions(store, seed)
-    k = min(k, int((~store.replaced).sum()))
+    k = min(k, store.count)
     truth, _ = nearest(store, questions, k)
     found = 0.0
     for candidates in SEARCHED:
@@ -151,8 +151,7 @@ def _write(
         partial.replace(path)
         rows, crc = len(store), store.note.rows_crc
         note = Note(path.name, rows, crc, candidates, found, k, asked, scale, size, total)
-        data = msgspec.json.format(msgspec.json.encode(sealed(note)), indent=1)
-        durable(store.folder / NOTE, data)
+        write_sealed(store.folder / NOTE, note)
         for other in store.folder.glob("index-*.usearch"):
             if other != path:
                 other.unlink(missing_ok=True)
@@ -186,8 +185,7 @@ class Approximate:
         if not path.is_file():
             raise UserError(f"{store.folder} has no index: {again}")
         try:
-            note = read_json(path, Note)
-            check_seal(note)
+            note = read_sealed(path, Note)
             path = store.folder / pathlib.PurePath(note.file).name
             if _sum(path) != (note.bytes, note.sum):
                 raise ValueError("its bytes are not those that were written")
@@ -213,12 +211,11 @@ class Approximate:
 def _nearest(
     store: Store, index: Any, scale: float, query: Float[np.ndarray, "e"], k: int
 ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
-    usable = int((~store.replaced).sum())
     wanted = OVER * k
     while True:
         keys = np.sort(np.asarray(index.search(_scaled(query, scale), wanted).keys, np.int64))
         keys = keys[~store.replaced[keys]]
-        if len(keys) >= min(k, usable) or wanted >= len(store):
+        if len(keys) >= min(k, store.count) or wanted >= len(store):
             break
         wanted *= 4
     store.check(keys)

@@ -67,12 +67,19 @@ def vector(
 
     fields: {modality: what its records have beside the file}, such as a depth camera's.
     """
+    return _asked(encoders, parts, fields)[0]
+
+
+def _asked(
+    encoders: Encoders, parts: Sequence[Part], fields: Mapping[str, Mapping[str, Any]] | None
+) -> tuple[Float[np.ndarray, "e"], list[np.ndarray]]:
+    """(the unit vector of a question, what the encoders saw of its parts)."""
     if not parts:
         raise UserError("nothing is asked: give --text, --image, --audio, ...")
     if any(not part.said.strip() for part in parts):
         raise UserError("a query is empty")
-    made = [encoders.vector(part.modality, _record(part, fields or {})) for part in parts]
-    return composed(made, [part.weight for part in parts])
+    seen = [encoders.seen(part.modality, _record(part, fields or {})) for part in parts]
+    return composed([z for _, z in seen], [part.weight for part in parts]), [x for x, _ in seen]
 
 
 def _record(part: Part, fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -102,29 +109,25 @@ def run(
         raise UserError(f"--page {page}: a file in a folder that is there")
     if approximate and (modalities or where):
         raise UserError("--approximate searches all rows: leave it out with --modality and --where")
-    search.allowed(store, modalities, where)  # a mistake is told before gigabytes are loaded
+    rows = search.allowed(store, modalities, where)  # mistakes first, before gigabytes are loaded
     opened = Approximate(store) if approximate else None
     encoders = encoders_of(store, checkpoint, config)
-    query = vector(encoders, parts, fields)
+    query, seen = _asked(encoders, parts, fields)
     if opened is not None:
         hits = search.hits(store, *opened.nearest(query, k))
     else:
-        hits = search.search(store, query, k, modalities=modalities, where=where)
+        [found], [cosines] = search.nearest(store, query[None], k, rows)
+        hits = search.hits(store, found, cosines)
     if as_json:
         say(json.dumps([_plain(hit) for hit in hits], indent=1))
     else:
         for line in table(hits):
             say(line)
     if page:
-        asked = [_pictured(encoders, part, fields or {}) for part in parts]
+        asked = [Query(*part, thumbnail(part.modality, x)) for part, x in zip(parts, seen)]
         write(pathlib.Path(page), store, asked, hits)
         say(f"{page}: open it in a browser", to_stderr=as_json)
     return hits
-
-
-def _pictured(encoders: Encoders, part: Part, fields: Mapping[str, Mapping[str, Any]]) -> Query:
-    x = encoders.input(part.modality, _record(part, fields))
-    return Query(part.modality, part.said, part.weight, thumbnail(part.modality, x))
 
 
 def table(hits: Sequence[Hit]) -> list[str]:

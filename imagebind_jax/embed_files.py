@@ -52,16 +52,16 @@ def run(
     threads = threads or os.cpu_count() or 1
     with writing(out, encoders.width, encoders.checkpoint, encoders.family) as writer:
         said = {m: _digest(encoders, m) for m in {item.modality for item in items}}
+        new = [item for item in items if not writer.has(item.key, _stamp(item), _fields(item))]
         todo = [
             item
-            for item in items
-            if not writer.has(item.key, _stamp(item), _fields(item))
-            and (retry or not writer.had(item.key, _stamp(item), _said(item, said)))
+            for item in new
+            if retry or not writer.had(item.key, _stamp(item), _said(item, said))
         ]
-        there = sum(writer.has(item.key, _stamp(item), _fields(item)) for item in items)
+        there = len(items) - len(new)
         counts = {"embedded": 0, "unusable": 0, "there": there}
         _note_unusable(found, writer)
-        say(_told(found, items, there, len(items) - there - len(todo)))
+        say(_told(found, items, there, len(new) - len(todo)))
         modalities = list(dict.fromkeys(item.modality for item in todo))
         with metrics.Progress("embed", len(todo), shown=bool(todo)) as progress:
             encoders.tell = progress.say

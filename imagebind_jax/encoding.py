@@ -90,23 +90,21 @@ class Encoders:
             self.tell(f"loading the encoder of {modality}")
             dtype = self.settings.dtype
             loaded = loading.load(self.checkpoint, modalities=(modality,), dtype=dtype)
-            wanted = self.expected.get(modality)
-            if wanted not in (
-                None,
-                ModelBench(self.settings, *loaded).described(modality)["parameters"],
-            ):
-                raise UserError(
-                    f"{self.checkpoint} has another encoder of {modality} than the store was made with"
-                )
+            if modality in self.expected:
+                bench = ModelBench(self.settings, *loaded, tell=self.tell)
+                if bench.described(modality)["parameters"] != self.expected[modality]:
+                    raise UserError(
+                        f"{self.checkpoint} has another encoder of {modality} than the store was made with"
+                    )
+                self._benches[modality] = bench
             self._towers[modality] = loaded
         return self._towers[modality]
 
     def bench(self, modality: str) -> ModelBench:
         """For many inputs: batches over all devices."""
+        tower = self.tower(modality)
         if modality not in self._benches:
-            self._benches[modality] = ModelBench(
-                self.settings, *self.tower(modality), tell=self.tell
-            )
+            self._benches[modality] = ModelBench(self.settings, *tower, tell=self.tell)
         return self._benches[modality]
 
     def described(self, modality: str) -> dict[str, Any]:
@@ -120,9 +118,13 @@ class Encoders:
 
     def vector(self, modality: str, record: Record) -> Float[np.ndarray, "e"]:
         """The unit vector of one record, such as {"audio": path}. Raises UserError, MediaError."""
-        model, params = self.tower(modality)
+        return self.seen(modality, record)[1]
+
+    def seen(self, modality: str, record: Record) -> tuple[np.ndarray, Float[np.ndarray, "e"]]:
+        """(what the encoder sees of one record, its unit vector). Raises UserError, MediaError."""
         x = self.input(modality, record)
-        return np.asarray(embed(model, params, {modality: x[None]})[modality][0])
+        model, params = self.tower(modality)
+        return x, np.asarray(embed(model, params, {modality: x[None]})[modality][0])
 
     def input(self, modality: str, record: Record) -> np.ndarray:
         """What the encoder sees of one record. Raises UserError, MediaError."""

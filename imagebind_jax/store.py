@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from imagebind_jax.errors import UserError, first_line
-from imagebind_jax.inputs.kept import check_seal, header, read_json
+from imagebind_jax.inputs.kept import header, read_sealed
 
 NOTE = "store.json"
 BLOCK = 1 << 17  # rows whose bytes are checked, and searched, at once: 512 MB of 1,024 numbers
@@ -180,8 +180,7 @@ def read_note(folder: pathlib.Path) -> Note:
             f"{folder} holds no store: imagebind-jax embed FILES --out {folder} makes one"
         )
     try:
-        note = read_json(folder / NOTE, Note)
-        check_seal(note)
+        note = read_sealed(folder / NOTE, Note)
         if note.format != 1 or not 0 < note.width < LARGEST_WIDTH or note.rows < 0:
             raise ValueError("of another version")
         return note

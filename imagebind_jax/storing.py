@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from imagebind_jax import files, store
 from imagebind_jax.errors import UserError, one_line
-from imagebind_jax.inputs.kept import durable, header, on_disk, sealed
+from imagebind_jax.inputs.kept import header, on_disk, write_sealed
 from imagebind_jax.store import NOTE, ROW, Note, Store
 
 EVERY_ROWS, EVERY_SECONDS = 2000, 5.0  # of work that a kill costs, at most
@@ -42,7 +42,7 @@ def writing(
     files.check_writable(folder, REMEDY)
     with files.locked(folder / ".lock", f"{folder} is being written by another process"):
         if not store.exists(folder):
-            durable(folder / NOTE, _encoded(Note(width, checkpoint, family)))
+            write_sealed(folder / NOTE, Note(width, checkpoint, family))
         writer = Writer(folder)
         if (writer.note.width, writer.note.family) != (width, family):
             raise UserError(
@@ -74,7 +74,8 @@ class Writer:
         self._unusable: dict[str, Mapping[str, Any]] = {
             each["key"]: each for each in found.unusable()
         }
-        self._alive = {found.modality(row) for row in range(len(found))}
+        numbers = np.unique(found.rows["modality"]).tolist()
+        self._alive = {self.note.modalities[number] for number in numbers}
         self.why: dict[str, str] = {}  # of what was found unusable now
         self._files: dict[str, IO[bytes]] = {}
         for name, end in _ends(self.note).items():
@@ -181,7 +182,7 @@ class Writer:
         # How many rows NumPy sees: the truth is the note's, which comes after.
         for name, dtype, shape in _arrays(counted.rows, counted.width):
             os.pwrite(self._files[name].fileno(), header(shape, dtype), 0)
-        durable(self.folder / NOTE, _encoded(counted))
+        write_sealed(self.folder / NOTE, counted)
         self._state = (counted, [], [])
         self._row_of |= row_of
 
@@ -225,7 +226,3 @@ def stamp(path: str) -> list[int] | None:
 def _arrays(rows: int, width: int) -> tuple[tuple[str, Any, tuple[int, ...]], ...]:
     """(file, dtype, shape) of the store's arrays."""
     return ("embeddings.npy", "<f4", (rows, width)), ("rows.npy", ROW, (rows,))
-
-
-def _encoded(note: Note) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(sealed(note)), indent=1)

@@ -184,7 +184,19 @@ class Kept:
         unusable = {str(row): why for row, why in self.unusable.items() if row < done}
         n, width = self.rows.shape
         note = Note(self._of, n, width, done, self._crc, unusable)
-        durable(self._json, msgspec.json.format(msgspec.json.encode(sealed(note)), indent=1))
+        write_sealed(self._json, note)
+
+
+def write_sealed(path: pathlib.Path, said: Any) -> None:
+    """Replaces a file by a struct with its seal. Raises UserError."""
+    durable(path, msgspec.json.format(msgspec.json.encode(sealed(said)), indent=1))
+
+
+def read_sealed(path: pathlib.Path, kind: Any) -> Any:
+    """The struct in a file, if it is as it was sealed. Raises OSError or ValueError."""
+    found = read_json(path, kind)
+    check_seal(found)
+    return found
 
 
 def durable(path: pathlib.Path, data: bytes) -> None:

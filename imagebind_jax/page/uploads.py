@@ -20,7 +20,6 @@ from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.recordings import open_recording
 from imagebind_jax.inputs.thumbnails import thumbnail
 from imagebind_jax.inputs.video import open_video
-from imagebind_jax.model import embed
 from imagebind_jax.page.guard import is_upload
 from imagebind_jax.page.limits import PIXELS, SECONDS
 
@@ -88,9 +87,7 @@ class Reader:
     def _embedded(self, modality: str, name: str, medium: Any) -> Thing:
         record = {**self._fields.get(modality, {}), "id": name, modality: medium}
         with self._lock:
-            x = self.encoders.input(modality, record)
-            model, params = self.encoders.tower(modality)
-            z = np.asarray(embed(model, params, {modality: x[None]})[modality][0])
+            x, z = self.encoders.seen(modality, record)
         if not np.isfinite(z).all():
             raise UserError("gives a vector that is not finite")
         return Thing(name, modality, z, thumbnail(modality, x))
