@@ -2,7 +2,7 @@
 
     python benchmarks/anchors.py [--topology v5e:4x4] [--rows 8] [--rounds 9] [--json anchors.json]
 
-Of configs/imagebind_huge_audio.py (frozen ViT-H, audio ViT-B, 2,048 pairs), compiled for a TPU slice
+Of configs/train_audioset.py (frozen ViT-H, audio ViT-B, 2,048 pairs), compiled for a TPU slice
 that is not there: seconds are the compiler's schedule, an estimate (`imagebind-jax plan`), for each
 remat policy; the goal is 4 x between the fastest that fit. That part needs the `tpu` extra. Then the
 same two steps, at a quarter of the width and the depth and with all tokens, timed here in turns.
@@ -28,7 +28,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.anchors import ANCHOR, Anchors, Views
 from imagebind_jax.plan import compiling, flops, planning
 
-CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "imagebind_huge_audio.py"
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "train_audioset.py"
 REMAT = ("full", "products", "none")
 SMALLER = 4
 Numbers = dict

@@ -27,7 +27,7 @@ from imagebind_jax.inputs.pipeline import Pair
 from imagebind_jax.model import ImageBindConfig, init
 
 TOPOLOGY = "v5e:4x4"
-CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "imagebind_huge_audio.py"
+CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "train_audioset.py"
 ROWS, PARTS = 32, (2, 8, 16)
 
 

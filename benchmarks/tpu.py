@@ -33,7 +33,7 @@ class Case:
         return f"{self.config}-{self.topology.replace(':', '-')}-{self.batch}"
 
 
-AUDIO, ALL = "imagebind_huge_audio", "imagebind_huge_all"
+AUDIO, ALL = "train_audioset", "imagebind_huge_all"
 CASES = (
     Case(AUDIO, "v5e:4x4", 2_048, 0.50),
     Case(AUDIO, "v5e:16x16", 32_768, 0.50),
