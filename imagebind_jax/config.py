@@ -15,7 +15,7 @@ from imagebind_jax import losses, sharding
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators.benchmark import EvalConfig
 from imagebind_jax.inputs import pipeline
-from imagebind_jax.inputs.described import digest, flat
+from imagebind_jax.inputs.described import digest, flat, told
 from imagebind_jax.inputs.sources import Cached
 from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
@@ -36,6 +36,7 @@ class TrainConfig:
     # Standard deviations above the last 128 losses of a pair of modalities from which on a step is
     # skipped; 0: never. (A step that is not finite always is.)
     skip_spikes: float = 0.0
+    objective: str = "info_nce"  # what is minimised: or sigmoid, regression, joint (`losses`)
     in_memory: bool = False  # decode each record once, without augmentation, and keep it
     # How it is run: the same function is minimised, so a run may go on with others. (Sums change
     # their order.)
@@ -56,6 +57,8 @@ class TrainConfig:
     keep: int = 2
     evaluation: EvalConfig | None = None  # measured while training, into the same metrics
     evaluate_every: int = 1000  # steps
+
+    younger_fields = ("skip_spikes", "objective")  # than runs that may go on
 
     def __post_init__(self):
         for name in (
@@ -94,6 +97,15 @@ class TrainConfig:
             )
         if self.loss not in ("auto", *losses.FORMS):
             raise UserError(f"loss {self.loss!r}: not one of auto, {', '.join(losses.FORMS)}")
+        if self.objective not in losses.OBJECTIVES:
+            raise UserError(
+                f"objective {self.objective!r}: not one of {', '.join(losses.OBJECTIVES)}"
+            )
+        if self.objective == "sigmoid" and self.loss not in ("auto", "gathered"):
+            raise UserError(
+                f"loss {self.loss!r} is a form of info_nce: the sigmoid objective has auto and "
+                "gathered only"
+            )
         for pair in self.pairs:
             if pair.views and self.in_memory:
                 raise UserError(f"in_memory keeps no random views, which {pair.name} has")
@@ -121,11 +133,8 @@ def cached(config: TrainConfig) -> list[Cached]:
 
 def facts(config: TrainConfig) -> dict[str, Any]:
     """What a checkpoint says of its run: every field that changes what is computed."""
-    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    found = flat({name: value for name, value in fields.items() if name not in HOW})
+    found = flat({name: value for name, value in told(config).items() if name not in HOW})
     found = {name: value for name, value in found.items() if name not in HOW_OF_MODEL}
-    if not config.skip_spikes:  # younger than runs that may go on
-        del found["skip_spikes"]
     return {"config": found | anchored(config)}
 
 

@@ -122,6 +122,9 @@ def _before_last(c: EncoderConfig, dtype, tower, x):
 
 def _head(c: EncoderConfig, dtype, tower, x):
     x = nn.LayerNorm(epsilon=c.norm_eps, dtype=dtype).apply({"params": tower["norm"]}, x)
+    if c.mlp_head:
+        hidden = nn.Dense(c.width, dtype=dtype)
+        x = layers.gelu(hidden.apply({"params": tower["head_hidden"]}, x))
     z = x @ tower["head"]["kernel"].astype(x.dtype)
     return z.astype(jnp.promote_types(z.dtype, jnp.float32))
 

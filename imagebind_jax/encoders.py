@@ -33,6 +33,12 @@ class EncoderConfig:
     channels; a text encoder has `vocab_size` instead. `logit_scale` is the inverse temperature
     that multiplies this modality's cosines (None: 1, for the hub).
 
+    `logit_bias` gives the encoder a learned scalar, which begins there and which the sigmoid
+    objective adds to the logits; others do not use it. SigLIP begins at -10 for batches of 32,768
+    (Zhai et al. 2023, arXiv:2303.15343): -log(batch - 1) is the counterpart for another batch.
+    `mlp_head` puts a linear layer of the same width, with a bias, and an exact GELU before the
+    head's projection (ImageBind's Table 5b).
+
     `lora` names what has a low-rank adapter in every block: the products "qkv", "out", "fc1",
     "fc2" (x W becomes x W + lora_scale * x A B), or "attn", a path from the attention's input to
     its output. `lora_scale` is alpha / rank in the usual notation. See `porting.lora`.
@@ -60,6 +66,10 @@ class EncoderConfig:
     lora: tuple[str, ...] = ()
     lora_rank: int = 4
     lora_scale: float = 1.0
+    logit_bias: float | None = None  # None: no such parameter
+    mlp_head: bool = False
+
+    younger_fields = ("logit_bias", "mlp_head")  # than runs, anchors and stores that are in use
 
     def __post_init__(self):
         for name in ("width", "depth", "heads"):
@@ -77,6 +87,8 @@ class EncoderConfig:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UserError(f"{name} must be a number > 0, got {value}")
+        if self.logit_bias is not None and not math.isfinite(self.logit_bias):
+            raise UserError(f"logit_bias must be a number, or None, got {self.logit_bias}")
         if self.width % self.heads:
             raise UserError(f"width {self.width} is not divisible by {self.heads} heads")
         if bool(self.patch) == bool(self.vocab_size):
@@ -202,7 +214,10 @@ class Encoder(nn.Module):
         z = z * jax.lax.rsqrt(jnp.sum(z * z, axis=-1, keepdims=True) + 1e-12)
         if clips is not None:
             z = einops.reduce(z, "(b c) e -> b e", "mean", c=clips)
-        return z, self._logit_scale()
+        scale = self._logit_scale()
+        if self.config.logit_bias is not None:  # what uses it reads it from the parameters
+            self.param("logit_bias", nn.initializers.constant(self.config.logit_bias), ())
+        return z, scale
 
     def _flatten_clips(self, x):
         c, clips = self.config, None
@@ -240,6 +255,11 @@ class Encoder(nn.Module):
         if train and c.head_dropout:
             keep = layers.keep_rows(self.make_rng("dropout"), rows, c.head_dropout, x.shape[1:])
             x = jnp.where(keep, x / (1 - c.head_dropout), 0)
+        if c.mlp_head:
+            hidden = nn.Dense(
+                c.width, dtype=self.dtype, kernel_init=layers.xavier, name="head_hidden"
+            )
+            x = layers.gelu(hidden(x))
         return nn.Dense(
             self.embed_dim,
             use_bias=False,

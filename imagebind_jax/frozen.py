@@ -30,13 +30,18 @@ def frozen_towers(model: ImageBindConfig, config: OptimizerConfig) -> set[str]:
 def tower_facts(model: ImageBindConfig, modality: str) -> dict[str, Any]:
     """What anchors depend on of an encoder and how it is computed, as JSON gives it back.
 
-    Raises UserError where it learns its logit scale, which anchors do not hold.
+    Raises UserError where it learns its logit scale or bias, which anchors do not hold.
     """
     encoder = model.encoders[modality]
     if encoder.learn_scale:
         raise UserError(
             f"the {modality} encoder learns its logit scale, which anchors do not hold: put the "
             "pair's other modality first, or set learn_scale=False"
+        )
+    if encoder.logit_bias is not None:
+        raise UserError(
+            f"the {modality} encoder has a learned logit bias, which anchors do not hold: give it "
+            "to the pair's other modality, and set logit_bias=None here"
         )
     facts = {
         "encoder": flat({modality: dataclasses.replace(encoder, **_LEARNING)}),

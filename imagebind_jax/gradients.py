@@ -71,10 +71,13 @@ def of_pair(
             embedded.append(_in_parts(embed, modality, x, rows, parts))
         (a, scale_a), (b, scale_b) = anchors + embedded
         form = losses.choose(config.loss, len(a), len(a) * device.count)
-        return losses.pair_loss(
+        biases = [params[m]["logit_bias"] for m in inputs if encoders[m].logit_bias is not None]
+        return losses.objective(
+            config.objective,
             a,
             b,
             scale_a * scale_b,  # the hub's scale is 1
+            sum(biases, jnp.float32(0)),
             weight=weight,
             axis_name=device.axes,
             form=form,

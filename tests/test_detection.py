@@ -49,6 +49,7 @@ ENCODERS = {
         depth=2,
         bias_kv=True,
         stem_norm=True,
+        mlp_head=True,
         lora=("qkv", "out", "fc1", "fc2", "attn"),
     ),
 }

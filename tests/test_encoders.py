@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagebind_jax import UserError, model, sharding
+from imagebind_jax import UserError, model, optimizer, sharding
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.model import HUGE, ImageBind, ImageBindConfig, count_parameters, init
 
@@ -25,6 +26,7 @@ ENCODERS = {
     "imu": EncoderConfig((40, 6), patch=(8,), bias_kv=True, head_dropout=0.5, logit_scale=5.0, **SMALL),
 }  # fmt: skip
 CONFIG = ImageBindConfig(ENCODERS, embed_dim=16)
+DEEPER_HEADS = optimizer.OptimizerConfig(frozen=("[a-z]+/(?!head)",))  # all else
 
 
 @functools.cache
@@ -178,6 +180,40 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_outside():
         assert z.dtype == jnp.float32
         cosine = jnp.sum(z * apply(inputs())[0][name], axis=-1)
         assert float(cosine.min()) > 0.99, name
+
+
+def test_a_deeper_head_is_linear_exact_gelu_linear():
+    deeper = dataclasses.replace(ENCODERS["imu"], mlp_head=True, logit_bias=-3.0)
+    config = ImageBindConfig({"imu": deeper}, embed_dim=16)
+    params = jax.jit(lambda key: init(config, key))(jax.random.key(0))
+    params["imu"]["head_hidden"]["bias"] += jnp.linspace(-1.0, 1.0, 32)
+    (z, _), seen = ImageBind(config).apply(
+        {"params": params}, {"imu": inputs()["imu"]}, capture_intermediates=True
+    )
+    normed = np.float64(seen["intermediates"]["imu"]["norm"]["__call__"][0])
+    hidden = {name: np.float64(x) for name, x in params["imu"]["head_hidden"].items()}
+    x = normed @ hidden["kernel"] + hidden["bias"][None]
+    x = x * (1 + np.vectorize(math.erf)(x / 2**0.5)) / 2
+    wanted = x @ np.float64(params["imu"]["head"]["kernel"])
+    wanted /= np.linalg.norm(wanted, axis=-1, keepdims=True)
+    np.testing.assert_allclose(z["imu"], wanted, atol=1e-6)
+
+
+def test_a_deeper_head_and_a_bias_leave_all_other_parameters_what_they_were():
+    more = {m: dataclasses.replace(c, mlp_head=True, logit_bias=-3.0) for m, c in ENCODERS.items()}
+    config = ImageBindConfig(more, embed_dim=16)
+    found = jax.jit(lambda key: init(config, key))(jax.random.key(0))
+    mask = optimizer.decayed(found)
+    trained, _ = optimizer.split(found, DEEPER_HEADS)
+    assert {name for tower in trained.values() for name in tower} == {"head_hidden", "head"}
+    for modality, tower in found.items():
+        assert (bias := tower.pop("logit_bias")).shape == () and bias == -3
+        hidden = tower.pop("head_hidden")
+        assert hidden["kernel"].shape == (32, 32)
+        assert hidden["bias"].shape == (32,)
+        assert not mask[modality]["logit_bias"]
+        assert mask[modality]["head_hidden"] == {"kernel": True, "bias": False}
+    jax.tree.map(np.testing.assert_array_equal, found, parameters())
 
 
 def test_drop_path_needs_training_and_its_key():

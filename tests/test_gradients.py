@@ -61,15 +61,15 @@ def batch():
 
 
 @functools.cache
-def params():
+def params(model=MODEL):
     """On the host: a step's state is donated."""
-    return jax.tree.map(np.asarray, init(MODEL, jax.random.key(0)))
+    return jax.tree.map(np.asarray, init(model, jax.random.key(0)))
 
 
-def alone(settings, dtype="float32"):
+def alone(settings, dtype="float32", start=None):
     """{path: gradient} and loss of the whole batch on one device."""
     cast = lambda x: x.astype(dtype) if x.dtype == np.float32 else x  # noqa: E731
-    trained, frozen = optimizer.split(jax.tree.map(cast, params()), settings.optimizer)
+    trained, frozen = optimizer.split(jax.tree.map(cast, start or params()), settings.optimizer)
     of_pair = functools.partial(gradients.of_pair, config=settings, device=Device())
     loss, _, found = jax.jit(of_pair)(
         trained, frozen, jax.tree.map(cast, batch()), jax.random.key(3)
@@ -111,9 +111,9 @@ def test_what_is_dropped_matters_here():
     assert abs(loss - whole()[0]) > 1e-2
 
 
-def over(place, settings):
+def over(place, settings, start=None):
     """(compiled, placed): of a batch's gradient by the trained parameters."""
-    trained, frozen = optimizer.split(params(), settings.optimizer)
+    trained, frozen = optimizer.split(start or params(), settings.optimizer)
 
     def step(state, rows, *, over_devices):
         of_pair = over_devices(functools.partial(gradients.of_pair, config=settings))
@@ -134,6 +134,51 @@ def test_devices_have_it_too(fsdp, parts, monkeypatch):
     found, values = step(state, place.batch(batch()))
     found = traverse_util.flatten_dict(jax.tree.map(np.asarray, place.gather(found)), sep="/")
     assert_close((float(values["loss"]), found), whole(), 1e-5)
+
+
+BIASED = dataclasses.replace(
+    MODEL,
+    encoders={
+        modality: dataclasses.replace(encoder, mlp_head=True, logit_bias=bias)
+        for (modality, encoder), bias in zip(MODEL.encoders.items(), (-3.0, -0.5))
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("objective", "fsdp", "parts"),
+    [("sigmoid", 4, 2), ("sigmoid", 0, 1), ("regression", 4, 1), ("joint", 0, 1)],
+)
+def test_devices_have_that_of_other_objectives(objective, fsdp, parts, monkeypatch):
+    """With a deeper head and a learned bias. fsdp 0: replicas under pmap."""
+    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
+    settings = config(model=BIASED, objective=objective, micro_batches=parts)
+    place = sharding.Sharded(fsdp) if fsdp else sharding.Replicated()
+    step, state = over(place, settings, params(BIASED))
+    found, values = step(state, place.batch(batch()))
+    found = traverse_util.flatten_dict(jax.tree.map(np.asarray, place.gather(found)), sep="/")
+    assert_close((float(values["loss"]), found), biased(objective), 1e-5)
+
+
+@functools.cache
+def biased(objective):
+    return alone(config(model=BIASED, objective=objective), start=params(BIASED))
+
+
+def test_the_biases_of_both_towers_are_added_by_the_sigmoid_objective_alone():
+    biases = [f"{modality}/logit_bias" for modality in BIASED.encoders]
+    for objective in ("regression", "joint"):
+        assert [biased(objective)[1][path] for path in biases] == [0, 0]
+    loss, gradient = biased("sigmoid")
+    assert gradient[biases[0]] == gradient[biases[1]] > 0  # there are far more negatives
+    assert np.abs(gradient["imu/head_hidden/kernel"]).max() > 1e-4
+    moved = jax.tree.map(np.copy, params(BIASED))
+    moved["vision"]["logit_bias"], moved["imu"]["logit_bias"] = np.float32(-4), np.float32(0.5)
+    settings = config(model=BIASED, objective="sigmoid")
+    assert alone(settings, start=moved)[0] == pytest.approx(loss, rel=1e-6)  # the same sum
+    moved["imu"]["logit_bias"] += np.float32(0.01)
+    slope = (alone(settings, start=moved)[0] - loss) / 0.01
+    assert slope == pytest.approx(gradient[biases[0]], rel=0.02)
 
 
 def test_a_layer_may_be_frozen_in_part():

@@ -122,22 +122,22 @@ def test_a_model_that_collapsed_is_never_right(float32, form):
 # ---- every form, however it is run
 
 
-def plain(a, b, scale, weight, form):
+def plain(a, b, scale, weight, form, pair_loss=losses.pair_loss):
     chunk = ON_ONE.get(form)
     run = jax.value_and_grad(
-        lambda *args: losses.pair_loss(*args, weight=weight, form=form, chunk=chunk),
+        lambda *args: pair_loss(*args, weight=weight, form=form, chunk=chunk),
         (0, 1, 2),
         True,
     )
     return jax.jit(run)(a, b, scale)
 
 
-def sharded(a, b, scale, weight, form, *, inside):
+def sharded(a, b, scale, weight, form, pair_loss=losses.pair_loss, *, inside):
     """The gradient of the sharded loss, or the sharded gradient of the loss."""
     rows = P(sharding.BATCH)
 
     def loss(a, b, scale, weight):
-        return losses.pair_loss(
+        return pair_loss(
             a, b, scale, weight=weight, axis_name=sharding.BATCH, form=form, chunk=CHUNK[form]
         )
 
@@ -151,10 +151,10 @@ def sharded(a, b, scale, weight, form, *, inside):
     return jax.jit(run if inside else gradient(run))(a, b, scale, weight)
 
 
-def pmapped(a, b, scale, weight, form):
+def pmapped(a, b, scale, weight, form, pair_loss=losses.pair_loss):
     def per_device(a, b, scale, weight):
         value, grads = jax.value_and_grad(
-            lambda *args: losses.pair_loss(
+            lambda *args: pair_loss(
                 *args, weight=weight, axis_name="i", form=form, chunk=CHUNK[form]
             ),
             (0, 1, 2),
@@ -233,6 +233,99 @@ def test_half_precision_comes_and_goes_but_the_loss_is_float32(float32, form):
     np.testing.assert_allclose(value, wanted, rtol=1e-6)
     for found, known in zip(grads, (da, db)):
         np.testing.assert_allclose(found.astype(float), known, atol=0.01 * np.abs(known).max())
+
+
+# ---- other objectives
+
+
+def with_bias(name):
+    """The objective whose bias is half of the scale less 7, so that one gradient is of both."""
+
+    def pair_loss(a, b, scale, **how):
+        return losses.objective(name, a, b, scale, 0.5 * scale - 7, **how)
+
+    return pair_loss
+
+
+def by_hand(name, a, b, scale, weight):
+    """Value and gradient by a, b and scale, as of `with_bias`, in numpy's float64."""
+    share = weight / weight.sum()
+    if name == "joint":
+        (one, of_one), (two, of_two) = (
+            reference(a, b, scale, weight),
+            by_hand("regression", a, b, scale, weight),
+        )
+        return one + two, tuple(x + y for x, y in zip(of_one, of_two))
+    if name == "regression":
+        d_a = 2 * share[:, None] * (a - b)
+        return share @ ((a - b) ** 2).sum(1), (d_a, -d_a, 0.0)
+    total, d_logits = 0.0, np.zeros((ALL, ALL))
+    for i in range(ALL):
+        for j in range(ALL):
+            if weight[i] > 0 and weight[j] > 0:
+                y = 1 if i == j else -1
+                logit = scale * (a[i] @ b[j]) + 0.5 * scale - 7
+                total += share[i] * np.log1p(np.exp(-y * logit))
+                d_logits[i, j] = -y * share[i] / (1 + np.exp(y * logit))
+    d_scale = (d_logits * (a @ b.T + 0.5)).sum()
+    return total, (scale * d_logits @ b, scale * d_logits.T @ a, d_scale)
+
+
+@pytest.mark.parametrize("how", RUNS)
+@pytest.mark.parametrize("name", ["sigmoid", "regression", "joint"])
+def test_every_objective_is_the_reference_to_twelve_digits(pair, name, how):
+    weight = weights(True)
+    with jax.enable_x64(True):
+        arguments = [jnp.asarray(x) for x in (*pair, 8.0, weight)]
+        (value, metrics), grads = RUNS[how](*arguments, "gathered", with_bias(name))
+        wanted, wanted_grads = by_hand(name, *pair, 8.0, weight)
+        np.testing.assert_allclose(value, wanted, rtol=1e-12)
+        for found, known in zip(grads, wanted_grads):
+            np.testing.assert_allclose(found, known, rtol=0, atol=1e-12)
+        assert metrics["accuracy"] == pytest.approx(right(*pair, weight))
+
+
+def test_orthogonal_pairs_have_objectives_known_by_hand():
+    z, other = jnp.eye(2), jnp.eye(2)[::-1]
+    value = lambda *arguments: float(jax.jit(losses.objective, static_argnums=0)(*arguments)[0])  # noqa: E731
+    assert value("sigmoid", z, z, 0.0) == pytest.approx(2 * np.log(2), abs=1e-6)  # of two keys
+    told = np.log1p(np.exp(-3)) + np.log1p(np.exp(-1))  # its own at 4 - 1, the other at 0 - 1
+    assert value("sigmoid", z, z, 4.0, -1.0) == pytest.approx(told, abs=1e-6)
+    missed = np.log1p(np.exp(1)) + np.log1p(np.exp(3))
+    assert value("sigmoid", z, other, 4.0, -1.0) == pytest.approx(missed, abs=1e-6)
+    assert value("regression", z, z, 4.0) == 0
+    assert value("regression", z, other, 4.0) == 2
+    assert value("regression", z, -z, 4.0) == 4
+    info_nce = 2 * np.log1p(np.exp(4))
+    assert value("info_nce", z, other, 4.0) == pytest.approx(info_nce, abs=1e-6)
+    assert value("joint", z, other, 4.0) == pytest.approx(info_nce + 2, abs=1e-6)
+    with pytest.raises(UserError, match="objective 'siglip': not one of info_nce, sigmoid"):
+        losses.objective("siglip", z, z, 1.0)
+
+
+@pytest.mark.parametrize("name", losses.OBJECTIVES)
+def test_a_masked_row_may_hold_anything_in_any_objective(float32, name):
+    weight = jnp.ones(ALL).at[jnp.array([3, 17])].set(0.0)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
+    def run(a, b, scale, weight):
+        return with_bias(name)(a, b, scale, weight=weight)[0]
+
+    a, b = float32
+    value, grads = run(a, b, jnp.float32(5.0), weight)
+    garbage = run(a.at[3].set(jnp.nan), b.at[17].set(jnp.inf), jnp.float32(5.0), weight)
+    jax.tree.map(np.testing.assert_array_equal, garbage, (value, grads))
+    assert all(np.isfinite(grad).all() for grad in grads)
+    # As if they had never been there.
+    left = np.delete(np.arange(ALL), [3, 17])
+    without = run(a[left], b[left], jnp.float32(5.0), jnp.ones(len(left)))
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6),
+        without,
+        (value, (grads[0][left], grads[1][left], grads[2])),
+    )
+    assert run(a, b, jnp.float32(5.0), jnp.zeros(ALL))[0] == 0
 
 
 # ---- what it costs

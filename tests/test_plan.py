@@ -205,6 +205,11 @@ def test_the_operations_of_an_encoder_are_xlas(encoder, quick_compilation):
     assert ours <= theirs < 1.25 * ours
 
 
+def test_a_hidden_layer_before_the_head_costs_its_product():
+    hidden = dataclasses.replace(WIDE, mlp_head=True)
+    assert flops.forward(hidden, 512) - flops.forward(WIDE, 512) == 2 * 64 * 64
+
+
 @dataclasses.dataclass(frozen=True)
 class Closed:
     """A source that must not be opened."""

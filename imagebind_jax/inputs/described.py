@@ -12,18 +12,31 @@ from imagebind_jax.errors import UserError
 
 
 def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Dataclasses, mappings and tuples of them as {"a.b.c": what JSON can hold}. Raises UserError."""
+    """Dataclasses, mappings and tuples of them as {"a.b.c": what JSON can hold}. Raises UserError.
+
+    Of a dataclass, the fields that are `told`.
+    """
     into: dict[str, Any] = {}
     for name, value in fields.items():
         _flatten(name, value, into)
     return into
 
 
+def told(value: Any) -> dict[str, Any]:
+    """A dataclass's fields; but not those that its `younger_fields` names, at their defaults.
+
+    A field that a class was given later says nothing there of what was made before it.
+    """
+    younger = getattr(value, "younger_fields", ())
+    fields = {f.name: (getattr(value, f.name), f.default) for f in dataclasses.fields(value)}
+    return {n: now for n, (now, default) in fields.items() if n not in younger or now != default}
+
+
 def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
     if dataclasses.is_dataclass(value):
         into[name] = type(value).__name__
-        for field in dataclasses.fields(value):
-            _flatten(f"{name}.{field.name}", getattr(value, field.name), into)
+        for field, item in told(value).items():
+            _flatten(f"{name}.{field}", item, into)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             _flatten(f"{name}.{key}", item, into)

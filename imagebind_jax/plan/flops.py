@@ -31,7 +31,7 @@ def forward(config: EncoderConfig, embed_dim: int) -> int:
     attention = 2 * length * keys * width
     adapters = length * config.lora_rank * sum(ends[name] for name in config.lora)
     stem = (length - 1) * math.prod(config.patch) * config.shape[-1] * width if config.patch else 0
-    head = width * embed_dim
+    head = width * embed_dim + config.mlp_head * width * width
     return 2 * (config.depth * (products + attention + adapters) + stem + head)
 
 

@@ -16,7 +16,7 @@ def fill(params: Mapping, config: ImageBindConfig, path: str | os.PathLike) -> d
     """`params` of a model with every encoder that a checkpoint has too replaced by it.
 
     Arrays keep dtype and placement; positions are interpolated for other input shapes; adapters
-    and a learned scale that the checkpoint lacks stay as they are. Raises UserError where an
+    and a learned scale or bias that the checkpoint lacks stay as they are. Raises UserError where an
     encoder of the checkpoint is not that of `config`, or none is shared.
     """
     flat = dict(traverse_util.flatten_dict(params, sep="/"))
@@ -33,6 +33,7 @@ def fill(params: Mapping, config: ImageBindConfig, path: str | os.PathLike) -> d
 # What an encoder's parameters do not depend on, or `fill` can adapt.
 _ADAPTED = (
     "shape", "drop_path", "head_dropout", "position_std", "logit_scale", "learn_scale",
+    "logit_bias",
 )  # fmt: skip
 _LORA = ("lora", "lora_rank", "lora_scale")
 
