@@ -1,0 +1,131 @@
+"""The report of ablations in Markdown: all verdicts at a glance, then each ablation's table and sentences."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from imagebind_jax.ablate import words
+from imagebind_jax.errors import one_line
+
+TOWERS_IN = "image-encoder"  # the ablation that they belong to
+TOWERS = "What the frozen image towers find on images themselves, zero-shot, in percent:"
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The whole report; the same results give the same text."""
+    names = {ablation["name"] for ablation in results["ablations"]}
+    parts = [
+        f"# {words.TITLE}",
+        f"```bash\n{one_line(results['command'])}\n```",
+        escaped(words.made(results)),
+        words.WORLD,
+        words.tasks(results),
+        escaped(words.tested(results)),
+        "Tables: percent, mean ± standard deviation over the seeds, the highest of a column in bold.",
+        "" if TOWERS_IN in names else _towers(results),
+        *_summary(results),
+        *_questions(results),
+    ]
+    for ablation in results["ablations"]:
+        parts += _section(ablation, results)
+    if results["left_out"]:
+        left = [f"* {escaped(one['name'])}: {escaped(one['why'])}" for one in results["left_out"]]
+        parts += ["## Left out", "\n".join(left)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _summary(results: Mapping[str, Any]) -> list[str]:
+    found = words.verdicts(results, ours=False)
+    if not found:
+        return []
+    head = (
+        "claim of the paper",
+        "task",
+        "the paper",
+        f"ours ({words.level(results)} interval)",
+        "verdict",
+    )
+    lines = [
+        (_link(a, v), escaped(words.task(v)), words.paper_difference(v), _ours(v), _verdict(v))
+        for a, v in found
+    ]
+    return [
+        "## Verdicts",
+        f"{words.counted(results)} Differences are in points of percent.",
+        _table(head, lines, right=[2]),
+    ]
+
+
+def _questions(results: Mapping[str, Any]) -> list[str]:
+    found = words.verdicts(results, ours=True)
+    if not found:
+        return []
+    head = (
+        "question of our own",
+        "task",
+        f"difference ({words.level(results)} interval)",
+        "verdict",
+    )
+    lines = [(_link(a, v), escaped(words.task(v)), _ours(v), _verdict(v)) for a, v in found]
+    return ["## Beyond the paper", _table(head, lines, right=[])]
+
+
+def _section(ablation: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
+    columns = words.columns(ablation)
+    source = f" The paper's numbers: {escaped(ablation['source'])}." if ablation["source"] else ""
+    rows = []
+    for i, row in enumerate(ablation["rows"]):
+        label = escaped(row["label"])
+        if row["paper_label"]:
+            label += f" (the paper: {escaped(row['paper_label'])})"
+        cells = [f"**{c.cells[i]}**" if i in c.best else c.cells[i] for c in columns]
+        rows.append((label, *cells))
+    head = ("", *(escaped(column.title) for column in columns))
+    said = [
+        f"* {_verdict(v)}: {escaped(v['says'])}. {escaped(words.sentence(v, results))}"
+        for v in ablation["verdicts"]
+    ]
+    return [
+        f"## {escaped(ablation['title'])}",
+        escaped(ablation["about"]) + source,
+        _towers(results) if ablation["name"] == TOWERS_IN else "",
+        _table(head, rows, right=range(1, len(head))) if rows else "",
+        "\n".join(said),
+    ]
+
+
+def _towers(results: Mapping[str, Any]) -> str:
+    lines = words.towers(results)
+    if not lines:
+        return ""
+    head, *rows = [[escaped(cell) for cell in line] for line in lines]
+    return f"{TOWERS}\n\n{_table(head, rows, right=range(1, len(head)))}"
+
+
+def _link(ablation: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
+    """As GitHub names headings."""
+    anchor = re.sub(r"[^\w\- ]", "", one_line(ablation["title"]).lower()).replace(" ", "-")
+    return f"[{escaped(verdict['says'])}](#{anchor})"
+
+
+def _ours(verdict: Mapping[str, Any]) -> str:
+    number = verdict["number"]
+    return f"{words.signed(verdict['difference'], number)} ({words.interval(verdict)})"
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    return f"**{escaped(verdict['verdict'])}**"
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]], right: Iterable[int]) -> str:
+    """Cells are Markdown already."""
+    rule = ["---:" if i in set(right) else "---" for i in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
+
+
+def escaped(text: str) -> str:
+    """Text on one line, in or out of a table, without any markup."""
+    line = one_line(text)
+    for special in "\\|*`[]":
+        line = line.replace(special, f"\\{special}")
+    return line.replace("&", "&amp;").replace("<", "&lt;")

@@ -1,0 +1,200 @@
+"""The report of ablations as one page: a forest of all verdicts, then each ablation beside the paper's."""
+
+import html
+import importlib.resources
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from imagebind_jax import files
+from imagebind_jax.ablate import marks, words
+from imagebind_jax.report.elements import section, text
+
+
+def write_page(path: pathlib.Path, results: Mapping[str, Any]) -> None:
+    """Writes a page that needs no other file and no network; replaces `path` at once.
+
+    results: what an ablation's results.json holds.
+    """
+    body = [
+        _header(results),
+        _forest(
+            "verdicts",
+            "The paper's claims",
+            f"{words.counted(results)} Right of 0 the claim holds; the interval decides.",
+            words.verdicts(results, ours=False),
+        ),
+        _forest(
+            "questions",
+            "Beyond the paper",
+            "Questions of our own, put to the same test.",
+            words.verdicts(results, ours=True),
+        ),
+        section(
+            "ablations",
+            "Every ablation",
+            "Percent, mean ± standard deviation over the seeds, the highest of a column in bold. In "
+            "the charts a dot is a seed and a bar their mean; their scales do not begin at 0.",
+            *(_article(ablation, results) for ablation in results["ablations"]),
+        ),
+        _towers(results),
+        _left_out(results),
+        f"<footer><p>{text(words.made(results))}</p><p>Again: <code>{text(results['command'])}"
+        "</code></p></footer>",
+    ]
+    ours, report = (
+        importlib.resources.files(f"imagebind_jax.{name}") for name in ("ablate", "report")
+    )
+    style = report.joinpath("style.css").read_text("utf-8")
+    page = report.joinpath("page.html").read_text("utf-8")
+    page = page.format(
+        title=html.escape(f"imagebind_jax: {words.TITLE}"),
+        style=style + ours.joinpath("page.css").read_text("utf-8"),
+        body="\n".join(body),
+    )
+    files.replace_text(path, page)
+
+
+def _header(results: Mapping[str, Any]) -> str:
+    tiles = [
+        *zip(words.counts(results).values(), ("reproduce", "do not", "are too close to call")),
+        (len(results["seeds"]), "seeds, paired"),
+    ]
+    cells = "".join(f"<li><b>{text(a)}</b><span>{text(b)}</span></li>" for a, b in tiles)
+    says = (words.WORLD, words.tasks(results), words.tested(results))
+    lead = "".join(f'<p class="says">{text(each)}</p>' for each in says if each)
+    return (
+        f'<div><p class="eyebrow">imagebind_jax · ablations</p><h1>{text(words.TITLE)}</h1>'
+        f'{lead}</div><ul class="tiles">{cells}</ul>'
+    )
+
+
+def _forest(
+    name: str, title: str, says: str, found: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> str:
+    """Differences in points on one scale, distances on another."""
+    parts = []
+    for distances in (False, True):
+        some = [(a, v) for a, v in found if (v["number"] in words.DISTANCES) == distances]
+        if not some:
+            continue
+        scale = marks.differences([verdict for _, verdict in some])
+        lines = [
+            f'<li><p><a href="#{text(ablation["name"])}">{text(verdict["says"])}</a>'
+            f"<small>{text(words.task(verdict))}</small></p>{marks.forest_line(verdict, scale)}"
+            f'<p><span class="verdict {marks.kind(verdict)}">{text(verdict["verdict"])}</span>'
+            f"{_numbers(verdict)}</p></li>"
+            for ablation, verdict in some
+        ]
+        unit = "distance" if distances else "points of percent"
+        lines.append(
+            f'<li class="scale-line"><p></p>{marks.axis(scale, sign=True)}'
+            f"<p><small>{unit}</small></p></li>"
+        )
+        parts.append(f'<ol class="forest">{"".join(lines)}</ol>')
+    return section(
+        name, title, says, *([marks.legend(v for _, v in found), *parts] if parts else [])
+    )
+
+
+def _numbers(verdict: Mapping[str, Any]) -> str:
+    difference = words.signed(verdict["difference"], verdict["number"])
+    paper = f"<small>the paper {words.paper_difference(verdict)}</small>"
+    said = f"<small>{difference} ({words.interval(verdict)})</small>"
+    return said if verdict["ours"] else said + paper
+
+
+# ---- an ablation
+
+
+def _article(ablation: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    columns = words.columns(ablation)
+    paper, ours = ([c for c in columns if bool(c.number) == mine] for mine in (False, True))
+    source = f", {ablation['source']}" if ablation["source"] else ""
+    names = [row["label"] for row in ablation["rows"]]
+    theirs = [row["paper_label"] or row["label"] for row in ablation["rows"]]
+    tables = _table(f"The paper{source}", theirs, paper) if paper else ""
+    tables += _table("Ours", names, ours)
+    asked = {v[key] for v in ablation["verdicts"] for key in ("number", "other")}
+    asked |= set(ablation["numbers"][:1])
+    charts = "".join(_chart(column, ablation) for column in ours if column.number in asked)
+    said = "".join(
+        f'<li><b class="verdict {marks.kind(v)}">{text(v["verdict"])}</b>: {text(v["says"])}. '
+        f"{text(words.sentence(v, results))}</li>"
+        for v in ablation["verdicts"]
+    )
+    return (
+        f'<article id="{text(ablation["name"])}"><h3>{text(ablation["title"])}</h3>'
+        f'<p class="about">{text(ablation["about"])}</p><div class="tables">{tables}</div>'
+        f'<div class="charts">{charts}</div>'
+        f"{f'<ul class=found-here>{said}</ul>' if said else ''}</article>"
+    )
+
+
+def _table(title: str, names: Sequence[str], columns: Sequence[words.Column]) -> str:
+    head = "".join(f'<th scope="col">{text(column.short)}</th>' for column in columns)
+    rows = []
+    for i, name in enumerate(names):
+        cells = [f"<b>{c.cells[i]}</b>" if i in c.best else c.cells[i] for c in columns]
+        line = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{text(name)}</th>{line}</tr>')
+    return (
+        f'<div><h4>{text(title)}</h4><div class="scroll" tabindex="0"><table><thead><tr>'
+        f'<th scope="col"><span class="sr">Setting</span></th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></div>"
+    )
+
+
+def _chart(column: words.Column, ablation: Mapping[str, Any]) -> str:
+    """A line each row that has numbers; empty where none has."""
+    lines = [
+        (row["label"], row["scores"][column.task][column.number])
+        for row, cell in zip(ablation["rows"], column.cells)
+        if cell != words.NONE
+    ]
+    if not lines:
+        return ""
+    every = [value for _, values in lines for value in values]
+    scale = marks.Scale(min(every), max(every), about=3)
+    drawn = "".join(
+        f"<span>{text(label)}</span>{marks.seeds_line(values, scale)}" for label, values in lines
+    )
+    return (
+        f'<div class="chart"><h4>{text(column.short)}</h4><div>{drawn}<span></span>'
+        f"{marks.axis(scale)}</div></div>"
+    )
+
+
+# ---- the rest
+
+
+def _towers(results: Mapping[str, Any]) -> str:
+    lines = words.towers(results)
+    if not lines:
+        return ""
+    head, *rows = ([text(cell) for cell in line] for line in lines)
+    return section(
+        "towers",
+        "The frozen image towers",
+        "What they find on images themselves, zero-shot, in percent.",
+        '<div class="tables"><div class="scroll" tabindex="0"><table><thead><tr>'
+        + "".join(f'<th scope="col">{cell}</th>' for cell in head)
+        + "</tr></thead><tbody>"
+        + "".join(
+            f'<tr><th scope="row">{size}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
+            for size, *cells in rows
+        )
+        + "</tbody></table></div></div>",
+    )
+
+
+def _left_out(results: Mapping[str, Any]) -> str:
+    lines = "".join(
+        f"<li><b>{text(one['name'])}</b>: {text(one['why'])}</li>" for one in results["left_out"]
+    )
+    return section(
+        "left-out",
+        "Left out",
+        "What was not measured, and why.",
+        *([f'<ul class="missing">{lines}</ul>'] if lines else []),
+    )
