@@ -46,6 +46,17 @@ def parser(description: str) -> argparse.ArgumentParser:
     evaluate.add_argument("--compare", metavar="DIR", help="results of another run, beside ours")
     _add_hosts(evaluate)
 
+    ablate = commands.add_parser(
+        "ablate",
+        help="the paper's ablations on the built-in world, with verdicts; goes on by itself",
+    )
+    ablate.add_argument("names", metavar="NAME", nargs="*", help="all, or some (--list)")
+    ablate.add_argument("--list", action="store_true", help="what there is")
+    ablate.add_argument("--out", default="runs/ablate", help="folder (default: runs/ablate)")
+    ablate.add_argument("--seeds", type=int, default=6, help="worlds, and encoders (default: 6)")
+    ablate.add_argument("--budget", metavar="TIME", help="such as 30m: what fits is run")
+    ablate.add_argument("--workers", type=int, help="processes (default: one a core)")
+
     convert = commands.add_parser(
         "convert",
         help="weights from PyTorch or CLIP to a folder of ours, safetensors or PyTorch",

@@ -1,10 +1,11 @@
-"""The command line: imagebind-jax <demo|train|evaluate|embed|search|page|convert|prepare|plan|launch>.
+"""The command line: imagebind-jax <demo|train|evaluate|ablate|embed|search|page|convert|prepare|plan|launch>.
 
 Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else; docs/running.md has
 those of runs that could not go on.
 """
 
 import argparse
+import math
 import os
 import pathlib
 import sys
@@ -47,6 +48,7 @@ def _run(arguments: list[str]) -> int | None:
         "demo": _demo,
         "train": _train,
         "evaluate": _evaluate,
+        "ablate": _ablate,
         "embed": file_commands.embed,
         "search": file_commands.search,
         "page": file_commands.page,
@@ -151,6 +153,26 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
             only=only,
             compare=options.compare,
         )
+
+
+def _ablate(options: argparse.Namespace, _: list[str]) -> None:
+    from imagebind_jax import ablate
+
+    if options.list:
+        print("\n".join(f"{each.name:20}{each.title}" for each in ablate.claims.ABLATIONS))
+        return
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers must be at least 1, got {options.workers}")
+    said = [*options.names, f"--seeds {options.seeds}" if options.seeds != ablate.SEEDS else ""]
+    said.append(f"--budget {options.budget}" if options.budget else "")
+    ablate.run(
+        options.names,
+        options.out,
+        seeds=options.seeds,
+        budget=ablate.seconds(options.budget) if options.budget else math.inf,
+        workers=options.workers,
+        command=" ".join(["imagebind-jax ablate", *filter(None, said)]),
+    )
 
 
 def _convert(options: argparse.Namespace, _: list[str]) -> None:

@@ -41,6 +41,7 @@ FLOORS = (
     {"page"},
     {"health", "replicas"},
     {"training_step"},
+    {"ablate"},
     {"loop"},
     {"train"},
     {"plan"},

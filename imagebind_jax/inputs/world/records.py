@@ -62,14 +62,14 @@ class World:
         def rng(modality: str) -> np.random.Generator:
             return self._rng(split, index, modality)
 
-        first, second = scene.cameras
+        first, last = scene.cameras[0], scene.cameras[-1]
         if {"vision", "depth", "thermal"} & set(modalities):
             hits = trace.cast(scene, first, self.size)
         if "vision" in modalities:
             noise, views = rng("vision"), []
             level = noise.uniform(0.003, 0.015)
             for camera in scene.cameras:
-                view = hits if camera is first else trace.cast(scene, second, self.size)
+                view = hits if camera is first else trace.cast(scene, camera, self.size)
                 image = render.color(view, scene, camera, self.size, self.antialias)
                 grain = noise.standard_normal(image.shape, dtype=np.float32)
                 views.append(_jpeg(image + np.float32(level) * grain))
@@ -84,7 +84,7 @@ class World:
             names = SHAPES[concept.shape], MATERIALS[concept.material]
             record["audio"] = _flac(sound.synthesize(*names, scene.items[0].scale, rng("audio")))
         if "imu" in modalities:
-            record["imu"] = _npy(motion.measure(first, second, rng("imu")))
+            record["imu"] = _npy(motion.measure(first, last, rng("imu")))
             record["imu_rate"] = motion.RATE
         if "text" in modalities:
             record["text"] = captions.caption(concept, rng("text"))

@@ -1,0 +1,198 @@
+"""What is to be done for some ablations and seeds, in which order, what it costs; and doing it."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from imagebind_jax import files
+from imagebind_jax.ablate import cores, data, runs, towers
+from imagebind_jax.ablate.ablation import Ablation, Setting
+from imagebind_jax.errors import UserError
+from imagebind_jax.inputs.described import digest, told
+
+# Seconds on one core of BENCHMARKS.md's machine, by which progress and budgets are reckoned.
+PART_COSTS = {
+    "tower-small": 100.0, "tower-base": 60.0, "tower-large": 110.0,
+    "test": 25.0, "depth": 48.0, "audio": 60.0,
+}  # fmt: skip
+COMPILING = 7.0
+STEP_COSTS = {"depth": (1.5e-3, 9e-5), "thermal": (1.5e-3, 9e-5), "audio": (3e-3, 3.3e-4)}
+# A result depends on these parts of the package; with others it is not taken for the same.
+MADE_BY = (
+    "ablate/baselines.py", "ablate/data.py", "ablate/runs.py", "ablate/towers.py", "inputs/world/*.py",
+    "inputs/augment.py", "inputs/rand_augment.py", "inputs/rows.py", "inputs/vision.py", "inputs/depth.py",
+    "inputs/audio.py", "inputs/thermal.py", "inputs/images.py", "inputs/spectrograms.py", "inputs/text.py",
+    "attention.py", "encoders.py", "gradients.py", "health.py", "layers.py", "losses.py", "model.py",
+    "optimizer.py", "sharding.py", "training_step.py", "evaluators/zero_shot.py", "evaluators/ranking.py",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One part of a seed's data, or the runs of one setting with several seeds."""
+
+    seeds: tuple[int, ...]
+    part: str = ""
+    setting: Setting | None = None
+
+    @property
+    def cost(self) -> float:
+        """Seconds, about, on one core."""
+        if self.setting is None:
+            return PART_COSTS[self.part]
+        steps = towers.steps(self.setting)
+        fixed, each = STEP_COSTS[self.setting.modality]
+        return COMPILING + len(self.seeds) * steps * (fixed + each * self.setting.batch_size)
+
+    @property
+    def says(self) -> str:
+        if self.setting is None:
+            return f"seed {self.seeds[0]}: {self.part}"
+        return f"{self.setting.modality}, {len(self.seeds)} seeds"
+
+
+def code() -> str:
+    """A digest of what results depend on."""
+    package = pathlib.Path(__file__).parents[1]
+    found = hashlib.sha256()
+    for pattern in MADE_BY:
+        for path in sorted(package.glob(pattern)):
+            found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()[:8]
+
+
+def made(out: pathlib.Path) -> pathlib.Path:
+    """The folder, in `out`, of what this code makes: data and results of other code are not in it."""
+    return out / f"made-{code()}"
+
+
+class Results:
+    """The numbers of finished runs: a file each, sealed; what is damaged is made again."""
+
+    def __init__(self, folder: pathlib.Path):
+        """folder: that of `made`."""
+        self.folder = folder
+
+    def _path(self, setting: Setting, seed: int) -> pathlib.Path:
+        return self.folder / "runs" / f"{digest(told(setting))[:16]}-{seed}.json"
+
+    def get(self, setting: Setting, seed: int) -> runs.Numbers | None:
+        try:
+            return files.read_sealed(self._path(setting, seed))["numbers"]
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+
+    def put(self, setting: Setting, seed: int, numbers: runs.Numbers) -> None:
+        path = self._path(setting, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        said = {"setting": told(setting), "seed": seed, "numbers": numbers}
+        files.write_sealed(path, json.loads(json.dumps(said)))
+
+    def todo(self, ablations: Sequence[Ablation], seeds: Sequence[int]) -> list[Job]:
+        """Data first, then each setting once, in the order of the ablations."""
+        settings = dict.fromkeys(s for ablation in ablations for s in ablation.settings)
+        missing = {
+            setting: left
+            for setting in settings
+            if (left := tuple(seed for seed in seeds if self.get(setting, seed) is None))
+        }
+        needed = {seed for left in missing.values() for seed in left}
+        made = [
+            Job((seed,), part)
+            for part in data.PARTS
+            for seed in seeds
+            if seed in needed and not data.Folder(self.folder, seed).has(f"{part}.done")
+        ]
+        return made + [Job(left, setting=setting) for setting, left in missing.items()]
+
+
+def work(folder: pathlib.Path, number: int, job: Job) -> None:
+    """One job, in a process of `cores`. folder: that of `made`."""
+    results = Results(folder)
+    if job.setting is None:
+        [seed] = job.seeds
+        data.make(results.folder, seed, job.part, lambda share: cores.tell(number, share))
+        return
+    for i, seed in enumerate(job.seeds):
+
+        def tell(share: float, before: int = i) -> None:
+            cores.tell(number, (before + share) / len(job.seeds))
+
+        numbers, _ = runs.run(job.setting, seed, results.folder, tell)
+        results.put(job.setting, seed, numbers)
+
+
+def do(
+    folder: pathlib.Path,
+    jobs: Sequence[Job],
+    workers: int,
+    deadline: float,
+    tell: Callable[[float, Job], None],
+) -> int:
+    """Does jobs in their order, `workers` at once; returns how many were left at the deadline.
+
+    tell: told the seconds' worth that is done, and of which job. deadline: of time.monotonic(), from
+    which on none is begun. Raises what a job raises, and UserError where a process was killed.
+    """
+    context = cores.context()
+    messages, turn = context.Queue(), context.Value("i", 0)
+    waiting, shares = list(enumerate(jobs)), dict.fromkeys(range(len(jobs)), 0.0)
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, initializer=cores.begin, initargs=(os.getpid(), turn, messages)
+    ) as pool:
+        running: dict[concurrent.futures.Future, int] = {}
+        try:
+            while waiting or running:
+                late = time.monotonic() >= deadline
+                while waiting and not late and len(running) < workers:
+                    number, job = next(
+                        _ready(waiting, {jobs[i] for i in running.values()}), (-1, None)
+                    )
+                    if job is None:
+                        break
+                    waiting.remove((number, job))
+                    running[pool.submit(work, folder, number, job)] = number
+                if late and not running:
+                    return len(waiting)
+                done, _ = concurrent.futures.wait(
+                    running, 0.5, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                while not messages.empty():
+                    number, shares[number] = messages.get()
+                for future in done:
+                    number = running.pop(future)
+                    future.result()
+                    shares[number] = 1.0
+                spent = sum(shares[i] * job.cost for i, job in enumerate(jobs))
+                tell(spent, jobs[next(iter(running.values()), len(jobs) - 1)])
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(
+                "a process of the bench was killed (out of memory?): the same command goes on, "
+                "--workers 1 needs less"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # in the middle of a run, which is made again
+            raise
+    return 0
+
+
+def _ready(waiting: Sequence[tuple[int, Job]], running: set[Job]) -> Iterator[tuple[int, Job]]:
+    """Jobs that nothing unfinished comes before: parts of a seed one after the other, then runs."""
+    unfinished = [job for _, job in waiting] + list(running)
+    for number, job in waiting:
+        before = {other.seeds[0] for other in unfinished if other.part and other != job}
+        if job.setting is not None and not before & set(job.seeds):
+            yield number, job
+        elif job.part:
+            order = data.PARTS.index(job.part)
+            earlier = (o for o in unfinished if o.part and o.seeds == job.seeds and o != job)
+            if all(data.PARTS.index(o.part) > order for o in earlier):
+                yield number, job

@@ -1,0 +1,158 @@
+"""One run: a setting and a seed, from arrays in memory to the numbers of the encoder that comes out."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from imagebind_jax.ablate import data, towers
+from imagebind_jax.ablate.ablation import Setting
+from imagebind_jax.ablate.baselines import DEPTH
+from imagebind_jax.ablate.data import Folder
+from imagebind_jax.evaluators import retrieval, zero_shot
+from imagebind_jax.evaluators.common import unit
+from imagebind_jax.inputs.spectrograms import BANDS, mask_bands, normalise
+
+Numbers = dict[str, float]
+
+
+def run(
+    setting: Setting,
+    seed: int,
+    folder: pathlib.Path,
+    tell: Callable[[float], None] = lambda share: None,
+) -> tuple[Numbers, Mapping]:
+    """(numbers, parameters) of the encoder that a setting makes, on a seed's data.
+
+    Numbers in percent: "top1", emergent zero-shot on combinations that were held out, and "r1", the
+    share of test samples whose own picture is the nearest, with "_centred" what both are once each
+    side's mean is taken off; and "gap", the distance of the two means. tell: told the share that is
+    done.
+    """
+    config, of, done = towers.config(setting, seed), Folder(folder, seed), 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        tell(done / config.steps)
+
+    params = towers.trained(config, _batches(setting, of), advance)
+    z = towers.embed(
+        config.model, params, setting.modality, of.read(f"test-{setting.modality}.npy")
+    )
+    size = setting.image_encoder
+    pictures = of.read(f"test-z-{size}.npy")
+    task = towers.TASK[setting.modality]
+    classes = of.read(f"classes-{task}-{size}.npy")
+    column = ("shape", "material").index(task)
+    return numbers(z, pictures, classes, of.read("test-labels.npy")[:, column]), params
+
+
+def numbers(
+    z: Float[np.ndarray, "n e"],
+    pictures: Float[np.ndarray, "n e"],
+    classes: Float[np.ndarray, "c e"],
+    labels: np.ndarray,
+) -> Numbers:
+    """What `run` gives, of unit vectors."""
+    z, pictures, classes = (np.asarray(x, np.float32) for x in (z, pictures, classes))
+    found = {
+        "gap": float(np.linalg.norm(z.mean(axis=0) - pictures.mean(axis=0))),
+    }
+    for end, (a, b, c) in {
+        "": (z, pictures, classes),
+        "_centred": (_centred(z), _centred(pictures), _centred(classes)),
+    }.items():
+        found[f"top1{end}"] = 100 * zero_shot.top1(a, c, labels)
+        found[f"r1{end}"] = 100 * retrieval.recall(retrieval.ranks(a, b))
+    return found
+
+
+def _centred(z: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
+    return unit(z - z.mean(axis=0, keepdims=True))
+
+
+def _batches(setting: Setting, of: Folder) -> Callable[[int], dict[str, np.ndarray]]:
+    """step -> batch: every record once an epoch, each time in a view drawn anew.
+
+    Audio has a slot for each moment, and pictures for each; depth maps have one for each view.
+    """
+    modality = setting.modality
+    x, hubs = _inputs(setting, of), _hubs(setting, of)
+    rng = np.random.default_rng([of.seed, 3, setting.repeat])
+    weight = np.ones(setting.batch_size, np.float32)
+    slots, left = x.shape[1], np.zeros(0, int)
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        nonlocal left
+        while len(left) < setting.batch_size:
+            left = np.concatenate([left, rng.permutation(setting.pairs)])
+        rows, left = left[: setting.batch_size], left[setting.batch_size :]
+        # All is drawn in every setting, so that what settings share stays the same.
+        slot, another = rng.integers(slots, size=(2, len(rows)))
+        share = rng.random(len(rows))
+        beside = slot if setting.aligned or modality != "audio" else another
+        hub = hubs[step % len(hubs)]
+        per = hub.shape[1] / slots  # pictures of a slot: several, one, or one for all
+        inputs = x[rows, slot].astype(np.float32)
+        if setting.mask_bands:
+            _mask(inputs, setting.mask_bands, np.random.default_rng([of.seed, 4, step]))
+        return {
+            "anchor:vision": hub[rows, (per * (beside + share)).astype(int)].astype(np.float32),
+            modality: inputs,
+            "weight": weight,
+        }
+
+    return batch
+
+
+def _inputs(setting: Setting, of: Folder) -> np.ndarray:
+    """[records, views or moments or 1, ...]."""
+    if setting.modality == "audio":
+        return of.read("audio.npy")
+    if setting.modality == "thermal":
+        return of.read("depth-plain-thermal.npy")[:, None]
+    return of.read(f"depth-{data.named(data.way_of(setting))}.npy")
+
+
+def _hubs(setting: Setting, of: Folder) -> list[np.ndarray]:
+    """[records, views, width] each: what steps in turn are against."""
+    modality = setting.modality
+    if modality == "thermal":  # beside plain pictures, or the depth maps of the same scenes
+        z = of.read("depth-plain-vision.npy")
+        if setting.hub == "depth":
+            _, params = run(DEPTH, of.seed, of.path.parent)
+            model = towers.config(DEPTH, of.seed).model
+            z = towers.embed(model, params, "depth", of.read("depth-plain-depth.npy"))
+        return [z[:, None]]
+    pictures = of.read(
+        f"{modality}-z-{data.named(data.way_of(setting))}-{setting.image_encoder}.npy"
+    )
+    captions = of.read(f"{modality}-z-text.npy")
+    task = towers.TASK[modality]
+    names = of.read(f"classes-{task}-base.npy")[of.read(f"{modality}-labels.npy")]
+    return {
+        "vision": [pictures],
+        "text": [captions],
+        "labels": [names],
+        "both": [pictures, captions],
+    }[setting.hub]
+
+
+def _mask(spectrograms: np.ndarray, most: int, rng: np.random.Generator) -> None:
+    """Sets up to `most` neighbouring bands of each to what `audio.LogMel(mask_bands=)` sets them."""
+    bands = np.ones((BANDS, 1), np.float32)
+    for x in spectrograms:
+        bands[:] = 1
+        mask_bands(bands, most, rng)
+        x[bands[:, 0] == 0] = MASKED
+
+
+def _masked() -> float:
+    """A band of 0 as the encoder sees it."""
+    normalised = float(normalise(np.zeros((BANDS, 1), np.float32))[0, 0, 0])
+    return (normalised - towers.LOUDNESS[0]) / towers.LOUDNESS[1]
+
+
+MASKED = _masked()

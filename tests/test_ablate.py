@@ -1,0 +1,335 @@
+"""The ablation bench: its table, what differs between settings, caching, order, budgets, the report."""
+
+import dataclasses
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+
+from imagebind_jax import ablate, cli
+from imagebind_jax.ablate import claims, data, jobs, runs, towers
+from imagebind_jax.ablate.ablation import Ablation, Claim, Row, Setting
+from imagebind_jax.ablate.baselines import AUDIO, BASELINE, DEPTH, THERMAL
+from imagebind_jax.ablate.jobs import Job, Results
+from imagebind_jax.errors import UserError
+
+# Table 5, 6 and 7 of the paper and its appendix, typed anew from there: (depth, audio).
+PAPER = {
+    "temperature": [(24.1, 54.8), (27.0, 56.7), (27.3, 52.4), (None, None), (26.7, 45.4), (28.0, 24.3)],
+    "head": [(26.7, 56.7), (26.5, 51.0)],
+    "epochs": [(26.7, 56.7), (27.9, 61.3), (29.9, 62.9)],
+    "image-augmentation": [(25.4, 56.7), (26.7, 22.6)],
+    "spatial-alignment": [(16.0, None), (26.7, None)],
+    "random-erasing": [(24.2, None), (26.7, None)],
+    "temporal-alignment": [(None, 55.7), (None, 56.7)],
+    "frequency-masking": [(None, 56.5), (None, 56.7)],
+    "capacity": [(30.7, 52.8), (26.7, 56.7), (33.3, 54.8), (29.5, 60.3)],
+    "batch-size": [(47.3, 39.4), (46.5, 53.9), (43.0, 56.7), (39.9, 53.9)],
+    "objective": [(31.74, None), (29.04, None), (25.17, None)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_numbers_stand_in_the_table(name):
+    rows = claims.BY_NAME[name].rows
+    assert [(row.paper.get("depth"), row.paper.get("audio")) for row in rows] == PAPER[name]
+
+
+def test_each_claim_of_the_paper_holds_in_the_paper():
+    checked = 0
+    for ablation in claims.ABLATIONS:
+        rows = {row.label: row for row in ablation.rows}
+        for claim in ablation.claims:
+            if not claim.ours:
+                better, worse = (
+                    rows[label].paper[claim.task] for label in (claim.better, claim.worse)
+                )
+                assert better > worse, (ablation.name, claim)
+                checked += 1
+    assert checked >= 20
+
+
+def test_settings_of_an_ablation_differ_in_what_it_is_about_alone():
+    """But for what is said of them: epochs that keep steps, erasing as a part of strong augmentation."""
+    varied = {
+        "null": {"repeat"}, "image-encoder": {"image_encoder"}, "temperature": {"temperature", "learned"},
+        "head": {"head"}, "epochs": {"epochs"}, "image-augmentation": {"augmentation", "erase"},
+        "spatial-alignment": {"aligned"}, "random-erasing": {"erase"}, "temporal-alignment": {"aligned"},
+        "frequency-masking": {"mask_bands"}, "capacity": {"encoder", "image_encoder"},
+        "batch-size": {"batch_size"}, "objective": {"objective"}, "hub": {"hub"},
+        "pairs": {"pairs", "epochs"}, "gap": {"temperature"}, "sigmoid": {"objective", "batch_size"},
+        "chained": {"hub", "epochs"},
+    }  # fmt: skip
+    assert varied.keys() == claims.BY_NAME.keys()
+    for name, fields in varied.items():
+        for task in claims.BY_NAME[name].tasks:
+            settings = [
+                row.settings[task] for row in claims.BY_NAME[name].rows if task in row.settings
+            ]
+            found = {
+                field.name
+                for field in dataclasses.fields(Setting)
+                if len({getattr(setting, field.name) for setting in settings}) > 1
+            }
+            assert found and found <= fields, (name, task)
+
+
+def test_the_baseline_is_in_each_of_the_papers_tables():
+    for name in PAPER:
+        for task in claims.BY_NAME[name].tasks:
+            settings = [row.settings.get(task) for row in claims.BY_NAME[name].rows]
+            assert BASELINE[task] in settings, (name, task)
+
+
+def test_no_recording_is_in_two_sets_of_a_seed():
+    first, each = data.FIRST, data.MOMENTS * data.PAIRS
+    assert all(place % data.MOMENTS == 0 for place in first.values())
+    assert first["depth"] >= data.MOMENTS * towers.TOWER_PAIRS
+    assert first["depth"] + each <= first["audio"]
+
+
+def test_as_many_steps_for_any_number_of_pairs():
+    for task in BASELINE:
+        steps = {towers.steps(row.settings[task]) for row in claims.BY_NAME["pairs"].rows}
+        assert len(steps) == 1
+
+
+def test_a_setting_is_the_training_that_it_says():
+    config = towers.config(dataclasses.replace(DEPTH, head="mlp", temperature=0.5), seed=3)
+    encoder = config.model.encoders["depth"]
+    assert (encoder.mlp_head, encoder.logit_scale, encoder.learn_scale) == (True, 2.0, False)
+    assert (config.batch_size, config.steps, config.seed) == (32, 32 * 1024 // 32, 3)
+    sigmoid = towers.config(dataclasses.replace(AUDIO, objective="sigmoid", batch_size=33), seed=0)
+    assert sigmoid.objective == "sigmoid"
+    assert sigmoid.model.encoders["audio"].logit_bias == pytest.approx(-math.log(32))
+    again = towers.config(dataclasses.replace(DEPTH, repeat=1), seed=3)
+    assert again.seed != config.seed and again.steps == config.steps
+
+
+# ---- numbers
+
+
+def on_circle(degrees):
+    return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1).astype(
+        np.float32
+    )
+
+
+def test_numbers_known_by_hand():
+    pictures = on_circle([0.0, 90.0, 180.0, 270.0])
+    classes = on_circle([0.0, 90.0, 180.0, 270.0])
+    found = runs.numbers(pictures, pictures, classes, np.arange(4))
+    assert found == {"top1": 100, "r1": 100, "top1_centred": 100, "r1_centred": 100, "gap": 0}
+    far = on_circle([0.0, 4.0, 8.0, 12.0])  # all beside the first class, in another order
+    found = runs.numbers(far, pictures, classes, np.arange(4))
+    assert found["top1"] == 25 and found["r1"] == 25
+    assert found["gap"] == pytest.approx(1.0, abs=0.01)  # the pictures' mean is 0
+
+
+def test_what_a_shared_offset_hides_centring_shows():
+    rng = np.random.default_rng(0)
+    pictures = rng.standard_normal((64, 16)).astype(np.float32)
+    offset = np.zeros((1, 16), np.float32)
+    offset[0, 0] = 12.0
+    unit = lambda z: z / np.linalg.norm(z, axis=1, keepdims=True)  # noqa: E731
+    moved = unit(pictures + rng.standard_normal((64, 16)).astype(np.float32) + offset)
+    found = runs.numbers(moved, unit(pictures), unit(pictures), np.arange(64))
+    assert found["r1_centred"] > found["r1"] + 20
+
+
+# ---- the order of jobs, and what is not made twice
+
+
+SMALL = {"PAIRS": 48, "TEST": 24, "VIEWS": 2}
+
+
+@pytest.fixture
+def small(monkeypatch, quick_compilation):
+    for name, value in SMALL.items():
+        monkeypatch.setattr(data, name, value)
+    for name, value in {"TOWER_PAIRS": 48, "TOWER_STEPS": 4, "TOWER_BATCH": 8}.items():
+        monkeypatch.setattr(towers, name, value)
+    chained = dataclasses.replace(DEPTH, pairs=48, epochs=1, batch_size=8)
+    monkeypatch.setattr(runs, "DEPTH", chained)
+    monkeypatch.setattr(jobs.cores, "tell", lambda number, share: None)
+
+
+def ablation(**changed):
+    """A small one: 16 steps in all."""
+    base = dataclasses.replace(DEPTH, pairs=48, epochs=1, batch_size=8)
+    other = dataclasses.replace(base, **changed)
+    return Ablation(
+        "small", "Small", "",
+        (Row("one", {"depth": base}), Row("other", {"depth": other})),
+        (Claim("one beats the other", "depth", "one", "other", ours=True),),
+        "Nothing that means anything.",
+    )  # fmt: skip
+
+
+def test_parts_of_a_seed_come_one_after_the_other_and_before_its_runs():
+    parts = [Job((seed,), part) for part in data.PARTS for seed in (0, 1)]
+    runs_of = [Job((0,), setting=DEPTH), Job((0, 1), setting=AUDIO)]
+    waiting = list(enumerate([*parts, *runs_of]))
+    first = {job for _, job in jobs._ready(waiting, set())}
+    assert first == {Job((0,), data.PARTS[0]), Job((1,), data.PARTS[0])}
+    left = [(n, job) for n, job in waiting if not (job.part and job.seeds == (0,))]
+    assert Job((0,), setting=DEPTH) in {job for _, job in jobs._ready(left, set())}
+    running = {Job((0,), data.PARTS[-1])}
+    assert Job((0,), setting=DEPTH) not in {job for _, job in jobs._ready(left, running)}
+    assert Job((0, 1), setting=AUDIO) not in {job for _, job in jobs._ready(left, set())}
+
+
+def test_a_setting_that_two_ablations_share_is_run_once(tmp_path):
+    chosen = [claims.BY_NAME["temperature"], claims.BY_NAME["head"], claims.BY_NAME["gap"]]
+    settings = [job.setting for job in Results(tmp_path).todo(chosen, range(3)) if job.setting]
+    assert (
+        len(settings) == len(set(settings)) == 6 + 5 + 2 + 1
+    )  # six and five temperatures, two heads
+
+
+def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
+    """Data, runs, verdicts and reports, in this process; and again, from what is kept."""
+    done = []
+
+    def do(folder, todo, workers, deadline, tell):
+        for number, job in enumerate(todo):
+            jobs.work(folder, number, job)
+            done.append(job)
+        return 0
+
+    monkeypatch.setattr(jobs, "do", do)
+    monkeypatch.setattr(claims, "ABLATIONS", (ablation(repeat=1),))
+    said = []
+    found = ablate.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
+    assert len(done) == 3 * len(data.PARTS) + 2
+    [told] = found["ablations"]
+    scores = [row["scores"]["depth"]["top1"] for row in told["rows"]]
+    assert np.shape(scores) == (2, 3) and all(0 <= x <= 100 for row in scores for x in row)
+    difference = np.subtract(*scores)
+    assert told["verdicts"][0]["difference"] == pytest.approx(difference.mean())
+    assert "Nothing that means anything." in (tmp_path / "science.md").read_text()
+    assert (
+        json.loads((tmp_path / "results.json").read_text())["command"] == "imagebind-jax ablate all"
+    )
+    assert (tmp_path / "science.html").exists()
+
+    before, text = found["ablations"], (tmp_path / "science.md").read_text()
+    done.clear()
+    again = ablate.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
+    assert not done and again["ablations"] == before
+    results = Results(jobs.made(tmp_path))
+    path = results._path(told_setting := ablation().settings[0], 1)
+    path.write_text(path.read_text().replace('"top1"', '"top2"'))  # damaged: not believed
+    assert results.get(told_setting, 1) is None
+    ablate.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
+    assert [(job.setting, job.seeds) for job in done] == [(told_setting, (1,))]
+    assert (
+        ablate.gather(results, claims.ABLATIONS, range(3))["ablations"] == before
+    )  # made the same
+    assert text.split("## Small")[1] == (tmp_path / "science.md").read_text().split("## Small")[1]
+
+
+def test_every_kind_of_setting_trains(tmp_path, small):
+    """One step of each setting that there is, but for its size, on one seed's data."""
+    folder = tmp_path / "made"
+    for part in data.PARTS:
+        data.make(folder, 0, part, lambda share: None)
+    settings = dict.fromkeys(s for each in claims.ABLATIONS for s in each.settings)
+    short = dict.fromkeys(
+        dataclasses.replace(s, pairs=48, batch_size=8, epochs=1, temperature=0.1) for s in settings
+    )
+    assert len(short) >= 15
+    for setting in short:
+        batch = runs._batches(setting, data.Folder(folder, 0))(1)
+        shape = towers.config(setting, 0).model.encoders[setting.modality].shape
+        assert batch[setting.modality].shape == (8, *shape)
+        assert np.allclose(np.linalg.norm(batch["anchor:vision"], axis=1), 1, atol=1e-2)
+    for setting in (THERMAL, dataclasses.replace(AUDIO, objective="sigmoid", learned=True)):
+        setting = dataclasses.replace(setting, pairs=48, batch_size=8, epochs=1)
+        found, _ = runs.run(setting, 0, folder)
+        assert found.keys() == {"top1", "r1", "top1_centred", "r1_centred", "gap"}
+        assert all(np.isfinite(value) for value in found.values())
+
+
+def test_what_settings_share_is_drawn_the_same(tmp_path, small):
+    folder = data.Folder(tmp_path, 0)
+    for part in data.PARTS:
+        data.make(tmp_path, 0, part, lambda share: None)
+    base = dataclasses.replace(AUDIO, pairs=48, batch_size=16, mask_bands=0)
+    apart = dataclasses.replace(base, aligned=False)
+    batches = [runs._batches(setting, folder) for setting in (base, apart)]
+    for step in range(4):
+        a, b = (batch(step) for batch in batches)
+        assert (a["audio"] == b["audio"]).all()
+        assert (a["anchor:vision"] != b["anchor:vision"]).any()
+    masked = runs._batches(dataclasses.replace(base, mask_bands=12), folder)(0)["audio"]
+    plain = runs._batches(base, folder)(0)["audio"]
+    bands = (masked != plain).any(axis=(2, 3)).sum(axis=1)
+    assert 0 < bands.max() <= 12
+    assert np.unique(masked[masked != plain]).tolist() == [np.float32(runs.MASKED)]
+
+
+# ---- budgets and the command line
+
+
+def test_a_budget_takes_seeds_first_and_then_ablations(tmp_path):
+    results, chosen = Results(tmp_path), list(claims.ABLATIONS)
+    everything = ablate.fit(results, chosen, 6, math.inf, 2)
+    assert everything == (chosen, 6, [])
+    cost = sum(job.cost for job in results.todo(chosen, range(4))) / 2
+    fitting, seeds, left = ablate.fit(results, chosen, 6, cost + 1, 2)
+    assert (len(fitting), seeds, left) == (len(chosen), 4, [])
+    fitting, seeds, left = ablate.fit(results, chosen, 6, cost / 3, 2)
+    assert seeds == 3 and 1 <= len(fitting) < len(chosen)
+    assert [each["name"] for each in left] == [each.name for each in chosen[len(fitting) :]]
+    assert sum(job.cost for job in results.todo(fitting, range(3))) / 2 <= cost / 3
+
+
+def test_what_was_not_finished_is_said(tmp_path):
+    found = ablate.gather(Results(tmp_path), [ablation()], range(3))
+    assert found["ablations"] == []
+    assert found["left_out"] == [{"name": "small", "why": "was not finished within the budget"}]
+
+
+@pytest.mark.parametrize("text, seconds", [("30m", 1800), ("90s", 90), ("1.5h", 5400), ("2", 120)])
+def test_times(text, seconds):
+    assert ablate.seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["temprature"], "did you mean temperature?"),
+        ([], "which ablation?"),
+        (["null", "--seeds", "2"], "--seeds 2"),
+        (["null", "--budget", "soon"], "--budget soon"),
+        (["null", "--workers", "0"], "--workers"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, expected, mistake, tmp_path):
+    assert expected in mistake("ablate", *arguments, "--out", str(tmp_path / "out"))
+
+
+def test_the_list(capsys):
+    assert cli.main(["ablate", "--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(
+        claims.BY_NAME
+    )
+
+
+def test_a_deadline_begins_nothing(tmp_path):
+    todo = [Job((0,), data.PARTS[0])]
+    assert jobs.do(tmp_path, todo, 1, time.monotonic() - 1, lambda done, job: None) == 1
+
+
+def test_an_error_in_a_process_is_heard(tmp_path, monkeypatch):
+    """Its data are not there, so the run fails, and all ends."""
+    with pytest.raises(FileNotFoundError):
+        jobs.do(tmp_path, [Job((0,), setting=DEPTH)], 1, math.inf, lambda done, job: None)
+
+
+def test_a_setting_of_an_unknown_modality_is_refused():
+    with pytest.raises(UserError, match="smell"):
+        Setting("smell")
