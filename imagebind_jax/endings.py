@@ -40,6 +40,7 @@ def of(error: BaseException, arguments: Sequence[str]) -> Ending:
             "convert": "",
             "prepare": on,
             "evaluate": on,
+            "ablate": on,
             "embed": on,
             "search": "",
             "page": "",

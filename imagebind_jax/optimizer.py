@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from imagebind_jax.errors import UserError
 
+SCALES = {"log_logit_scale", "logit_bias"}  # of an encoder: numbers, where all else are arrays
 ALL_BUT_LORA = r"(?!.*_lora/)"  # for `frozen`: every parameter that belongs to no adapter
 
 
@@ -31,9 +32,13 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     clip_norm: float = 1.0
     frozen: tuple[str, ...] = ()
+    # How many times faster a learned temperature (and the sigmoid's bias) moves than all else: by
+    # `learning_rate` alone, a run of a thousand steps leaves it where it began.
+    scale_rate: float = 1.0
+    younger_fields = ("scale_rate",)
 
     def __post_init__(self):
-        for name in ("learning_rate", "clip_norm", "epsilon"):
+        for name in ("learning_rate", "clip_norm", "epsilon", "scale_rate"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be > 0, got {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "final_fraction"):
@@ -135,5 +140,8 @@ def update(
     for tower, gradient in grads.items():
         gradient = jax.tree.map(lambda g: g * clip, gradient)
         updates, state[tower] = _tower(config).update(gradient, state[tower], params[tower])
+        if config.scale_rate != 1:
+            for name in SCALES & updates.keys():
+                updates[name] = updates[name] * config.scale_rate
         params[tower] = jax.tree.map(lambda p, u: p - rate * u, params[tower], updates)
     return {tower: params[tower] for tower in grads}, state, norm

@@ -121,7 +121,7 @@ def test_numbers_known_by_hand():
     pictures = on_circle([0.0, 90.0, 180.0, 270.0])
     classes = on_circle([0.0, 90.0, 180.0, 270.0])
     found = runs.numbers(pictures, pictures, classes, np.arange(4))
-    assert found == {"top1": 100, "r1": 100, "top1_centred": 100, "r1_centred": 100, "gap": 0}
+    assert found.pop("gap") == 0 and found == dict.fromkeys(NAMES, 100)
     far = on_circle([0.0, 4.0, 8.0, 12.0])  # all beside the first class, in another order
     found = runs.numbers(far, pictures, classes, np.arange(4))
     assert found["top1"] == 25 and found["r1"] == 25
@@ -142,6 +142,7 @@ def test_what_a_shared_offset_hides_centring_shows():
 # ---- the order of jobs, and what is not made twice
 
 
+NAMES = [number + end for number in ("top1", "r1", "r10") for end in ("", "_centred")]
 SMALL = {"PAIRS": 48, "TEST": 24, "VIEWS": 2}
 
 
@@ -195,7 +196,7 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
 
     def do(folder, todo, workers, deadline, tell):
         for number, job in enumerate(todo):
-            jobs.work(folder, number, job)
+            jobs.work(folder, number, job, math.inf)
             done.append(job)
         return 0
 
@@ -249,7 +250,7 @@ def test_every_kind_of_setting_trains(tmp_path, small):
     for setting in (THERMAL, dataclasses.replace(AUDIO, objective="sigmoid", learned=True)):
         setting = dataclasses.replace(setting, pairs=48, batch_size=8, epochs=1)
         found, _ = runs.run(setting, 0, folder)
-        assert found.keys() == {"top1", "r1", "top1_centred", "r1_centred", "gap"}
+        assert found.keys() == {*NAMES, "gap"}
         assert all(np.isfinite(value) for value in found.values())
 
 
@@ -278,13 +279,20 @@ def test_a_budget_takes_seeds_first_and_then_ablations(tmp_path):
     results, chosen = Results(tmp_path), list(claims.ABLATIONS)
     everything = ablate.fit(results, chosen, 6, math.inf, 2)
     assert everything == (chosen, 6, [])
-    cost = sum(job.cost for job in results.todo(chosen, range(4))) / 2
-    fitting, seeds, left = ablate.fit(results, chosen, 6, cost + 1, 2)
-    assert (len(fitting), seeds, left) == (len(chosen), 4, [])
-    fitting, seeds, left = ablate.fit(results, chosen, 6, cost / 3, 2)
-    assert seeds == 3 and 1 <= len(fitting) < len(chosen)
+
+    def cost(some, seeds, workers=2):
+        return jobs.least(results.todo(some, range(seeds)), workers)
+
+    fitting, seeds, left = ablate.fit(results, chosen, 6, cost(chosen, 5) + 1, 2)
+    assert (len(fitting), seeds, left) == (len(chosen), 5, [])
+    fitting, seeds, left = ablate.fit(results, chosen, 6, cost(chosen, 5) / 2, 2)
+    assert seeds == 5 and 1 < len(fitting) < len(chosen)
     assert [each["name"] for each in left] == [each.name for each in chosen[len(fitting) :]]
-    assert sum(job.cost for job in results.todo(fitting, range(3))) / 2 <= cost / 3
+    assert cost(fitting, 5) <= cost(chosen, 5) / 2 < cost(chosen[: len(fitting) + 1], 5)
+    fitting, seeds, left = ablate.fit(results, chosen, 6, 1.0, 2)
+    assert (len(fitting), seeds) == (1, 3)  # as little as there is
+    one_seed = sum(Job((0,), part).cost for part in data.PARTS)
+    assert cost(chosen, 3, workers=1000) > one_seed  # its parts wait for each other
 
 
 def test_what_was_not_finished_is_said(tmp_path):
@@ -325,8 +333,8 @@ def test_a_deadline_begins_nothing(tmp_path):
 
 
 def test_an_error_in_a_process_is_heard(tmp_path, monkeypatch):
-    """Its data are not there, so the run fails, and all ends."""
-    with pytest.raises(FileNotFoundError):
+    """Its data are not there, so the run fails, and all ends with what to do."""
+    with pytest.raises(UserError, match="seed-0 are damaged .*: remove the folder"):
         jobs.do(tmp_path, [Job((0,), setting=DEPTH)], 1, math.inf, lambda done, job: None)
 
 

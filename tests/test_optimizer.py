@@ -141,6 +141,18 @@ def test_steps_are_those_of_optax_adamw(params):
     )
 
 
+def test_a_learned_temperature_moves_faster_by_its_rate_and_nothing_else_does(params):
+    params = {name: {**leaves, "logit_bias": jnp.float32(-4.0)} for name, leaves in params.items()}
+    grads = {name: like(params[name], 0.5) for name in ("vision", "audio")}
+    plain, _, _ = step(CONFIG, params, grads)
+    fast, _, _ = step(OptimizerConfig(clip_norm=1e9, scale_rate=30.0), params, grads)
+    for name in grads:
+        for scale in ("log_logit_scale", "logit_bias"):
+            moved = [float(after[name].pop(scale) - params[name][scale]) for after in (plain, fast)]
+            assert moved[0] and moved[1] == pytest.approx(30 * moved[0], rel=1e-4)
+        assert_same_bits(plain[name], fast[name])
+
+
 def test_the_schedule_is_known_at_its_corners():
     config = OptimizerConfig(learning_rate=0.8, warmup_steps=10, final_fraction=0.25)
     schedule = optimizer.learning_rate(config, 110)
@@ -159,7 +171,7 @@ def test_a_run_shorter_than_its_warm_up_still_learns(steps):
     assert np.isfinite(rates).all()
 
 
-@pytest.mark.parametrize("field", ["learning_rate", "clip_norm", "epsilon"])
+@pytest.mark.parametrize("field", ["learning_rate", "clip_norm", "epsilon", "scale_rate"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 def test_mistakes_are_named(field, value):
     with pytest.raises(UserError, match=rf"{field} must be > 0, got {value}"):

@@ -25,7 +25,9 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.evaluators import zero_shot
 
 SEEDS = 6
+FEWER = 5  # seeds, below which hardly a difference is called
 REMEDY = "choose another --out"
+GOES_ON = "the same command goes on"
 
 
 def run(
@@ -55,11 +57,12 @@ def run(
         spent = _Spent(results.folder)
         fitting, seeds, left_out = fit(results, chosen, seeds, budget, workers)
         todo = results.todo(fitting, range(seeds))
-        total = sum(job.cost for job in todo)
+        minutes = math.ceil(jobs.least(todo, workers) / 60)
         say(
             f"{len(fitting)} ablations, {seeds} seeds, {workers} processes: {len(todo)} jobs, about "
-            f"{math.ceil(total / workers / 60)} min -> {folder}/science.html"
+            f"{minutes} min -> {folder}/science.html"
         )
+        total = sum(job.cost for job in todo)
         with metrics.Progress("ablate", round(total), shown=bool(todo)) as progress:
 
             def tell(done: float, job: jobs.Job) -> None:
@@ -68,11 +71,11 @@ def run(
 
             left = jobs.do(results.folder, todo, workers, begun + budget, tell)
         if left:
-            say(f"the budget is spent: {left} jobs were not begun; the same command goes on")
+            say(f"the budget is spent: {left} jobs were not begun; {GOES_ON}")
         found = gather(results, fitting, range(seeds), left_out)
         found = {
             "command": command or f"imagebind-jax ablate {' '.join(names)}",
-            "machine": f"{cores.count()} cores, {platform.machine()}, one process a core",
+            "machine": f"{platform.machine()}, {workers} processes on {cores.count()} cores",
             "seconds": spent.seconds(),
             "versions": {
                 "imagebind_jax": imagebind_jax.__version__,
@@ -83,6 +86,8 @@ def run(
             **found,
         }
         spent.write(0.0)
+        if not found["ablations"]:
+            raise UserError(f"no ablation was finished: there is no report; {GOES_ON}")
         files.write_sealed(folder / "results.json", found, indent=1)
         files.replace_text(folder / "science.md", markdown(found))
         write_page(folder / "science.html", found)
@@ -123,15 +128,17 @@ def fit(
 ) -> tuple[list[Ablation], int, list[dict[str, str]]]:
     """(ablations, seeds, what is left out and why): what a budget of seconds suffices for."""
 
-    def cost(some: Sequence[Ablation], count: int) -> float:
-        return sum(job.cost for job in results.todo(some, range(count))) / workers
+    def fits() -> bool:
+        return jobs.least(results.todo(fitting, range(seeds)), workers) <= budget
 
     fitting = list(chosen)
-    while seeds > FEWEST and cost(fitting, seeds) > budget:
+    while seeds > FEWER and not fits():
         seeds -= 1
-    while len(fitting) > 1 and cost(fitting, seeds) > budget:
+    while len(fitting) > 1 and not fits():
         fitting.pop()
-    why = f"did not fit into the budget of {budget / 60:.0f} minutes"
+    while seeds > FEWEST and not fits():
+        seeds -= 1
+    why = f"did not fit into the budget of {budget / 60:.3g} minutes"
     return fitting, seeds, [{"name": e.name, "why": why} for e in chosen[len(fitting) :]]
 
 

@@ -16,7 +16,7 @@ TASKS = {
 class Setting:
     """One training of one modality's encoder against frozen towers: all that an ablation may change.
 
-    The defaults are the baseline that every ablation starts from; `baseline` gives a modality its own.
+    `baselines` holds those that ablations start from.
     """
 
     modality: str = "depth"  # of TASKS
@@ -30,7 +30,9 @@ class Setting:
     epochs: int = 48
     batch_size: int = 128
     pairs: int = 1024
-    augmentation: str = "strong"  # of images: basic (crop and flip), strong (RandAugment, jitter)
+    augmentation: str = (
+        "strong"  # of images: basic (crop, flip, jitter) or strong (RandAugment, too)
+    )
     aligned: bool = True  # crops of image and depth map; moments of clip and sound
     erase: bool = True  # a rectangle of a quarter of the images
     mask_bands: int = 0  # of the spectrogram, at most

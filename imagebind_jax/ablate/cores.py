@@ -12,6 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT = 1 << 30  # bytes that a process keeps rather than asks the system for, again and again
 
 _messages: Any = None
+_kept = contextlib.ExitStack()  # until the process ends
 
 
 def count() -> int:
@@ -20,7 +21,7 @@ def count() -> int:
 
 
 def begin(parent: int, turn: Any, messages: Any) -> None:
-    """In a new process, before JAX: a core of its own, on the CPU, with memory that stays.
+    """In a new process, before JAX has looked for cores: one of its own, and memory that stays.
 
     turn: a shared number, of the next process. A step's arrays of tens of megabytes are otherwise
     given back and cleared anew in every step, which takes half of its time.
@@ -42,7 +43,7 @@ def begin(parent: int, turn: Any, messages: Any) -> None:
     from imagebind_jax import compiled
 
     jax.config.update("jax_platforms", "cpu")
-    contextlib.ExitStack().enter_context(compiled.kept(lambda message: None))
+    _kept.enter_context(compiled.kept(lambda message: None))
 
 
 def tell(job: int, share: float) -> None:

@@ -19,7 +19,7 @@ from imagebind_jax.inputs.world.episodes import MOMENTS, Episodes
 VIEWS = 6  # of a picture with its depth map, each augmented on its own; of a moment's picture, 2
 PAIRS, TEST = 1024, 768  # records to learn from of each modality, and of held-out combinations
 # Where each modality's recordings begin: none is in two of them, and none in the towers' pairs.
-FIRST = {"depth": MOMENTS * 7_000, "audio": MOMENTS * 14_000}
+FIRST = {"depth": MOMENTS * 7_000, "audio": MOMENTS * 14_000, "thermal": MOMENTS * 21_000}
 
 # The paper's two strengths for images: "basic" crops and jitters, "strong" adds RandAugment and
 # erasing. Its crops show 8 % of a picture at least, which towers of this size have no answer to.
@@ -40,7 +40,7 @@ WAYS: dict[str, tuple[Way, ...]] = {
 BASELINE = {modality: ways[0] for modality, ways in WAYS.items()}
 
 # What there is to be made for a seed, in this order.
-PARTS = ("tower-small", "tower-base", "tower-large", "test", *WAYS)
+PARTS = ("tower-small", "tower-base", "tower-large", "test", *WAYS, "thermal")
 
 
 def way_of(setting: Setting) -> Way:
@@ -79,6 +79,8 @@ def make(folder: pathlib.Path, seed: int, part: str, tell: Callable[[float], Non
         _tower(of, part.removeprefix("tower-"), tell)
     elif part == "test":
         _test(of, tell)
+    elif part == "thermal":
+        _plain(of, tell)
     else:
         _pairs(of, part, tell)
     files.replace_text(of.path / f"{part}.done", json.dumps({"seed": seed}))
@@ -95,11 +97,12 @@ def _tower(of: Folder, size: str, tell: Callable[[float], None]) -> None:
         made = []
         for i in range(towers.TOWER_PAIRS):
             record = _record(of, "train", MOMENTS * i, ("vision", "text"))
-            made.append([seen(record, _rng(of, 0, i, v)) for v in range(towers.TOWER_VIEWS)])
+            views = [seen(record, _rng(of, 0, i, v)) for v in range(towers.TOWER_VIEWS)]
+            made.append([{m: _small(x) for m, x in view.items()} for view in views])
             tell(0.3 * i / towers.TOWER_PAIRS)
         of.write("captioned-text.npy", np.stack([row[0]["text"] for row in made]))
         pictures = [[view["vision"] for view in row] for row in made]
-        of.write("captioned-vision.npy", _small(np.array(pictures)))
+        of.write("captioned-vision.npy", np.array(pictures))
     x = {m: np.asarray(of.read(f"captioned-{m}.npy")) for m in ("vision", "text")}
     rng = _rng(of, 1)
     weight, done = np.ones(config.batch_size, np.float32), 0
@@ -142,11 +145,10 @@ def _test(of: Folder, tell: Callable[[float], None]) -> None:
 def _pairs(of: Folder, modality: str, tell: Callable[[float], None]) -> None:
     """A modality's training inputs in every way, and the embeddings of what they are paired with."""
     moments = MOMENTS if modality == "audio" else 1
-    extra = ("thermal",) if modality == "depth" else ()
     records = []
     for i in range(PAIRS):
         numbers = [FIRST[modality] + MOMENTS * i + moment for moment in range(moments)]
-        wanted = ("vision", modality, "text", *extra)
+        wanted = ("vision", modality, "text")
         records.append([_record(of, "train", number, wanted) for number in numbers])
         tell(0.4 * i / PAIRS)
     labels = [[each["labels"][towers.TASK[modality]] for each in row] for row in records]
@@ -156,14 +158,9 @@ def _pairs(of: Folder, modality: str, tell: Callable[[float], None]) -> None:
     flat = np.array(tokens).reshape(PAIRS * moments, -1)
     z = towers.embed(model, params, "text", flat).reshape(PAIRS, moments, -1)
     of.write(f"{modality}-z-text.npy", z)
-    for other in (*extra, *(("depth", "vision") if extra else ())):
-        plain = np.stack([INPUTS[other](row[0], None) for row in records])
-        if other == "vision":
-            plain = towers.embed(model, params, "vision", plain)
-        of.write(f"{modality}-plain-{other}.npy", _small(plain))
     if modality == "audio":
-        sounds = [[INPUTS["audio"](each, None) for each in row] for row in records]
-        of.write("audio.npy", _small(np.array(sounds)))
+        sounds = [[_small(INPUTS["audio"](each, None)) for each in row] for row in records]
+        of.write("audio.npy", np.array(sounds))
     for w, way in enumerate(WAYS[modality]):
         seen, own = _seen(of, modality, way, records)
         sizes = towers.IMAGE_ENCODERS if way == BASELINE[modality] else ("base",)
@@ -174,6 +171,21 @@ def _pairs(of: Folder, modality: str, tell: Callable[[float], None]) -> None:
         if own is not None:
             of.write(f"{modality}-{named(way)}.npy", own)
         tell(0.4 + 0.6 * (w + 1) / len(WAYS[modality]))
+
+
+def _plain(of: Folder, tell: Callable[[float], None]) -> None:
+    """Scenes in three modalities, not augmented, of which no other encoder has learned."""
+    modalities = ("vision", "depth", "thermal")
+    made = []
+    for i in range(PAIRS):
+        record = _record(of, "train", FIRST["thermal"] + MOMENTS * i, modalities)
+        made.append({m: _small(INPUTS[m](record, None)) for m in modalities})
+        tell(i / PAIRS)
+    for m in ("depth", "thermal"):
+        of.write(f"thermal-{m}.npy", np.stack([row[m] for row in made]))
+    model, params = tower(of, "base")
+    pictures = np.stack([row["vision"] for row in made])
+    of.write("thermal-z.npy", towers.embed(model, params, "vision", pictures))
 
 
 def _seen(of: Folder, modality: str, way: Way, records):

@@ -1,36 +1,51 @@
 """What is to be done for some ablations and seeds, in which order, what it costs; and doing it."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import multiprocessing
 import os
 import pathlib
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 
 from imagebind_jax import files
 from imagebind_jax.ablate import cores, data, runs, towers
 from imagebind_jax.ablate.ablation import Ablation, Setting
-from imagebind_jax.errors import UserError
+from imagebind_jax.ablate.baselines import DEPTH
+from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.inputs.described import digest, told
 
 # Seconds on one core of BENCHMARKS.md's machine, by which progress and budgets are reckoned.
 PART_COSTS = {
     "tower-small": 100.0, "tower-base": 60.0, "tower-large": 110.0,
-    "test": 25.0, "depth": 48.0, "audio": 60.0,
+    "test": 25.0, "depth": 48.0, "audio": 60.0, "thermal": 20.0,
 }  # fmt: skip
 COMPILING = 7.0
 STEP_COSTS = {"depth": (1.5e-3, 9e-5), "thermal": (1.5e-3, 9e-5), "audio": (3e-3, 3.3e-4)}
 # A result depends on these parts of the package; with others it is not taken for the same.
 MADE_BY = (
     "ablate/baselines.py", "ablate/data.py", "ablate/runs.py", "ablate/towers.py", "inputs/world/*.py",
-    "inputs/augment.py", "inputs/rand_augment.py", "inputs/rows.py", "inputs/vision.py", "inputs/depth.py",
-    "inputs/audio.py", "inputs/thermal.py", "inputs/images.py", "inputs/spectrograms.py", "inputs/text.py",
-    "attention.py", "encoders.py", "gradients.py", "health.py", "layers.py", "losses.py", "model.py",
-    "optimizer.py", "sharding.py", "training_step.py", "evaluators/zero_shot.py", "evaluators/ranking.py",
+    "inputs/anchors.py", "inputs/arrays.py", "inputs/audio.py", "inputs/augment.py", "inputs/depth.py",
+    "inputs/depth_maps.py", "inputs/images.py", "inputs/media.py", "inputs/rand_augment.py",
+    "inputs/recordings.py", "inputs/resampling.py", "inputs/rows.py", "inputs/spectrograms.py",
+    "inputs/text.py", "inputs/thermal.py", "inputs/vision.py", "attention.py", "config.py", "devices.py",
+    "encoders.py", "gradients.py", "health.py", "layers.py", "losses.py", "model.py", "optimizer.py",
+    "sharding.py", "streamed_losses.py", "training_step.py", "evaluators/common.py",
+    "evaluators/ranking.py", "evaluators/zero_shot.py",
 )  # fmt: skip
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+DAMAGED = (
+    FileNotFoundError,
+    ValueError,
+    EOFError,
+    KeyError,
+    zipfile.BadZipFile,
+)  # as data are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +61,8 @@ class Job:
         """Seconds, about, on one core."""
         if self.setting is None:
             return PART_COSTS[self.part]
-        steps = towers.steps(self.setting)
-        fixed, each = STEP_COSTS[self.setting.modality]
-        return COMPILING + len(self.seeds) * steps * (fixed + each * self.setting.batch_size)
+        settings = [self.setting, *([DEPTH] if self.setting.hub == "depth" else [])]
+        return COMPILING + len(self.seeds) * sum(map(_cost, settings))
 
     @property
     def says(self) -> str:
@@ -57,10 +71,26 @@ class Job:
         return f"{self.setting.modality}, {len(self.seeds)} seeds"
 
 
+def _cost(setting: Setting) -> float:
+    fixed, each = STEP_COSTS[setting.modality]
+    return towers.steps(setting) * (fixed + each * setting.batch_size)
+
+
+def least(todo: Sequence[Job], workers: int) -> float:
+    """Seconds that jobs take at least: shared by the processes, and one after the other of a seed."""
+    chain: dict[int, float] = {}
+    for job in todo:
+        if job.part:
+            [seed] = job.seeds
+            chain[seed] = chain.get(seed, 0.0) + job.cost
+    longest = max((job.cost for job in todo if job.setting), default=0.0)
+    return max(sum(job.cost for job in todo) / workers, max(chain.values(), default=0.0) + longest)
+
+
 def code() -> str:
     """A digest of what results depend on."""
     package = pathlib.Path(__file__).parents[1]
-    found = hashlib.sha256()
+    found = hashlib.sha256(str([importlib.metadata.version(name) for name in LIBRARIES]).encode())
     for pattern in MADE_BY:
         for path in sorted(package.glob(pattern)):
             found.update(path.name.encode() + path.read_bytes())
@@ -112,20 +142,41 @@ class Results:
         return made + [Job(left, setting=setting) for setting, left in missing.items()]
 
 
-def work(folder: pathlib.Path, number: int, job: Job) -> None:
-    """One job, in a process of `cores`. folder: that of `made`."""
+def work(folder: pathlib.Path, number: int, job: Job, deadline: float) -> None:
+    """One job, in a process of `cores`. folder: that of `made`; deadline: of time.monotonic().
+
+    Raises UserError where data that were made are damaged, or gone.
+    """
     results = Results(folder)
     if job.setting is None:
         [seed] = job.seeds
-        data.make(results.folder, seed, job.part, lambda share: cores.tell(number, share))
+        data.make(folder, seed, job.part, lambda share: cores.tell(number, share))
         return
     for i, seed in enumerate(job.seeds):
+        if time.monotonic() >= deadline:
+            return
 
         def tell(share: float, before: int = i) -> None:
             cores.tell(number, (before + share) / len(job.seeds))
 
-        numbers, _ = runs.run(job.setting, seed, results.folder, tell)
+        with whole(folder, seed):
+            numbers, _ = runs.run(job.setting, seed, folder, tell)
         results.put(job.setting, seed, numbers)
+
+
+@contextlib.contextmanager
+def whole(folder: pathlib.Path, seed: int) -> Iterator[None]:
+    """Reads a seed's data in the block. Raises UserError where they are damaged, or gone."""
+    try:
+        yield
+    except UserError:  # a ValueError, too
+        raise
+    except DAMAGED as error:
+        where = data.Folder(folder, seed).path
+        raise UserError(
+            f"the data in {where} are damaged ({first_line(error)}): remove the folder, and the same "
+            "command makes it again"
+        ) from error
 
 
 def do(
@@ -135,14 +186,15 @@ def do(
     deadline: float,
     tell: Callable[[float, Job], None],
 ) -> int:
-    """Does jobs in their order, `workers` at once; returns how many were left at the deadline.
+    """Does jobs in their order, `workers` at once; returns how many were not begun at the deadline.
 
     tell: told the seconds' worth that is done, and of which job. deadline: of time.monotonic(), from
-    which on none is begun. Raises what a job raises, and UserError where a process was killed.
+    which on no job and no run of another seed is begun. Raises what a job raises, and UserError where a process was killed.
     """
     context = cores.context()
     messages, turn = context.Queue(), context.Value("i", 0)
     waiting, shares = list(enumerate(jobs)), dict.fromkeys(range(len(jobs)), 0.0)
+    others = set(multiprocessing.active_children())
     with concurrent.futures.ProcessPoolExecutor(
         workers, context, initializer=cores.begin, initargs=(os.getpid(), turn, messages)
     ) as pool:
@@ -157,14 +209,15 @@ def do(
                     if job is None:
                         break
                     waiting.remove((number, job))
-                    running[pool.submit(work, folder, number, job)] = number
+                    running[pool.submit(work, folder, number, job, deadline)] = number
                 if late and not running:
                     return len(waiting)
                 done, _ = concurrent.futures.wait(
                     running, 0.5, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 while not messages.empty():
-                    number, shares[number] = messages.get()
+                    number, share = messages.get()
+                    shares[number] = max(shares[number], share)  # it may come after the job's end
                 for future in done:
                     number = running.pop(future)
                     future.result()
@@ -173,12 +226,13 @@ def do(
                 tell(spent, jobs[next(iter(running.values()), len(jobs) - 1)])
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
-                "a process of the bench was killed (out of memory?): the same command goes on, "
+                "a process of the bench ended before its time (3 GB of memory each are enough; a script "
+                "calls this below `if __name__ == '__main__':`): the same command goes on, "
                 "--workers 1 needs less"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()) - others:
                 process.terminate()  # in the middle of a run, which is made again
             raise
     return 0

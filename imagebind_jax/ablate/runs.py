@@ -25,8 +25,8 @@ def run(
 ) -> tuple[Numbers, Mapping]:
     """(numbers, parameters) of the encoder that a setting makes, on a seed's data.
 
-    Numbers in percent: "top1", emergent zero-shot on combinations that were held out, and "r1", the
-    share of test samples whose own picture is the nearest, with "_centred" what both are once each
+    Numbers in percent: "top1", emergent zero-shot on scenes that no training has met, and "r1" and
+    "r10", the share of test samples whose own picture is the nearest, or among ten, with "_centred" what both are once each
     side's mean is taken off; and "gap", the distance of the two means. tell: told the share that is
     done.
     """
@@ -65,7 +65,9 @@ def numbers(
         "_centred": (_centred(z), _centred(pictures), _centred(classes)),
     }.items():
         found[f"top1{end}"] = 100 * zero_shot.top1(a, c, labels)
-        found[f"r1{end}"] = 100 * retrieval.recall(retrieval.ranks(a, b))
+        ranks = retrieval.ranks(a, b)
+        for k in (1, 10):
+            found[f"r{k}{end}"] = 100 * retrieval.recall(ranks, k)
     return found
 
 
@@ -112,7 +114,7 @@ def _inputs(setting: Setting, of: Folder) -> np.ndarray:
     if setting.modality == "audio":
         return of.read("audio.npy")
     if setting.modality == "thermal":
-        return of.read("depth-plain-thermal.npy")[:, None]
+        return of.read("thermal-thermal.npy")[:, None]
     return of.read(f"depth-{data.named(data.way_of(setting))}.npy")
 
 
@@ -120,11 +122,11 @@ def _hubs(setting: Setting, of: Folder) -> list[np.ndarray]:
     """[records, views, width] each: what steps in turn are against."""
     modality = setting.modality
     if modality == "thermal":  # beside plain pictures, or the depth maps of the same scenes
-        z = of.read("depth-plain-vision.npy")
+        z = of.read("thermal-z.npy")
         if setting.hub == "depth":
             _, params = run(DEPTH, of.seed, of.path.parent)
             model = towers.config(DEPTH, of.seed).model
-            z = towers.embed(model, params, "depth", of.read("depth-plain-depth.npy"))
+            z = towers.embed(model, params, "depth", of.read("thermal-depth.npy"))
         return [z[:, None]]
     pictures = of.read(
         f"{modality}-z-{data.named(data.way_of(setting))}-{setting.image_encoder}.npy"

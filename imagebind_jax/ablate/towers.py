@@ -65,6 +65,7 @@ IMAGE_ENCODERS = {
     "base": dataclasses.replace(_IMAGE, width=96, depth=2, heads=3),
     "large": dataclasses.replace(_IMAGE, width=160, depth=3, heads=5),
 }
+SCALE_RATE = 30.0  # so that a learned temperature can halve within the shortest of these runs
 ENCODERS = {"small": (48, 1, 2), "base": (96, 2, 3)}  # width, layers, heads
 # Means and standard deviations of the training inputs; of depth and heat as of the demo's.
 LOUDNESS = 0.16, 0.40
@@ -147,7 +148,11 @@ def config(setting: Setting, seed: int) -> TrainConfig:
         steps=steps(setting),
         batch_size=setting.batch_size,
         optimizer=optimizer.OptimizerConfig(
-            learning_rate=1e-3, warmup_steps=steps(setting) // 10, weight_decay=0.05, beta2=0.98
+            learning_rate=1e-3,
+            scale_rate=SCALE_RATE,
+            warmup_steps=steps(setting) // 10,
+            weight_decay=0.05,
+            beta2=0.98,
         ),
         objective=setting.objective,
         seed=seed + 1000 * setting.repeat,

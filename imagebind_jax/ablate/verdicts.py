@@ -8,7 +8,7 @@ from scipy import stats
 
 from imagebind_jax.errors import UserError
 
-# Some thirty claims are tested at once: at 95 % one or two would be called by chance.
+# Some sixty claims are tested at once: at 95 % three would be called by chance.
 CONFIDENCE = 0.99
 FEWEST = 3  # seeds
 REPRODUCES, DOES_NOT, TOO_CLOSE = "reproduces", "does not", "too close to call"

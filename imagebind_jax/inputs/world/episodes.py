@@ -25,7 +25,7 @@ class Episodes(records.World):
     The moments of a recording show one object in one place, but in a share CUT of the recordings
     another scene begins at the second or the third. A record has one picture (a moment without
     motion, so no imu), and its sound is harder to tell: another object is struck beside the one in
-    sight, a little less loud, and the recording hisses. Otherwise it is as the world's.
+    sight, less loud, and the recording hisses. Otherwise it is as the world's.
     """
 
     def record(self, split: str, index: int, modalities: Sequence[str] = records.ALL) -> dict:
