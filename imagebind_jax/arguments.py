@@ -53,7 +53,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     ablate.add_argument("names", metavar="NAME", nargs="*", help="all, or some (--list)")
     ablate.add_argument("--list", action="store_true", help="what there is")
     ablate.add_argument("--out", default="runs/ablate", help="folder (default: runs/ablate)")
-    ablate.add_argument("--seeds", type=int, default=6, help="worlds, and encoders (default: 6)")
+    ablate.add_argument(
+        "--seeds", type=int, help="worlds (default: 9; what 10 min allow for a NAME)"
+    )
+    ablate.add_argument("--first-seed", type=int, help="number of the first (default: 100)")
     ablate.add_argument("--budget", metavar="TIME", help="such as 30m: what fits is run")
     ablate.add_argument("--workers", type=int, help="processes (default: one a core)")
 

@@ -5,7 +5,6 @@ those of runs that could not go on.
 """
 
 import argparse
-import math
 import os
 import pathlib
 import sys
@@ -157,21 +156,27 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _ablate(options: argparse.Namespace, _: list[str]) -> None:
     from imagebind_jax import ablate
+    from imagebind_jax.ablate import choosing, claims
 
     if options.list:
-        print("\n".join(f"{each.name:20}{each.title}" for each in ablate.claims.ABLATIONS))
+        print("\n".join(f"{each.name:20}{each.title}" for each in claims.ABLATIONS))
         return
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers must be at least 1, got {options.workers}")
-    said = [*options.names, f"--seeds {options.seeds}" if options.seeds != ablate.SEEDS else ""]
-    said.append(f"--budget {options.budget}" if options.budget else "")
+    given = {
+        "--seeds": options.seeds,
+        "--first-seed": options.first_seed,
+        "--budget": options.budget,
+    }
+    said = [f"{name} {value}" for name, value in given.items() if value is not None]
     ablate.run(
         options.names,
         options.out,
         seeds=options.seeds,
-        budget=ablate.seconds(options.budget) if options.budget else math.inf,
+        first_seed=ablate.FIRST_SEED if options.first_seed is None else options.first_seed,
+        budget=None if options.budget is None else choosing.seconds(options.budget),
         workers=options.workers,
-        command=" ".join(["imagebind-jax ablate", *filter(None, said)]),
+        command=" ".join(["imagebind-jax ablate", *options.names, *said]),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imagebind_jax import ablate, cli
-from imagebind_jax.ablate import claims, data, jobs, runs, towers
+from imagebind_jax.ablate import choosing, claims, data, jobs, runs, schedule, towers
 from imagebind_jax.ablate.ablation import Ablation, Claim, Row, Setting
 from imagebind_jax.ablate.baselines import AUDIO, BASELINE, DEPTH, THERMAL
 from imagebind_jax.ablate.jobs import Job, Results
@@ -60,7 +60,7 @@ def test_settings_of_an_ablation_differ_in_what_it_is_about_alone():
         "frequency-masking": {"mask_bands"}, "capacity": {"encoder", "image_encoder"},
         "batch-size": {"batch_size"}, "objective": {"objective"}, "hub": {"hub"},
         "pairs": {"pairs", "epochs"}, "gap": {"temperature"}, "sigmoid": {"objective", "batch_size"},
-        "chained": {"hub", "epochs"},
+        "chained": {"hub", "epochs", "pairs"},
     }  # fmt: skip
     assert varied.keys() == claims.BY_NAME.keys()
     for name, fields in varied.items():
@@ -170,16 +170,36 @@ def ablation(**changed):
 
 
 def test_parts_of_a_seed_come_one_after_the_other_and_before_its_runs():
-    parts = [Job((seed,), part) for part in data.PARTS for seed in (0, 1)]
+    needed = data.needed(DEPTH)
+    parts = [Job((seed,), part) for part in needed for seed in (0, 1)]
     runs_of = [Job((0,), setting=DEPTH), Job((0, 1), setting=AUDIO)]
     waiting = list(enumerate([*parts, *runs_of]))
-    first = {job for _, job in jobs._ready(waiting, set())}
-    assert first == {Job((0,), data.PARTS[0]), Job((1,), data.PARTS[0])}
+    first = {job for _, job in schedule._ready(waiting, set())}
+    assert first == {Job((0,), needed[0]), Job((1,), needed[0])}
     left = [(n, job) for n, job in waiting if not (job.part and job.seeds == (0,))]
-    assert Job((0,), setting=DEPTH) in {job for _, job in jobs._ready(left, set())}
-    running = {Job((0,), data.PARTS[-1])}
-    assert Job((0,), setting=DEPTH) not in {job for _, job in jobs._ready(left, running)}
-    assert Job((0, 1), setting=AUDIO) not in {job for _, job in jobs._ready(left, set())}
+    assert Job((0,), setting=DEPTH) in {job for _, job in schedule._ready(left, set())}
+    running = {Job((0,), needed[-1])}
+    assert Job((0,), setting=DEPTH) not in {job for _, job in schedule._ready(left, running)}
+    assert Job((0, 1), setting=AUDIO) not in {job for _, job in schedule._ready(left, set())}
+
+
+def test_only_what_a_setting_needs_is_made(tmp_path):
+    todo = Results(tmp_path).todo([claims.BY_NAME["temperature"]], [0])
+    parts = [job.part for job in todo if job.part]
+    assert parts[:4] == ["captioned", "tower-base", "test", "test-base"]
+    assert sorted(parts[4:]) == [
+        "audio",
+        "audio-basic-aligned-whole-base",
+        "depth-strong-aligned-erased-base",
+    ]
+    [job, *_] = [
+        job for job in Results(tmp_path).todo([claims.BY_NAME["chained"]], [0]) if job.part
+    ]
+    assert job.part == "captioned"
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / "tower-base.npz").touch()
+    todo = Results(tmp_path).todo([claims.BY_NAME["temperature"]], [0])
+    assert "captioned" not in [job.part for job in todo]
 
 
 def test_a_setting_that_two_ablations_share_is_run_once(tmp_path):
@@ -200,11 +220,11 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
             done.append(job)
         return 0
 
-    monkeypatch.setattr(jobs, "do", do)
+    monkeypatch.setattr(schedule, "do", do)
     monkeypatch.setattr(claims, "ABLATIONS", (ablation(repeat=1),))
     said = []
     found = ablate.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
-    assert len(done) == 3 * len(data.PARTS) + 2
+    assert len(done) == 3 * len(data.needed(DEPTH)) + 2
     [told] = found["ablations"]
     scores = [row["scores"]["depth"]["top1"] for row in told["rows"]]
     assert np.shape(scores) == (2, 3) and all(0 <= x <= 100 for row in scores for x in row)
@@ -221,13 +241,13 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
     again = ablate.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
     assert not done and again["ablations"] == before
     results = Results(jobs.made(tmp_path))
-    path = results._path(told_setting := ablation().settings[0], 1)
+    path = results._path(told_setting := ablation().settings[0], 101)
     path.write_text(path.read_text().replace('"top1"', '"top2"'))  # damaged: not believed
-    assert results.get(told_setting, 1) is None
+    assert results.get(told_setting, 101) is None
     ablate.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
-    assert [(job.setting, job.seeds) for job in done] == [(told_setting, (1,))]
+    assert [(job.setting, job.seeds) for job in done] == [(told_setting, (101,))]
     assert (
-        ablate.gather(results, claims.ABLATIONS, range(3))["ablations"] == before
+        ablate.gather(results, claims.ABLATIONS, range(100, 103))["ablations"] == before
     )  # made the same
     assert text.split("## Small")[1] == (tmp_path / "science.md").read_text().split("## Small")[1]
 
@@ -235,9 +255,11 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
 def test_every_kind_of_setting_trains(tmp_path, small):
     """One step of each setting that there is, but for its size, on one seed's data."""
     folder = tmp_path / "made"
-    for part in data.PARTS:
-        data.make(folder, 0, part, lambda share: None)
     settings = dict.fromkeys(s for each in claims.ABLATIONS for s in each.settings)
+    for setting in settings:
+        for part in data.needed(setting):
+            data.make(folder, 0, part)
+            assert data.Folder(folder, 0).has(part)
     short = dict.fromkeys(
         dataclasses.replace(s, pairs=48, batch_size=8, epochs=1, temperature=0.1) for s in settings
     )
@@ -256,8 +278,8 @@ def test_every_kind_of_setting_trains(tmp_path, small):
 
 def test_what_settings_share_is_drawn_the_same(tmp_path, small):
     folder = data.Folder(tmp_path, 0)
-    for part in data.PARTS:
-        data.make(tmp_path, 0, part, lambda share: None)
+    for part in data.needed(AUDIO):
+        data.make(tmp_path, 0, part)
     base = dataclasses.replace(AUDIO, pairs=48, batch_size=16, mask_bands=0)
     apart = dataclasses.replace(base, aligned=False)
     batches = [runs._batches(setting, folder) for setting in (base, apart)]
@@ -277,21 +299,22 @@ def test_what_settings_share_is_drawn_the_same(tmp_path, small):
 
 def test_a_budget_takes_seeds_first_and_then_ablations(tmp_path):
     results, chosen = Results(tmp_path), list(claims.ABLATIONS)
-    everything = ablate.fit(results, chosen, 6, math.inf, 2)
-    assert everything == (chosen, 6, [])
+    everything = choosing.fit(results, chosen, range(6), math.inf, 2)
+    assert everything == (chosen, range(6), [])
 
     def cost(some, seeds, workers=2):
         return jobs.least(results.todo(some, range(seeds)), workers)
 
-    fitting, seeds, left = ablate.fit(results, chosen, 6, cost(chosen, 5) + 1, 2)
-    assert (len(fitting), seeds, left) == (len(chosen), 5, [])
-    fitting, seeds, left = ablate.fit(results, chosen, 6, cost(chosen, 5) / 2, 2)
-    assert seeds == 5 and 1 < len(fitting) < len(chosen)
+    fitting, seeds, left = choosing.fit(results, chosen, range(6), cost(chosen, 5) + 1, 2)
+    assert (len(fitting), len(seeds), left) == (len(chosen), 5, [])
+    fitting, seeds, left = choosing.fit(results, chosen, range(6), cost(chosen, 5) / 2, 2)
+    assert len(seeds) == 5 and 1 < len(fitting) < len(chosen)
     assert [each["name"] for each in left] == [each.name for each in chosen[len(fitting) :]]
     assert cost(fitting, 5) <= cost(chosen, 5) / 2 < cost(chosen[: len(fitting) + 1], 5)
-    fitting, seeds, left = ablate.fit(results, chosen, 6, 1.0, 2)
-    assert (len(fitting), seeds) == (1, 3)  # as little as there is
-    one_seed = sum(Job((0,), part).cost for part in data.PARTS)
+    fitting, seeds, left = choosing.fit(results, chosen, range(6), 1.0, 2)
+    assert (len(fitting), len(seeds)) == (1, 3)  # as little as there is
+    parts = {part for each in chosen for s in each.settings for part in data.needed(s)}
+    one_seed = sum(Job((0,), part).cost for part in parts)
     assert cost(chosen, 3, workers=1000) > one_seed  # its parts wait for each other
 
 
@@ -303,7 +326,7 @@ def test_what_was_not_finished_is_said(tmp_path):
 
 @pytest.mark.parametrize("text, seconds", [("30m", 1800), ("90s", 90), ("1.5h", 5400), ("2", 120)])
 def test_times(text, seconds):
-    assert ablate.seconds(text) == seconds
+    assert choosing.seconds(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -328,14 +351,14 @@ def test_the_list(capsys):
 
 
 def test_a_deadline_begins_nothing(tmp_path):
-    todo = [Job((0,), data.PARTS[0])]
-    assert jobs.do(tmp_path, todo, 1, time.monotonic() - 1, lambda done, job: None) == 1
+    todo = [Job((0,), "captioned")]
+    assert schedule.do(tmp_path, todo, 1, time.monotonic() - 1, lambda done, job: None) == 1
 
 
 def test_an_error_in_a_process_is_heard(tmp_path, monkeypatch):
     """Its data are not there, so the run fails, and all ends with what to do."""
     with pytest.raises(UserError, match="seed-0 are damaged .*: remove the folder"):
-        jobs.do(tmp_path, [Job((0,), setting=DEPTH)], 1, math.inf, lambda done, job: None)
+        schedule.do(tmp_path, [Job((0,), setting=DEPTH)], 1, math.inf, lambda done, job: None)
 
 
 def test_a_setting_of_an_unknown_modality_is_refused():

@@ -231,7 +231,7 @@ def test_how_it_was_made_is_said(results):
     for said in ("```bash\nimagebind-jax ablate all\n```", "seeds 0, 1, 2, 3, 4, 5", "1 h 8 min",
                  "jax 0.10.2", "2 cores, x86_64, CPU", "batch-size: did not fit", "64 (the paper: 512)"):  # fmt: skip
         assert said in text
-    assert text.index("## The gap, and image encoders") < text.index("image tower")
+    assert text.index("## The gap, and image encoders") < text.index("| image tower")
     assert text == markdown(copy.deepcopy(results))
 
 

@@ -4,11 +4,13 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from imagebind_jax.inputs.processes import die_with_parent
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 KEPT = 1 << 30  # bytes that a process keeps rather than asks the system for, again and again
 
 _messages: Any = None
@@ -44,6 +46,21 @@ def begin(parent: int, turn: Any, messages: Any) -> None:
 
     jax.config.update("jax_platforms", "cpu")
     _kept.enter_context(compiled.kept(lambda message: None))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Processes that start in the block have one thread for NumPy's products, whose sums' order
+    depends on how many there are."""
+    with contextlib.ExitStack() as stack:
+        for name in THREADS:
+            before = os.environ.get(name)
+            os.environ[name] = "1"
+            if before is None:
+                stack.callback(os.environ.pop, name, None)
+            else:
+                stack.callback(os.environ.__setitem__, name, before)
+        yield
 
 
 def tell(job: int, share: float) -> None:

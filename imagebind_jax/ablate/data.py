@@ -1,16 +1,16 @@
 """What the runs of one seed share: its world, towers that are frozen, and inputs that are made once."""
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from imagebind_jax import files
-from imagebind_jax.ablate import towers
+from imagebind_jax.ablate import arrays, towers
 from imagebind_jax.ablate.ablation import Setting
+from imagebind_jax.ablate.arrays import Folder, small
+from imagebind_jax.ablate.baselines import DEPTH
 from imagebind_jax.ablate.towers import INPUTS, SIZE
 from imagebind_jax.inputs import augment, vision
 from imagebind_jax.inputs.rows import ToInputs
@@ -37,10 +37,6 @@ WAYS: dict[str, tuple[Way, ...]] = {
     # Its moments are matched, or not, when batches are drawn.
     "audio": (("basic", True, False), ("strong", True, True)),
 }
-BASELINE = {modality: ways[0] for modality, ways in WAYS.items()}
-
-# What there is to be made for a seed, in this order.
-PARTS = ("tower-small", "tower-base", "tower-large", "test", *WAYS, "thermal")
 
 
 def way_of(setting: Setting) -> Way:
@@ -51,58 +47,81 @@ def named(way: Way) -> str:
     return f"{way[0]}-{'aligned' if way[1] else 'unaligned'}-{'erased' if way[2] else 'whole'}"
 
 
-class Folder:
-    """The arrays of one seed: each file is whole, or is not there."""
-
-    def __init__(self, folder: pathlib.Path, seed: int):
-        self.path, self.seed = folder / f"seed-{seed}", seed
-
-    def has(self, name: str) -> bool:
-        return (self.path / name).exists()
-
-    def write(self, name: str, array: np.ndarray) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        with files.replaced(self.path / name) as file:
-            np.save(file, array, allow_pickle=False)
-
-    def read(self, name: str) -> np.ndarray:
-        """Mapped, not loaded."""
-        return np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+def needed(setting: Setting) -> tuple[str, ...]:
+    """The parts of a seed's data that a setting is run with, in the order in which they are made."""
+    modality, size = setting.modality, setting.image_encoder
+    parts = ["captioned", f"tower-{size}", "test", f"test-{size}"]
+    if modality == "thermal":
+        chained = needed(DEPTH) if setting.hub == "depth" else ()
+        return (*parts, *(part for part in chained if part not in parts), "thermal")
+    if setting.hub in ("text", "labels", "both"):
+        parts.append(f"{modality}-text")
+    sounds = ["audio"] if modality == "audio" else []  # depth maps come with their pictures
+    return (*parts, *sounds, f"{modality}-{named(way_of(setting))}-{size}")
 
 
-def make(folder: pathlib.Path, seed: int, part: str, tell: Callable[[float], None]) -> None:
-    """Makes one part, if it is not there. tell: told the share that is done."""
+def make(
+    folder: pathlib.Path, seed: int, part: str, tell: Callable[[float], None] = lambda share: None
+) -> None:
+    """Makes one part, if it is not there; what comes before it in `needed` has to be.
+
+    tell: told the share that is done.
+    """
     of = Folder(folder, seed)
-    if of.has(f"{part}.done"):
+    if of.has(part):
         return
-    if part.startswith("tower-"):
-        _tower(of, part.removeprefix("tower-"), tell)
+    kind, _, rest = part.partition("-")
+    if part == "captioned":
+        _captioned(of, tell)
+    elif kind == "tower":
+        _tower(of, rest, tell)
     elif part == "test":
         _test(of, tell)
+    elif kind == "test":
+        _ask(of, rest)
+    elif part == "audio":
+        _sounds(of, tell)
     elif part == "thermal":
         _plain(of, tell)
+    elif rest == "text":
+        _captions(of, kind)
     else:
-        _pairs(of, part, tell)
-    files.replace_text(of.path / f"{part}.done", json.dumps({"seed": seed}))
+        way, size = {f"{named(w)}-{s}": (w, s) for w in WAYS[kind] for s in towers.IMAGE_ENCODERS}[
+            rest
+        ]
+        _seen(of, kind, way, size, tell)
 
 
 def _record(of: Folder, split: str, index: int, modalities: Sequence[str]) -> dict[str, Any]:
     return Episodes(of.seed, SIZE).record(split, index, tuple(modalities))
 
 
+def _records(
+    of: Folder, modality: str, modalities: Sequence[str]
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The number and the moments of each recording that a modality learns from."""
+    moments = MOMENTS if modality == "audio" else 1
+    for i in range(PAIRS):
+        first = FIRST[modality] + MOMENTS * i
+        yield i, [_record(of, "train", first + m, modalities) for m in range(moments)]
+
+
+def _captioned(of: Folder, tell: Callable[[float], None]) -> None:
+    """What the towers learn from: pictures in a few views, and their captions."""
+    config = towers.tower_config(of.seed, "base")
+    seen = ToInputs({m: config.inputs[m] for m in ("vision", "text")})
+    made = []
+    for i in range(towers.TOWER_PAIRS):
+        record = _record(of, "train", MOMENTS * i, ("vision", "text"))
+        views = [seen(record, _rng(of, 0, i, v)) for v in range(towers.TOWER_VIEWS)]
+        made.append([{m: small(x) for m, x in view.items()} for view in views])
+        tell(i / towers.TOWER_PAIRS)
+    of.write("captioned-text.npy", np.stack([row[0]["text"] for row in made]))
+    of.write("captioned-vision.npy", np.array([[view["vision"] for view in row] for row in made]))
+
+
 def _tower(of: Folder, size: str, tell: Callable[[float], None]) -> None:
     config = towers.tower_config(of.seed, size)
-    if not of.has("captioned-vision.npy"):
-        seen = ToInputs({m: config.inputs[m] for m in ("vision", "text")})
-        made = []
-        for i in range(towers.TOWER_PAIRS):
-            record = _record(of, "train", MOMENTS * i, ("vision", "text"))
-            views = [seen(record, _rng(of, 0, i, v)) for v in range(towers.TOWER_VIEWS)]
-            made.append([{m: _small(x) for m, x in view.items()} for view in views])
-            tell(0.3 * i / towers.TOWER_PAIRS)
-        of.write("captioned-text.npy", np.stack([row[0]["text"] for row in made]))
-        pictures = [[view["vision"] for view in row] for row in made]
-        of.write("captioned-vision.npy", np.array(pictures))
     x = {m: np.asarray(of.read(f"captioned-{m}.npy")) for m in ("vision", "text")}
     rng = _rng(of, 1)
     weight, done = np.ones(config.batch_size, np.float32), 0
@@ -116,61 +135,53 @@ def _tower(of: Folder, size: str, tell: Callable[[float], None]) -> None:
     def advance(steps: int) -> None:
         nonlocal done
         done += steps
-        tell(0.3 + 0.7 * done / config.steps)
+        tell(done / config.steps)
 
-    save(of.path / f"tower-{size}.npz", towers.trained(config, batch, advance))
+    arrays.save(of.path / f"tower-{size}.npz", towers.trained(config, batch, advance))
 
 
 def _test(of: Folder, tell: Callable[[float], None]) -> None:
-    for name in ("vision", "text"):  # the towers are there
-        (of.path / f"captioned-{name}.npy").unlink(missing_ok=True)
     modalities = ("vision", "depth", "audio", "thermal")
     rows, labels = [], []
     for i in range(TEST):
         record = _record(of, "test", MOMENTS * i, modalities)
-        rows.append({m: INPUTS[m](record, None) for m in modalities})
+        rows.append({m: small(INPUTS[m](record, None)) for m in modalities})
         labels.append([record["labels"][task] for task in ("shape", "material")])
         tell(i / TEST)
     for m in modalities:
-        of.write(f"test-{m}.npy", _small(np.stack([row[m] for row in rows])))
+        of.write(f"test-{m}.npy", np.stack([row[m] for row in rows]))
     of.write("test-labels.npy", np.array(labels))
-    for size in towers.IMAGE_ENCODERS:
-        model, params = tower(of, size)
-        z = towers.embed(model, params, "vision", of.read("test-vision.npy"))
-        of.write(f"test-z-{size}.npy", z)
-        for task in ("shape", "material"):
-            of.write(f"classes-{task}-{size}.npy", towers.classes(model, params, task))
 
 
-def _pairs(of: Folder, modality: str, tell: Callable[[float], None]) -> None:
-    """A modality's training inputs in every way, and the embeddings of what they are paired with."""
-    moments = MOMENTS if modality == "audio" else 1
-    records = []
-    for i in range(PAIRS):
-        numbers = [FIRST[modality] + MOMENTS * i + moment for moment in range(moments)]
-        wanted = ("vision", modality, "text")
-        records.append([_record(of, "train", number, wanted) for number in numbers])
-        tell(0.4 * i / PAIRS)
-    labels = [[each["labels"][towers.TASK[modality]] for each in row] for row in records]
+def _ask(of: Folder, size: str) -> None:
+    """What a tower makes of the test's pictures, and of the classes' names."""
+    model, params = tower(of, size)
+    of.write(
+        f"test-z-{size}.npy", towers.embed(model, params, "vision", of.read("test-vision.npy"))
+    )
+    for task in ("shape", "material"):
+        of.write(f"classes-{task}-{size}.npy", towers.classes(model, params, task))
+
+
+def _sounds(of: Folder, tell: Callable[[float], None]) -> None:
+    sounds = []
+    for i, row in _records(of, "audio", ("audio",)):
+        sounds.append([small(INPUTS["audio"](each, None)) for each in row])
+        tell(i / PAIRS)
+    of.write("audio.npy", np.array(sounds))
+
+
+def _captions(of: Folder, modality: str) -> None:
+    """The captions of a modality's recordings as the text tower has them, and their labels."""
+    labels, tokens = [], []
+    for _, row in _records(of, modality, ("text",)):
+        labels.append([each["labels"][towers.TASK[modality]] for each in row])
+        tokens.append([INPUTS["text"](each, None) for each in row])
     of.write(f"{modality}-labels.npy", np.array(labels))
-    tokens = [[INPUTS["text"](each, None) for each in row] for row in records]
     model, params = tower(of, "base")
-    flat = np.array(tokens).reshape(PAIRS * moments, -1)
-    z = towers.embed(model, params, "text", flat).reshape(PAIRS, moments, -1)
-    of.write(f"{modality}-z-text.npy", z)
-    if modality == "audio":
-        sounds = [[_small(INPUTS["audio"](each, None)) for each in row] for row in records]
-        of.write("audio.npy", np.array(sounds))
-    for w, way in enumerate(WAYS[modality]):
-        seen, own = _seen(of, modality, way, records)
-        sizes = towers.IMAGE_ENCODERS if way == BASELINE[modality] else ("base",)
-        for size in sizes:
-            model, params = tower(of, size)
-            z = towers.embed(model, params, "vision", seen.reshape(-1, *seen.shape[2:]))
-            of.write(f"{modality}-z-{named(way)}-{size}.npy", z.reshape(*seen.shape[:2], -1))
-        if own is not None:
-            of.write(f"{modality}-{named(way)}.npy", own)
-        tell(0.4 + 0.6 * (w + 1) / len(WAYS[modality]))
+    flat = np.array(tokens)
+    z = towers.embed(model, params, "text", flat.reshape(-1, flat.shape[-1]))
+    of.write(f"{modality}-z-text.npy", z.reshape(*flat.shape[:2], -1))
 
 
 def _plain(of: Folder, tell: Callable[[float], None]) -> None:
@@ -179,7 +190,7 @@ def _plain(of: Folder, tell: Callable[[float], None]) -> None:
     made = []
     for i in range(PAIRS):
         record = _record(of, "train", FIRST["thermal"] + MOMENTS * i, modalities)
-        made.append({m: _small(INPUTS[m](record, None)) for m in modalities})
+        made.append({m: small(INPUTS[m](record, None)) for m in modalities})
         tell(i / PAIRS)
     for m in ("depth", "thermal"):
         of.write(f"thermal-{m}.npy", np.stack([row[m] for row in made]))
@@ -188,13 +199,15 @@ def _plain(of: Folder, tell: Callable[[float], None]) -> None:
     of.write("thermal-z.npy", towers.embed(model, params, "vision", pictures))
 
 
-def _seen(of: Folder, modality: str, way: Way, records):
-    """(pictures [records, views, ...], the modality's inputs alike or None where it has no views).
+def _seen(of: Folder, modality: str, way: Way, size: str, tell: Callable[[float], None]) -> None:
+    """What a tower makes of pictures seen in one way, [records, views, width]; and depth maps alike.
 
     Audio has 2 views of each moment's picture, in the order of moments; its sounds are as they are.
+    In a modality's first way, the baseline's, all towers that are there look at the pictures at once.
     """
-    augmentation = STRONG if way[0] == "strong" else BASIC
-    augmentation = dataclasses.replace(augmentation, erase=0.25 if way[2] else 0.0)
+    augmentation = dataclasses.replace(
+        STRONG if way[0] == "strong" else BASIC, erase=0.25 if way[2] else 0.0
+    )
     transforms: dict[str, Any] = {
         "vision": vision.Clip(SIZE, frames=1, augment=augmentation),
     }
@@ -202,44 +215,28 @@ def _seen(of: Folder, modality: str, way: Way, records):
         transforms["depth"] = dataclasses.replace(towers.DEPTH, augment=augmentation)
     to_inputs = ToInputs(transforms, aligned=way[1])
     views = VIEWS if modality == "depth" else 2
-    pictures, own = [], []
-    for i, row in enumerate(records):
-        made = [
+    made = []
+    for i, row in _records(of, modality, tuple(transforms)):
+        seen = [
             to_inputs(record, _rng(of, 2, i, moment, view))
             for moment, record in enumerate(row)
             for view in range(views)
         ]
-        pictures.append(np.stack([each["vision"] for each in made]).astype(np.float16))
-        if modality == "depth":
-            own.append(np.stack([each["depth"] for each in made]).astype(np.float16))
-    return np.stack(pictures), np.stack(own) if own else None
+        made.append([{m: small(x) for m, x in each.items()} for each in seen])
+        tell(i / PAIRS)
+    if modality == "depth":
+        of.write(f"depth-{named(way)}.npy", np.array([[v["depth"] for v in row] for row in made]))
+    pictures = np.array([[view["vision"] for view in row] for row in made])
+    there = (each for each in towers.IMAGE_ENCODERS if of.has(f"tower-{each}"))
+    for each in there if way == WAYS[modality][0] else (size,):
+        model, params = tower(of, each)
+        z = towers.embed(model, params, "vision", pictures.reshape(-1, *pictures.shape[2:]))
+        of.write(f"{modality}-z-{named(way)}-{each}.npy", z.reshape(*pictures.shape[:2], -1))
 
 
 def tower(of: Folder, size: str):
     """(model, parameters) of the image tower of a size, and the text tower beside it."""
-    return towers.tower_config(of.seed, size).model, load(of.path / f"tower-{size}.npz")
-
-
-def save(path: pathlib.Path, params: Mapping) -> None:
-    """Nested dicts of arrays as one .npz file."""
-    from flax import traverse_util
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
-    with files.replaced(path) as file:
-        np.savez(file, **flat)
-
-
-def load(path: pathlib.Path) -> dict:
-    from flax import traverse_util
-
-    with np.load(path, allow_pickle=False) as flat:
-        return traverse_util.unflatten_dict({name: flat[name] for name in flat}, sep="/")
-
-
-def _small(x: np.ndarray) -> np.ndarray:
-    """Numbers that are not whole in half precision, which is finer than what they were measured with."""
-    return x.astype(np.float16) if x.dtype.kind == "f" else x
+    return towers.tower_config(of.seed, size).model, arrays.load(of.path / f"tower-{size}.npz")
 
 
 def _rng(of: Folder, *place: int) -> np.random.Generator:

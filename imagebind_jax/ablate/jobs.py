@@ -1,35 +1,34 @@
 """What is to be done for some ablations and seeds, in which order, what it costs; and doing it."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import multiprocessing
-import os
 import pathlib
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from imagebind_jax import files
 from imagebind_jax.ablate import cores, data, runs, towers
 from imagebind_jax.ablate.ablation import Ablation, Setting
+from imagebind_jax.ablate.arrays import Folder
 from imagebind_jax.ablate.baselines import DEPTH
 from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.inputs.described import digest, told
 
 # Seconds on one core of BENCHMARKS.md's machine, by which progress and budgets are reckoned.
 PART_COSTS = {
-    "tower-small": 100.0, "tower-base": 60.0, "tower-large": 110.0,
-    "test": 25.0, "depth": 48.0, "audio": 60.0, "thermal": 20.0,
+    "captioned": 40.0, "tower-small": 40.0, "tower-base": 43.0, "tower-large": 70.0, "test": 12.0,
+    "audio": 17.0, "thermal": 9.0,
 }  # fmt: skip
-COMPILING = 7.0
-STEP_COSTS = {"depth": (1.5e-3, 9e-5), "thermal": (1.5e-3, 9e-5), "audio": (3e-3, 3.3e-4)}
+QUICK, VIEWS = 3.0, {"depth": 16.0, "audio": 24.0}  # of embeddings of what is there, and of views
+COMPILING = 5.0
+STEP_COSTS = {"depth": (1.2e-3, 7.5e-5), "thermal": (1.2e-3, 7.5e-5), "audio": (2.5e-3, 2.7e-4)}
 # A result depends on these parts of the package; with others it is not taken for the same.
 MADE_BY = (
-    "ablate/baselines.py", "ablate/data.py", "ablate/runs.py", "ablate/towers.py", "inputs/world/*.py",
+    "ablate/arrays.py", "ablate/baselines.py", "ablate/data.py", "ablate/runs.py", "ablate/towers.py", "inputs/world/*.py",
     "inputs/anchors.py", "inputs/arrays.py", "inputs/audio.py", "inputs/augment.py", "inputs/depth.py",
     "inputs/depth_maps.py", "inputs/images.py", "inputs/media.py", "inputs/rand_augment.py",
     "inputs/recordings.py", "inputs/resampling.py", "inputs/rows.py", "inputs/spectrograms.py",
@@ -60,7 +59,9 @@ class Job:
     def cost(self) -> float:
         """Seconds, about, on one core."""
         if self.setting is None:
-            return PART_COSTS[self.part]
+            kind, _, rest = self.part.partition("-")
+            views = VIEWS.get(kind, QUICK) if rest.endswith("-base") else QUICK
+            return PART_COSTS.get(self.part, views)
         settings = [self.setting, *([DEPTH] if self.setting.hub == "depth" else [])]
         return COMPILING + len(self.seeds) * sum(map(_cost, settings))
 
@@ -132,13 +133,20 @@ class Results:
             for setting in settings
             if (left := tuple(seed for seed in seeds if self.get(setting, seed) is None))
         }
-        needed = {seed for left in missing.values() for seed in left}
-        made = [
-            Job((seed,), part)
-            for part in data.PARTS
+        parts = {
+            seed: dict.fromkeys(
+                part
+                for setting, left in missing.items()
+                if seed in left
+                for part in data.needed(setting)
+                if not Folder(self.folder, seed).has(part)
+            )
             for seed in seeds
-            if seed in needed and not data.Folder(self.folder, seed).has(f"{part}.done")
-        ]
+        }
+        for some in parts.values():  # what only towers need, and is not kept
+            if not any(part.startswith("tower-") for part in some):
+                some.pop("captioned", None)
+        made = [Job((seed,), part) for seed in seeds for part in sorted(parts[seed], key=_order)]
         return made + [Job(left, setting=setting) for setting, left in missing.items()]
 
 
@@ -172,81 +180,15 @@ def whole(folder: pathlib.Path, seed: int) -> Iterator[None]:
     except UserError:  # a ValueError, too
         raise
     except DAMAGED as error:
-        where = data.Folder(folder, seed).path
+        where = Folder(folder, seed).path
         raise UserError(
             f"the data in {where} are damaged ({first_line(error)}): remove the folder, and the same "
             "command makes it again"
         ) from error
 
 
-def do(
-    folder: pathlib.Path,
-    jobs: Sequence[Job],
-    workers: int,
-    deadline: float,
-    tell: Callable[[float, Job], None],
-) -> int:
-    """Does jobs in their order, `workers` at once; returns how many were not begun at the deadline.
-
-    tell: told the seconds' worth that is done, and of which job. deadline: of time.monotonic(), from
-    which on no job and no run of another seed is begun. Raises what a job raises, and UserError where a process was killed.
-    """
-    context = cores.context()
-    messages, turn = context.Queue(), context.Value("i", 0)
-    waiting, shares = list(enumerate(jobs)), dict.fromkeys(range(len(jobs)), 0.0)
-    others = set(multiprocessing.active_children())
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, context, initializer=cores.begin, initargs=(os.getpid(), turn, messages)
-    ) as pool:
-        running: dict[concurrent.futures.Future, int] = {}
-        try:
-            while waiting or running:
-                late = time.monotonic() >= deadline
-                while waiting and not late and len(running) < workers:
-                    number, job = next(
-                        _ready(waiting, {jobs[i] for i in running.values()}), (-1, None)
-                    )
-                    if job is None:
-                        break
-                    waiting.remove((number, job))
-                    running[pool.submit(work, folder, number, job, deadline)] = number
-                if late and not running:
-                    return len(waiting)
-                done, _ = concurrent.futures.wait(
-                    running, 0.5, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                while not messages.empty():
-                    number, share = messages.get()
-                    shares[number] = max(shares[number], share)  # it may come after the job's end
-                for future in done:
-                    number = running.pop(future)
-                    future.result()
-                    shares[number] = 1.0
-                spent = sum(shares[i] * job.cost for i, job in enumerate(jobs))
-                tell(spent, jobs[next(iter(running.values()), len(jobs) - 1)])
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise UserError(
-                "a process of the bench ended before its time (3 GB of memory each are enough; a script "
-                "calls this below `if __name__ == '__main__':`): the same command goes on, "
-                "--workers 1 needs less"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()  # in the middle of a run, which is made again
-            raise
-    return 0
-
-
-def _ready(waiting: Sequence[tuple[int, Job]], running: set[Job]) -> Iterator[tuple[int, Job]]:
-    """Jobs that nothing unfinished comes before: parts of a seed one after the other, then runs."""
-    unfinished = [job for _, job in waiting] + list(running)
-    for number, job in waiting:
-        before = {other.seeds[0] for other in unfinished if other.part and other != job}
-        if job.setting is not None and not before & set(job.seeds):
-            yield number, job
-        elif job.part:
-            order = data.PARTS.index(job.part)
-            earlier = (o for o in unfinished if o.part and o.seeds == job.seeds and o != job)
-            if all(data.PARTS.index(o.part) > order for o in earlier):
-                yield number, job
+def _order(part: str) -> int:
+    """Parts that others need come first."""
+    kinds = ("captioned", "tower", "test")
+    kind = part.partition("-")[0]
+    return 2 * kinds.index(kind) + ("-" in part) if kind in kinds else 2 * len(kinds)

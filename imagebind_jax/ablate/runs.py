@@ -8,8 +8,8 @@ from jaxtyping import Float
 
 from imagebind_jax.ablate import data, towers
 from imagebind_jax.ablate.ablation import Setting
+from imagebind_jax.ablate.arrays import Folder
 from imagebind_jax.ablate.baselines import DEPTH
-from imagebind_jax.ablate.data import Folder
 from imagebind_jax.evaluators import retrieval, zero_shot
 from imagebind_jax.evaluators.common import unit
 from imagebind_jax.inputs.spectrograms import BANDS, mask_bands, normalise
@@ -128,18 +128,14 @@ def _hubs(setting: Setting, of: Folder) -> list[np.ndarray]:
             model = towers.config(DEPTH, of.seed).model
             z = towers.embed(model, params, "depth", of.read("thermal-depth.npy"))
         return [z[:, None]]
-    pictures = of.read(
-        f"{modality}-z-{data.named(data.way_of(setting))}-{setting.image_encoder}.npy"
-    )
-    captions = of.read(f"{modality}-z-text.npy")
-    task = towers.TASK[modality]
-    names = of.read(f"classes-{task}-base.npy")[of.read(f"{modality}-labels.npy")]
-    return {
-        "vision": [pictures],
-        "text": [captions],
-        "labels": [names],
-        "both": [pictures, captions],
-    }[setting.hub]
+    if setting.hub == "labels":
+        names = of.read(f"classes-{towers.TASK[modality]}-{setting.image_encoder}.npy")
+        return [names[of.read(f"{modality}-labels.npy")]]
+    captions = [] if setting.hub == "vision" else [of.read(f"{modality}-z-text.npy")]
+    if setting.hub == "text":
+        return captions
+    way = data.named(data.way_of(setting))
+    return [of.read(f"{modality}-z-{way}-{setting.image_encoder}.npy"), *captions]
 
 
 def _mask(spectrograms: np.ndarray, most: int, rng: np.random.Generator) -> None:

@@ -28,7 +28,7 @@ WORLD = (
     "0.2 and strongly augmented, audio in batches of 128 at 0.05 and hardly augmented, as the paper has "
     "them. Encoders are hundreds of times smaller than the paper's, data up to thousands of times, so "
     "heights of numbers do not compare with it; what is put to the test is whether the same setting "
-    "comes out ahead. How hard the world is was set beforehand, on the first three seeds, so that the "
+    "comes out ahead. How hard the world is was set beforehand, on seeds below 100, so that the "
     "baselines are neither near chance nor near 100 %. The paper's columns are SUN RGB-D (depth; batch "
     "size: NYU v2) and ESC-50 (audio)."
 )

@@ -1,0 +1,87 @@
+"""Doing jobs, several at once: each when what it needs is there, until all are done or time is up."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from imagebind_jax.ablate import cores
+from imagebind_jax.ablate.jobs import Job, work
+from imagebind_jax.errors import UserError
+
+
+def do(
+    folder: pathlib.Path,
+    jobs: Sequence[Job],
+    workers: int,
+    deadline: float,
+    tell: Callable[[float, Job], None],
+) -> int:
+    """Does jobs in their order, `workers` at once; returns how many were not begun at the deadline.
+
+    tell: told the seconds' worth that is done, and of which job. deadline: of time.monotonic(), from
+    which on no job and no run of another seed is begun. Raises what a job raises, and UserError where a process was killed.
+    """
+    context = cores.context()
+    messages, turn = context.Queue(), context.Value("i", 0)
+    waiting, shares = list(enumerate(jobs)), dict.fromkeys(range(len(jobs)), 0.0)
+    others = set(multiprocessing.active_children())
+    start = (os.getpid(), turn, messages)
+    with (
+        cores.one_thread(),
+        concurrent.futures.ProcessPoolExecutor(workers, context, cores.begin, start) as pool,
+    ):
+        running: dict[concurrent.futures.Future, int] = {}
+        try:
+            while waiting or running:
+                late = time.monotonic() >= deadline
+                while waiting and not late and len(running) < workers:
+                    number, job = next(
+                        _ready(waiting, {jobs[i] for i in running.values()}), (-1, None)
+                    )
+                    if job is None:
+                        break
+                    waiting.remove((number, job))
+                    running[pool.submit(work, folder, number, job, deadline)] = number
+                if late and not running:
+                    return len(waiting)
+                done, _ = concurrent.futures.wait(
+                    running, 0.5, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                while not messages.empty():
+                    number, share = messages.get()
+                    shares[number] = max(shares[number], share)  # it may come after the job's end
+                for future in done:
+                    number = running.pop(future)
+                    future.result()
+                    shares[number] = 1.0
+                spent = sum(shares[i] * job.cost for i, job in enumerate(jobs))
+                tell(spent, jobs[next(iter(running.values()), len(jobs) - 1)])
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(
+                "a process of the bench ended before its time (3 GB of memory each are enough; a script "
+                "calls this below `if __name__ == '__main__':`): the same command goes on, "
+                "--workers 1 needs less"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # in the middle of a run, which is made again
+            raise
+    return 0
+
+
+def _ready(waiting: Sequence[tuple[int, Job]], running: set[Job]) -> Iterator[tuple[int, Job]]:
+    """Jobs that nothing unfinished comes before: parts of a seed one after the other, then runs."""
+    first: dict[int, Job] = {}
+    for other in (*running, *(job for _, job in waiting)):
+        if other.part:
+            first.setdefault(other.seeds[0], other)
+    for number, job in waiting:
+        if job.part:
+            if first[job.seeds[0]] == job:
+                yield number, job
+        elif not first.keys() & set(job.seeds):
+            yield number, job
