@@ -163,12 +163,6 @@ def _ablate(options: argparse.Namespace, _: list[str]) -> None:
         return
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers must be at least 1, got {options.workers}")
-    given = {
-        "--seeds": options.seeds,
-        "--first-seed": options.first_seed,
-        "--budget": options.budget,
-    }
-    said = [f"{name} {value}" for name, value in given.items() if value is not None]
     ablate.run(
         options.names,
         options.out,
@@ -176,7 +170,6 @@ def _ablate(options: argparse.Namespace, _: list[str]) -> None:
         first_seed=ablate.FIRST_SEED if options.first_seed is None else options.first_seed,
         budget=None if options.budget is None else choosing.seconds(options.budget),
         workers=options.workers,
-        command=" ".join(["imagebind-jax ablate", *options.names, *said]),
     )
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import os
+import signal
 import time
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from imagebind_jax import ablate, cli
 from imagebind_jax.ablate import choosing, claims, data, jobs, runs, schedule, towers
 from imagebind_jax.ablate.ablation import Ablation, Claim, Row, Setting
+from imagebind_jax.ablate.arrays import Folder, last_file
 from imagebind_jax.ablate.baselines import AUDIO, BASELINE, DEPTH, THERMAL
 from imagebind_jax.ablate.jobs import Job, Results
 from imagebind_jax.errors import UserError
@@ -52,10 +55,10 @@ def test_each_claim_of_the_paper_holds_in_the_paper():
 
 
 def test_settings_of_an_ablation_differ_in_what_it_is_about_alone():
-    """But for what is said of them: epochs that keep steps, erasing as a part of strong augmentation."""
+    """But for what is said of them: epochs that keep steps."""
     varied = {
         "null": {"repeat"}, "image-encoder": {"image_encoder"}, "temperature": {"temperature", "learned"},
-        "head": {"head"}, "epochs": {"epochs"}, "image-augmentation": {"augmentation", "erase"},
+        "head": {"head"}, "epochs": {"epochs"}, "image-augmentation": {"augmentation"},
         "spatial-alignment": {"aligned"}, "random-erasing": {"erase"}, "temporal-alignment": {"aligned"},
         "frequency-masking": {"mask_bands"}, "capacity": {"encoder", "image_encoder"},
         "batch-size": {"batch_size"}, "objective": {"objective"}, "hub": {"hub"},
@@ -88,6 +91,7 @@ def test_no_recording_is_in_two_sets_of_a_seed():
     assert all(place % data.MOMENTS == 0 for place in first.values())
     assert first["depth"] >= data.MOMENTS * towers.TOWER_PAIRS
     assert first["depth"] + each <= first["audio"]
+    assert first["audio"] + each <= first["thermal"]
 
 
 def test_as_many_steps_for_any_number_of_pairs():
@@ -143,7 +147,8 @@ def test_what_a_shared_offset_hides_centring_shows():
 
 
 NAMES = [number + end for number in ("top1", "r1", "r10") for end in ("", "_centred")]
-SMALL = {"PAIRS": 48, "TEST": 24, "VIEWS": 2}
+COMMAND = "imagebind-jax ablate all --seeds 3 --first-seed 100"
+SMALL = {"PAIRS": 48, "TEST": 24, "VIEWS": {"depth": 2, "audio": 2}}
 
 
 @pytest.fixture
@@ -174,13 +179,13 @@ def test_parts_of_a_seed_come_one_after_the_other_and_before_its_runs():
     parts = [Job((seed,), part) for part in needed for seed in (0, 1)]
     runs_of = [Job((0,), setting=DEPTH), Job((0, 1), setting=AUDIO)]
     waiting = list(enumerate([*parts, *runs_of]))
-    first = {job for _, job in schedule._ready(waiting, set())}
+    first = {job for _, job in jobs.ready(waiting, set())}
     assert first == {Job((0,), needed[0]), Job((1,), needed[0])}
     left = [(n, job) for n, job in waiting if not (job.part and job.seeds == (0,))]
-    assert Job((0,), setting=DEPTH) in {job for _, job in schedule._ready(left, set())}
+    assert Job((0,), setting=DEPTH) in {job for _, job in jobs.ready(left, set())}
     running = {Job((0,), needed[-1])}
-    assert Job((0,), setting=DEPTH) not in {job for _, job in schedule._ready(left, running)}
-    assert Job((0, 1), setting=AUDIO) not in {job for _, job in schedule._ready(left, set())}
+    assert Job((0,), setting=DEPTH) not in {job for _, job in jobs.ready(left, running)}
+    assert Job((0, 1), setting=AUDIO) not in {job for _, job in jobs.ready(left, set())}
 
 
 def test_only_what_a_setting_needs_is_made(tmp_path):
@@ -205,9 +210,8 @@ def test_only_what_a_setting_needs_is_made(tmp_path):
 def test_a_setting_that_two_ablations_share_is_run_once(tmp_path):
     chosen = [claims.BY_NAME["temperature"], claims.BY_NAME["head"], claims.BY_NAME["gap"]]
     settings = [job.setting for job in Results(tmp_path).todo(chosen, range(3)) if job.setting]
-    assert (
-        len(settings) == len(set(settings)) == 6 + 5 + 2 + 1
-    )  # six and five temperatures, two heads
+    # Six temperatures of each, of which the gap has four and one is the baseline; an MLP of each.
+    assert len(settings) == len(set(settings)) == 2 * 6 + 2
 
 
 def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
@@ -218,7 +222,6 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
         for number, job in enumerate(todo):
             jobs.work(folder, number, job, math.inf)
             done.append(job)
-        return 0
 
     monkeypatch.setattr(schedule, "do", do)
     monkeypatch.setattr(claims, "ABLATIONS", (ablation(repeat=1),))
@@ -231,9 +234,7 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
     difference = np.subtract(*scores)
     assert told["verdicts"][0]["difference"] == pytest.approx(difference.mean())
     assert "Nothing that means anything." in (tmp_path / "science.md").read_text()
-    assert (
-        json.loads((tmp_path / "results.json").read_text())["command"] == "imagebind-jax ablate all"
-    )
+    assert json.loads((tmp_path / "science.json").read_text())["command"] == COMMAND
     assert (tmp_path / "science.html").exists()
 
     before, text = found["ablations"], (tmp_path / "science.md").read_text()
@@ -252,24 +253,55 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
     assert text.split("## Small")[1] == (tmp_path / "science.md").read_text().split("## Small")[1]
 
 
-def test_every_kind_of_setting_trains(tmp_path, small):
-    """One step of each setting that there is, but for its size, on one seed's data."""
+def test_every_kind_of_setting_has_its_data_and_trains(tmp_path, small, monkeypatch):
+    """A batch of each setting that there is, but for its size, on one seed's data."""
     folder = tmp_path / "made"
     settings = dict.fromkeys(s for each in claims.ABLATIONS for s in each.settings)
+    written, read = {}, []
+    for name, note in (("write", lambda name: written[part].append(name)), ("read", read.append)):
+        of_folder = getattr(Folder, name)
+
+        def spy(self, name, *array, of_folder=of_folder, note=note):
+            note(name)
+            return of_folder(self, name, *array)
+
+        monkeypatch.setattr(Folder, name, spy)
     for setting in settings:
         for part in data.needed(setting):
-            data.make(folder, 0, part)
-            assert data.Folder(folder, 0).has(part)
+            if not Folder(folder, 0).has(part):
+                written[part] = []
+                data.make(folder, 0, part)
+                assert Folder(folder, 0).has(part)
+                assert last_file(part).endswith(".npz") or last_file(part) in written[part]
+    # Towers that are there look at the baseline's pictures together.
+    made = {part: {*names, last_file(part)} for part, names in written.items()}
+    for setting in settings:
+        read.clear()
+        runs._batches(dataclasses.replace(setting, pairs=48, batch_size=8), Folder(folder, 0))
+        listed = {
+            name
+            for part in data.needed(setting)
+            for name in (
+                *made.get(part, ()),
+                last_file(part),
+                last_file(part.replace("-large", "-base")),
+            )
+        }
+        assert set(read) <= listed | {f"depth-{data.named(data.way_of(setting))}.npy"}, setting
     short = dict.fromkeys(
         dataclasses.replace(s, pairs=48, batch_size=8, epochs=1, temperature=0.1) for s in settings
     )
     assert len(short) >= 15
     for setting in short:
-        batch = runs._batches(setting, data.Folder(folder, 0))(1)
+        batch = runs._batches(setting, Folder(folder, 0))(1)
         shape = towers.config(setting, 0).model.encoders[setting.modality].shape
         assert batch[setting.modality].shape == (8, *shape)
         assert np.allclose(np.linalg.norm(batch["anchor:vision"], axis=1), 1, atol=1e-2)
-    for setting in (THERMAL, dataclasses.replace(AUDIO, objective="sigmoid", learned=True)):
+    for setting in (
+        THERMAL,
+        dataclasses.replace(AUDIO, objective="sigmoid", learned=True, head="mlp"),
+        dataclasses.replace(DEPTH, objective="regression", encoder="small"),
+    ):
         setting = dataclasses.replace(setting, pairs=48, batch_size=8, epochs=1)
         found, _ = runs.run(setting, 0, folder)
         assert found.keys() == {*NAMES, "gap"}
@@ -277,7 +309,7 @@ def test_every_kind_of_setting_trains(tmp_path, small):
 
 
 def test_what_settings_share_is_drawn_the_same(tmp_path, small):
-    folder = data.Folder(tmp_path, 0)
+    folder = Folder(tmp_path, 0)
     for part in data.needed(AUDIO):
         data.make(tmp_path, 0, part)
     base = dataclasses.replace(AUDIO, pairs=48, batch_size=16, mask_bands=0)
@@ -303,7 +335,7 @@ def test_a_budget_takes_seeds_first_and_then_ablations(tmp_path):
     assert everything == (chosen, range(6), [])
 
     def cost(some, seeds, workers=2):
-        return jobs.least(results.todo(some, range(seeds)), workers)
+        return jobs.lasts(results.todo(some, range(seeds)), workers)
 
     fitting, seeds, left = choosing.fit(results, chosen, range(6), cost(chosen, 5) + 1, 2)
     assert (len(fitting), len(seeds), left) == (len(chosen), 5, [])
@@ -316,6 +348,35 @@ def test_a_budget_takes_seeds_first_and_then_ablations(tmp_path):
     parts = {part for each in chosen for s in each.settings for part in data.needed(s)}
     one_seed = sum(Job((0,), part).cost for part in parts)
     assert cost(chosen, 3, workers=1000) > one_seed  # its parts wait for each other
+
+
+@pytest.mark.parametrize("name", claims.BY_NAME)
+def test_any_ablation_takes_ten_minutes_on_two_cores(name, tmp_path):
+    """By the costs, with the seeds that it then has."""
+    results, chosen = Results(tmp_path), [claims.BY_NAME[name]]
+    seeds = choosing.few(results, chosen, range(100, 109), ablate.QUICKLY, 2)
+    assert 3 <= len(seeds) <= 9
+    assert jobs.lasts(results.todo(chosen, seeds), 2) <= ablate.QUICKLY
+
+
+def test_the_same_command_takes_the_same_seeds_however_much_is_done(tmp_path):
+    results, chosen = Results(tmp_path), [claims.BY_NAME["temperature"]]
+    before = choosing.few(results, chosen, range(9), ablate.QUICKLY, 2)
+    assert len(before) < 9
+    for setting in chosen[0].settings:
+        for seed in before:
+            results.put(setting, seed, {"top1": 1.0})
+    assert choosing.few(results, chosen, range(9), ablate.QUICKLY, 2) == before
+    assert choosing.fit(results, chosen, range(9), 1.0, 2)[1] == before[:5]
+    for setting in chosen[0].settings:
+        for seed in range(9):
+            results.put(setting, seed, {"top1": 1.0})
+    assert choosing.few(results, chosen, range(9), ablate.QUICKLY, 2) == range(9)  # nothing to do
+
+
+def test_no_two_verdicts_read_the_same():
+    said = [(claim.says, claim.task) for each in claims.ABLATIONS for claim in each.claims]
+    assert len(said) == len(set(said))
 
 
 def test_what_was_not_finished_is_said(tmp_path):
@@ -350,17 +411,72 @@ def test_the_list(capsys):
     )
 
 
+# ---- processes
+
+
+def toy(folder, number, job, deadline):
+    """In place of `jobs.work`: leaves a note of when and where it was done."""
+    import jax
+
+    begun = time.monotonic()
+    if job.part == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    jobs.cores.tell(number, 0.5)
+    time.sleep(0.3)
+    said = {
+        "begun": begun,
+        "ended": time.monotonic(),
+        "cores": sorted(os.sched_getaffinity(0)),
+        "threads": os.environ["OPENBLAS_NUM_THREADS"],
+        "kept": jax.config.jax_compilation_cache_dir is not None,
+    }
+    (folder / f"{number}.json").write_text(json.dumps(said))
+
+
+def test_jobs_wait_for_what_they_need_and_each_process_has_a_core(tmp_path):
+    todo = [Job((seed,), part) for seed in (0, 1) for part in ("captioned", "tower-base")]
+    todo += [Job((0,), setting=DEPTH), Job((0, 1), setting=AUDIO)]
+    heard = []
+    before = os.environ.get("OPENBLAS_NUM_THREADS")
+    schedule.do(tmp_path, todo, 2, math.inf, lambda done, job: heard.append(done), toy)
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == before
+    done = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(len(todo))]
+    for first, second in ((0, 1), (2, 3), (1, 4), (1, 5), (3, 5)):
+        assert done[first]["ended"] <= done[second]["begun"], (first, second)
+    assert all(len(each["cores"]) == 1 and each["threads"] == "1" for each in done)
+    assert len({each["cores"][0] for each in done}) == min(2, jobs.cores.count())
+    assert all(each["kept"] for each in done)  # compiled programs
+    assert heard == sorted(heard) and heard[-1] == pytest.approx(sum(job.cost for job in todo))
+
+
+def test_a_process_that_is_killed_ends_all_with_what_to_do(tmp_path):
+    todo = [Job((0,), "captioned"), Job((1,), "kill"), Job((2,), "captioned")]
+    with pytest.raises(UserError, match="ended before its time .*the same command goes on"):
+        schedule.do(tmp_path, todo, 2, math.inf, lambda done, job: None, toy)
+
+
 def test_a_deadline_begins_nothing(tmp_path):
     todo = [Job((0,), "captioned")]
-    assert schedule.do(tmp_path, todo, 1, time.monotonic() - 1, lambda done, job: None) == 1
+    schedule.do(tmp_path, todo, 1, time.monotonic() - 1, lambda done, job: None, toy)
+    assert not list(tmp_path.iterdir())
 
 
-def test_an_error_in_a_process_is_heard(tmp_path, monkeypatch):
+def test_an_error_in_a_process_is_heard(tmp_path):
     """Its data are not there, so the run fails, and all ends with what to do."""
     with pytest.raises(UserError, match="seed-0 are damaged .*: remove the folder"):
         schedule.do(tmp_path, [Job((0,), setting=DEPTH)], 1, math.inf, lambda done, job: None)
 
 
-def test_a_setting_of_an_unknown_modality_is_refused():
-    with pytest.raises(UserError, match="smell"):
-        Setting("smell")
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"modality": "smell"}, "modality 'smell'"),
+        ({"hub": "depth"}, "depth is bound to vision, text, labels, both"),
+        ({"modality": "thermal", "hub": "text"}, "thermal is bound to vision, depth"),
+        ({"hub": "text", "image_encoder": "large"}, "only pictures are seen"),
+        ({"head": "deep"}, "head 'deep': not one of linear, mlp"),
+    ],
+)
+def test_settings_that_nothing_stands_for_are_refused(wrong, said):
+    with pytest.raises(UserError, match=said):
+        Setting(**wrong)

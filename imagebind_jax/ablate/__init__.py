@@ -14,10 +14,10 @@ import numpy as np
 
 import imagebind_jax
 from imagebind_jax import files, metrics, saying
-from imagebind_jax.ablate import cores, jobs, schedule, towers
+from imagebind_jax.ablate import cores, jobs, schedule, towers, words
 from imagebind_jax.ablate.ablation import Ablation, Claim
 from imagebind_jax.ablate.arrays import Folder
-from imagebind_jax.ablate.choosing import choose, fit
+from imagebind_jax.ablate.choosing import choose, few, fit
 from imagebind_jax.ablate.jobs import Results
 from imagebind_jax.ablate.markdown import markdown
 from imagebind_jax.ablate.page import write_page
@@ -40,13 +40,13 @@ def run(
     first_seed: int = FIRST_SEED,
     budget: float | None = None,
     workers: int | None = None,
-    command: str = "",
     say: Callable[[str], None] = saying.say,
 ) -> dict[str, Any]:
-    """Runs ablations ("all", or names of `claims`) and reports; returns what results.json holds.
+    """Runs ablations ("all", or names of `claims`) and reports; returns what science.json holds.
 
-    out: gets results.json, science.md, science.html, and the data and results of every run, with
-    which the same command goes on: half a gigabyte a seed, and as much again until all is done.
+    out: gets science.json, .md and .html (or as the ablations are called), and the data and results
+    of every run, with which the same command goes on: half a gigabyte a seed, and as much again until
+    all is done.
     seeds: worlds, from `first_seed` on (None: SEEDS; fewer where ablations are named and it would take
     more than QUICKLY). budget: seconds; fewer seeds are taken, then ablations are left out from the
     end, so that it suffices by the costs in `jobs`; once it is spent, no run is begun. workers:
@@ -54,11 +54,13 @@ def run(
     """
     begun, folder = time.monotonic(), pathlib.Path(out)
     chosen, workers = choose(names), workers or cores.count()
-    if seeds is not None and not FEWEST <= seeds < 1000 or not 0 <= first_seed < 1_000_000:
-        raise UserError(
-            f"--seeds {seeds} from {first_seed}: a verdict needs from {FEWEST} to 999, from 0 on"
-        )
-    worlds: Sequence[int] = range(first_seed, first_seed + (seeds or SEEDS))
+    if seeds is not None and not FEWEST <= seeds < 1000:
+        raise UserError(f"--seeds {seeds}: a verdict needs from {FEWEST} to 999")
+    if not 0 <= first_seed < 1_000_000:
+        raise UserError(f"--first-seed {first_seed}: from 0 to 999,999")
+    wanted = seeds or SEEDS
+    worlds: Sequence[int] = range(first_seed, first_seed + wanted)
+    report = folder / ("science" if "all" in names else "-".join(each.name for each in chosen))
     files.check_writable(folder, REMEDY)
     with files.locked(folder / ".lock", f"{folder} is in use by another process: {REMEDY}"):
         results = Results(jobs.made(folder))
@@ -67,31 +69,33 @@ def run(
         if budget is not None:
             fitting, worlds, left_out = fit(results, chosen, worlds, budget, workers)
         elif seeds is None and "all" not in names:
-            _, worlds, _ = fit(results, chosen, worlds, QUICKLY, workers, FEWEST)
+            worlds = few(results, chosen, worlds, QUICKLY, workers)
         todo = results.todo(fitting, worlds)
-        fewer = (
-            f" of {SEEDS} (--seeds {SEEDS} takes longer)" if len(worlds) < (seeds or SEEDS) else ""
-        )
+        fewer = f" of {wanted}, by the time there is" if len(worlds) < wanted else ""
         say(
             f"{len(fitting)} ablations, {len(worlds)} seeds{fewer}, {workers} processes: {len(todo)} "
-            f"jobs, about {math.ceil(jobs.least(todo, workers) / 60)} min -> {folder}/science.html"
+            f"jobs, about {math.ceil(jobs.lasts(todo, workers) / 60)} min -> {report}.html"
         )
         total = sum(job.cost for job in todo)
-        with metrics.Progress("ablate", round(total), shown=bool(todo)) as progress:
+        with metrics.Progress("ablate: core seconds", round(total), shown=bool(todo)) as progress:
 
             def tell(done: float, job: jobs.Job) -> None:
                 progress.update(round(done), job.says)
                 spent.write()
 
-            left = schedule.do(results.folder, todo, workers, begun + (budget or math.inf), tell)
-        if not left:  # what only the towers' training needed
-            for path in results.folder.glob("seed-*/captioned-*.npy"):
-                path.unlink()
-        if left:
-            say(f"the budget is spent: {left} jobs were not begun; {GOES_ON}")
+            schedule.do(results.folder, todo, workers, begun + (budget or math.inf), tell)
+        if left := results.todo(fitting, worlds):
+            say(f"the budget is spent: {len(left)} jobs are not done; {GOES_ON}")
+        else:  # what only the towers' training needed
+            for name in ("vision", "text"):  # by the first of them the second is believed
+                for path in results.folder.glob(f"seed-*/captioned-{name}.npy"):
+                    path.unlink()
+        asked = [each.name for each in fitting] if left_out else names
         found = gather(results, fitting, worlds, left_out)
         found = {
-            "command": command or f"imagebind-jax ablate {' '.join(names)}",
+            # With the seeds that were taken, whatever time there was.
+            "command": f"imagebind-jax ablate {' '.join(asked)} --seeds {len(worlds)}"
+            f" --first-seed {worlds[0]}",
             "machine": f"{platform.machine()}, {workers} processes on {cores.count()} cores",
             "seconds": spent.seconds(),
             "versions": {
@@ -105,16 +109,15 @@ def run(
         spent.write(0.0)
         if not found["ablations"]:
             raise UserError(f"no ablation was finished: there is no report; {GOES_ON}")
-        files.write_sealed(folder / "results.json", found, indent=1)
-        files.replace_text(folder / "science.md", markdown(found))
-        write_page(folder / "science.html", found)
+        files.write_sealed(report.with_suffix(".json"), found, indent=1)
+        files.replace_text(report.with_suffix(".md"), markdown(found))
+        write_page(report.with_suffix(".html"), found)
     for ablation in found["ablations"]:
+        say(f"\n{ablation['title']}")
         for verdict in ablation["verdicts"]:
-            say(
-                f"{verdict['verdict']:18} {ablation['name']}, {verdict['task']}: {verdict['says']} "
-                f"({verdict['difference']:+.1f}, {verdict['low']:+.1f} to {verdict['high']:+.1f})"
-            )
-    say(f"{folder / 'science.html'}: open it in a browser; {folder / 'science.md'} says the same")
+            said = words.sentence(verdict, found)
+            say(f"  {verdict['verdict']}: {verdict['says']}. {said}")
+    say(f"{report.with_suffix('.html')}: open it in a browser; .md and .json say the same")
     return found
 
 
@@ -137,7 +140,7 @@ def gather(
     return {
         "seeds": list(seeds),
         "confidence": CONFIDENCE,
-        "towers": _towers(results, seeds) if told else {},
+        "towers": _towers(results, ablations, seeds) if told else {},
         "ablations": told,
         "left_out": missing,
     }
@@ -169,7 +172,7 @@ def _told(results: Results, ablation: Ablation, seeds: Sequence[int]) -> dict[st
             )
         )
         paper = [row.paper[claim.task] for row in (better, worse) if claim.task in row.paper]
-        known = len(paper) == 2 and not claim.ours
+        known = len(paper) == 2 and not claim.other
         return {
             **dataclasses.asdict(claim) | {"paper_difference": None},
             **({"paper_difference": round(paper[0] - paper[1], 2)} if known else {}),
@@ -199,19 +202,21 @@ def _told(results: Results, ablation: Ablation, seeds: Sequence[int]) -> dict[st
     }
 
 
-def _towers(results: Results, seeds: Sequence[int]) -> dict[str, Any]:
-    """How well each image tower that was needed does zero-shot on images, in percent by seed."""
+def _towers(
+    results: Results, ablations: Sequence[Ablation], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """How well each image tower that is in use does zero-shot on images, in percent by seed."""
     found: dict[str, dict[str, list[float]]] = {}
+    used = {setting.image_encoder for each in ablations for setting in each.settings}
+    folders = [Folder(results.folder, seed) for seed in seeds]
     for size in towers.IMAGE_ENCODERS:
-        folders = [Folder(results.folder, seed) for seed in seeds]
-        if not all(folder.has(f"test-{size}") for folder in folders):
+        if size not in used or not all(folder.has(f"test-{size}") for folder in folders):
             continue
         for column, task in enumerate(("shape", "material")):
             values = found.setdefault(size, {}).setdefault(task, [])
             for of in folders:
-                with jobs.whole(results.folder, of.seed):
-                    z, c = of.read(f"test-z-{size}.npy"), of.read(f"classes-{task}-{size}.npy")
-                    labels = of.read("test-labels.npy")[:, column]
+                z, c = of.read(f"test-z-{size}.npy"), of.read(f"classes-{task}-{size}.npy")
+                labels = of.read("test-labels.npy")[:, column]
                 top1 = zero_shot.top1(np.asarray(z), np.asarray(c), np.asarray(labels))
                 values.append(100 * top1)
     return found

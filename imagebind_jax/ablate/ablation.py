@@ -11,6 +11,16 @@ TASKS = {
     "thermal": "thermal images, which shape is it?",
 }
 
+HUBS = ("vision", "text", "labels", "both")
+KNOWN = {
+    "modality": tuple(TASKS),
+    "image_encoder": ("small", "base", "large"),
+    "encoder": ("small", "base"),
+    "head": ("linear", "mlp"),
+    "objective": ("info_nce", "sigmoid", "regression", "joint"),
+    "augmentation": ("basic", "strong"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -34,13 +44,19 @@ class Setting:
         "strong"  # of images: basic (crop, flip, jitter) or strong (RandAugment, too)
     )
     aligned: bool = True  # crops of image and depth map; moments of clip and sound
-    erase: bool = True  # a rectangle of a quarter of the images
+    erase: bool = True  # a rectangle of a quarter of the depth maps
     mask_bands: int = 0  # of the spectrogram, at most
     repeat: int = 0  # of the very same: another initialisation, other batches
 
     def __post_init__(self):
-        if self.modality not in TASKS:
-            raise UserError(f"modality {self.modality!r}: not one of {', '.join(TASKS)}")
+        for name, known in KNOWN.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} {getattr(self, name)!r}: not one of {', '.join(known)}")
+        hubs = ("vision", "depth") if self.modality == "thermal" else HUBS
+        if self.hub not in hubs:
+            raise UserError(f"{self.modality} is bound to {', '.join(hubs)}, not to {self.hub!r}")
+        if self.image_encoder != "base" and (self.hub != "vision" or self.modality == "thermal"):
+            raise UserError(f"only pictures are seen by an image encoder {self.image_encoder!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +77,7 @@ class Row:
 class Claim:
     """That one row is better than another on a task, by some number of the runs.
 
-    ours: nothing of it is in the paper, so that there is nothing to reproduce.
+    ours: the paper does not claim it, so that there is nothing to reproduce.
     """
 
     says: str

@@ -1,13 +1,18 @@
 """The folder of a seed: arrays and parameters in files that are whole, or are not there."""
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
 from imagebind_jax import files
+from imagebind_jax.errors import UserError, first_line
+
+DAMAGED = (FileNotFoundError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
 class Folder:
@@ -25,8 +30,9 @@ class Folder:
             np.save(file, array, allow_pickle=False)
 
     def read(self, name: str) -> np.ndarray:
-        """Mapped, not loaded."""
-        return np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        """Mapped, not loaded. Raises UserError where it is damaged, or gone."""
+        with _whole(self.path):
+            return np.load(self.path / name, mmap_mode="r", allow_pickle=False)
 
 
 def last_file(part: str) -> str:
@@ -44,6 +50,17 @@ def last_file(part: str) -> str:
     return f"classes-material-{rest}.npy" if kind == "test" else f"{kind}-z-{rest}.npy"
 
 
+@contextlib.contextmanager
+def _whole(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGED as error:
+        raise UserError(
+            f"the data in {folder} are damaged ({first_line(error)}): remove the folder, and the same "
+            "command makes it again"
+        ) from error
+
+
 def save(path: pathlib.Path, params: Mapping) -> None:
     """Nested dicts of arrays as one .npz file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +70,8 @@ def save(path: pathlib.Path, params: Mapping) -> None:
 
 
 def load(path: pathlib.Path) -> dict:
-    with np.load(path, allow_pickle=False) as flat:
+    """What `save` has written. Raises UserError where it is damaged, or gone."""
+    with _whole(path.parent), np.load(path, allow_pickle=False) as flat:
         return traverse_util.unflatten_dict({name: flat[name] for name in flat}, sep="/")
 
 

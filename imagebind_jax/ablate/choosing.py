@@ -34,27 +34,40 @@ def seconds(text: str) -> float:
 
 
 def fit(
-    results: Results,
-    chosen: Sequence[Ablation],
-    seeds: Sequence[int],
-    budget: float,
-    workers: int,
-    fewest: int = FEWER,
+    results: Results, chosen: Sequence[Ablation], seeds: Sequence[int], budget: float, workers: int
 ) -> tuple[list[Ablation], Sequence[int], list[dict[str, str]]]:
     """(ablations, seeds, what is left out and why): what a budget of seconds suffices for.
 
-    Down to `fewest` seeds, then ablations are left out from the end, then seeds down to FEWEST.
+    Down to FEWER seeds, then ablations are left out from the end, then seeds down to FEWEST.
     """
-    fitting = list(chosen)
+    fitting, seeds = list(chosen), few(results, chosen, seeds, budget, workers, FEWER)
 
     def fits() -> bool:
-        return jobs.least(results.todo(fitting, seeds), workers) <= budget
+        return jobs.lasts(results.todo(fitting, seeds), workers) <= budget
 
-    while len(seeds) > fewest and not fits():
-        seeds = seeds[:-1]
     while len(fitting) > 1 and not fits():
         fitting.pop()
     while len(seeds) > FEWEST and not fits():
         seeds = seeds[:-1]
     why = f"did not fit into the budget of {budget / 60:.3g} minutes"
     return fitting, seeds, [{"name": e.name, "why": why} for e in chosen[len(fitting) :]]
+
+
+def few(
+    results: Results,
+    chosen: Sequence[Ablation],
+    seeds: Sequence[int],
+    budget: float,
+    workers: int,
+    fewest: int = FEWEST,
+) -> Sequence[int]:
+    """The seeds that a budget of seconds suffices for, from nothing; all, where all is done.
+
+    Not by what is left to do: the same command would take more seeds each time, until a verdict falls.
+    """
+    if not results.todo(chosen, seeds):
+        return seeds
+    nothing = Results(results.folder / "nothing")
+    while len(seeds) > fewest and jobs.lasts(nothing.todo(chosen, seeds), workers) > budget:
+        seeds = seeds[:-1]
+    return seeds

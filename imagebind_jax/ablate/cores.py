@@ -38,8 +38,9 @@ def begin(parent: int, turn: Any, messages: Any) -> None:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[own % len(cores)]})
     with contextlib.suppress(AttributeError, OSError):  # another C library
-        for name in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            ctypes.CDLL(None).mallopt(name, KEPT)
+        malloc = ctypes.CDLL(None)
+        if malloc.mallopt(M_MMAP_THRESHOLD, KEPT):  # older ones take no more than 32 MB: as it was
+            malloc.mallopt(M_TRIM_THRESHOLD, KEPT)
     import jax
 
     from imagebind_jax import compiled

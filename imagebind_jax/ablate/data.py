@@ -16,26 +16,28 @@ from imagebind_jax.inputs import augment, vision
 from imagebind_jax.inputs.rows import ToInputs
 from imagebind_jax.inputs.world.episodes import MOMENTS, Episodes
 
-VIEWS = 6  # of a picture with its depth map, each augmented on its own; of a moment's picture, 2
+VIEWS = {"depth": 6, "audio": 2}  # of a picture, with its depth map; of a moment's picture
 PAIRS, TEST = 1024, 768  # records to learn from of each modality, and of held-out combinations
 # Where each modality's recordings begin: none is in two of them, and none in the towers' pairs.
 FIRST = {"depth": MOMENTS * 7_000, "audio": MOMENTS * 14_000, "thermal": MOMENTS * 21_000}
+
+CAPTIONED, DRAWN, VIEW = 11, 12, 13  # streams of random numbers; below are the world's
 
 # The paper's two strengths for images: "basic" crops and jitters, "strong" adds RandAugment and
 # erasing. Its crops show 8 % of a picture at least, which towers of this size have no answer to.
 STRONG = augment.Spatial(crop_scale=(0.3, 1.0))
 BASIC = dataclasses.replace(STRONG, operations=0, erase=0.0)
-# (augmentation, aligned, erase) -> the ways in which a modality's pairs are seen.
+# (augmentation of images, aligned, rectangles of depth maps erased): how a modality's pairs are seen.
 Way = tuple[str, bool, bool]
 WAYS: dict[str, tuple[Way, ...]] = {
     "depth": (
         ("strong", True, True),
-        ("basic", True, False),
+        ("basic", True, True),
         ("strong", False, True),
         ("strong", True, False),
     ),
     # Its moments are matched, or not, when batches are drawn.
-    "audio": (("basic", True, False), ("strong", True, True)),
+    "audio": (("basic", True, False), ("strong", True, False)),
 }
 
 
@@ -113,7 +115,7 @@ def _captioned(of: Folder, tell: Callable[[float], None]) -> None:
     made = []
     for i in range(towers.TOWER_PAIRS):
         record = _record(of, "train", MOMENTS * i, ("vision", "text"))
-        views = [seen(record, _rng(of, 0, i, v)) for v in range(towers.TOWER_VIEWS)]
+        views = [seen(record, _rng(of, CAPTIONED, i, v)) for v in range(towers.TOWER_VIEWS)]
         made.append([{m: small(x) for m, x in view.items()} for view in views])
         tell(i / towers.TOWER_PAIRS)
     of.write("captioned-text.npy", np.stack([row[0]["text"] for row in made]))
@@ -123,7 +125,7 @@ def _captioned(of: Folder, tell: Callable[[float], None]) -> None:
 def _tower(of: Folder, size: str, tell: Callable[[float], None]) -> None:
     config = towers.tower_config(of.seed, size)
     x = {m: np.asarray(of.read(f"captioned-{m}.npy")) for m in ("vision", "text")}
-    rng = _rng(of, 1)
+    rng = _rng(of, DRAWN)
     weight, done = np.ones(config.batch_size, np.float32), 0
 
     def batch(step: int) -> dict[str, np.ndarray]:
@@ -205,22 +207,20 @@ def _seen(of: Folder, modality: str, way: Way, size: str, tell: Callable[[float]
     Audio has 2 views of each moment's picture, in the order of moments; its sounds are as they are.
     In a modality's first way, the baseline's, all towers that are there look at the pictures at once.
     """
-    augmentation = dataclasses.replace(
-        STRONG if way[0] == "strong" else BASIC, erase=0.25 if way[2] else 0.0
-    )
+    augmentation = STRONG if way[0] == "strong" else BASIC
     transforms: dict[str, Any] = {
         "vision": vision.Clip(SIZE, frames=1, augment=augmentation),
     }
     if modality == "depth":
-        transforms["depth"] = dataclasses.replace(towers.DEPTH, augment=augmentation)
+        own = dataclasses.replace(augmentation, erase=STRONG.erase if way[2] else 0.0)
+        transforms["depth"] = dataclasses.replace(towers.DEPTH, augment=own)
     to_inputs = ToInputs(transforms, aligned=way[1])
-    views = VIEWS if modality == "depth" else 2
     made = []
     for i, row in _records(of, modality, tuple(transforms)):
         seen = [
-            to_inputs(record, _rng(of, 2, i, moment, view))
+            to_inputs(record, _rng(of, VIEW, i, moment, view))
             for moment, record in enumerate(row)
-            for view in range(views)
+            for view in range(VIEWS[modality])
         ]
         made.append([{m: small(x) for m, x in each.items()} for each in seen])
         tell(i / PAIRS)

@@ -1,13 +1,11 @@
 """What is to be done for some ablations and seeds, in which order, what it costs; and doing it."""
 
-import contextlib
 import dataclasses
 import hashlib
+import heapq
 import importlib.metadata
-import json
 import pathlib
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 
 from imagebind_jax import files
@@ -15,7 +13,6 @@ from imagebind_jax.ablate import cores, data, runs, towers
 from imagebind_jax.ablate.ablation import Ablation, Setting
 from imagebind_jax.ablate.arrays import Folder
 from imagebind_jax.ablate.baselines import DEPTH
-from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.inputs.described import digest, told
 
 # Seconds on one core of BENCHMARKS.md's machine, by which progress and budgets are reckoned.
@@ -28,23 +25,16 @@ COMPILING = 5.0
 STEP_COSTS = {"depth": (1.2e-3, 7.5e-5), "thermal": (1.2e-3, 7.5e-5), "audio": (2.5e-3, 2.7e-4)}
 # A result depends on these parts of the package; with others it is not taken for the same.
 MADE_BY = (
-    "ablate/arrays.py", "ablate/baselines.py", "ablate/data.py", "ablate/runs.py", "ablate/towers.py", "inputs/world/*.py",
+    "ablate/arrays.py", "ablate/baselines.py", "ablate/cores.py", "ablate/data.py", "ablate/runs.py", "ablate/towers.py", "inputs/world/*.py",
     "inputs/anchors.py", "inputs/arrays.py", "inputs/audio.py", "inputs/augment.py", "inputs/depth.py",
     "inputs/depth_maps.py", "inputs/images.py", "inputs/media.py", "inputs/rand_augment.py",
     "inputs/recordings.py", "inputs/resampling.py", "inputs/rows.py", "inputs/spectrograms.py",
     "inputs/text.py", "inputs/thermal.py", "inputs/vision.py", "attention.py", "config.py", "devices.py",
-    "encoders.py", "gradients.py", "health.py", "layers.py", "losses.py", "model.py", "optimizer.py",
+    "encoders.py", "frozen.py", "gradients.py", "health.py", "layers.py", "losses.py", "model.py", "optimizer.py",
     "sharding.py", "streamed_losses.py", "training_step.py", "evaluators/common.py",
     "evaluators/ranking.py", "evaluators/zero_shot.py",
 )  # fmt: skip
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
-DAMAGED = (
-    FileNotFoundError,
-    ValueError,
-    EOFError,
-    KeyError,
-    zipfile.BadZipFile,
-)  # as data are read
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +50,7 @@ class Job:
         """Seconds, about, on one core."""
         if self.setting is None:
             kind, _, rest = self.part.partition("-")
+            # Towers that are there look at the baseline's pictures together, with the base one.
             views = VIEWS.get(kind, QUICK) if rest.endswith("-base") else QUICK
             return PART_COSTS.get(self.part, views)
         settings = [self.setting, *([DEPTH] if self.setting.hub == "depth" else [])]
@@ -77,15 +68,32 @@ def _cost(setting: Setting) -> float:
     return towers.steps(setting) * (fixed + each * setting.batch_size)
 
 
-def least(todo: Sequence[Job], workers: int) -> float:
-    """Seconds that jobs take at least: shared by the processes, and one after the other of a seed."""
-    chain: dict[int, float] = {}
-    for job in todo:
+def ready(waiting: Sequence[tuple[int, Job]], running: set[Job]) -> Iterator[tuple[int, Job]]:
+    """Jobs that nothing unfinished comes before: parts of a seed one after the other, then runs."""
+    first: dict[int, Job] = {}
+    for other in (*running, *(job for _, job in waiting)):
+        if other.part:
+            first.setdefault(other.seeds[0], other)
+    for number, job in waiting:
         if job.part:
-            [seed] = job.seeds
-            chain[seed] = chain.get(seed, 0.0) + job.cost
-    longest = max((job.cost for job in todo if job.setting), default=0.0)
-    return max(sum(job.cost for job in todo) / workers, max(chain.values(), default=0.0) + longest)
+            if first[job.seeds[0]] == job:
+                yield number, job
+        elif not first.keys() & set(job.seeds):
+            yield number, job
+
+
+def lasts(todo: Sequence[Job], workers: int) -> float:
+    """Seconds that jobs take, about: each as soon as it is ready and a process is free."""
+    waiting, running, now = list(enumerate(todo)), list[tuple[float, int]](), 0.0
+    while waiting or running:
+        while waiting and len(running) < workers:
+            found = next(ready(waiting, {todo[number] for _, number in running}), None)
+            if found is None:
+                break
+            waiting.remove(found)
+            heapq.heappush(running, (now + found[1].cost, found[0]))
+        now, _ = heapq.heappop(running)
+    return now
 
 
 def code() -> str:
@@ -122,8 +130,7 @@ class Results:
     def put(self, setting: Setting, seed: int, numbers: runs.Numbers) -> None:
         path = self._path(setting, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        said = {"setting": told(setting), "seed": seed, "numbers": numbers}
-        files.write_sealed(path, json.loads(json.dumps(said)))
+        files.write_sealed(path, {"setting": told(setting), "seed": seed, "numbers": numbers})
 
     def todo(self, ablations: Sequence[Ablation], seeds: Sequence[int]) -> list[Job]:
         """Data first, then each setting once, in the order of the ablations."""
@@ -146,15 +153,13 @@ class Results:
         for some in parts.values():  # what only towers need, and is not kept
             if not any(part.startswith("tower-") for part in some):
                 some.pop("captioned", None)
-        made = [Job((seed,), part) for seed in seeds for part in sorted(parts[seed], key=_order)]
+        made = [Job((seed,), part) for seed in seeds for part in parts[seed]]
+        made.sort(key=lambda job: _order(job.part))  # so that no process waits for another's seed
         return made + [Job(left, setting=setting) for setting, left in missing.items()]
 
 
 def work(folder: pathlib.Path, number: int, job: Job, deadline: float) -> None:
-    """One job, in a process of `cores`. folder: that of `made`; deadline: of time.monotonic().
-
-    Raises UserError where data that were made are damaged, or gone.
-    """
+    """One job, in a process of `cores`. folder: that of `made`; deadline: of time.monotonic()."""
     results = Results(folder)
     if job.setting is None:
         [seed] = job.seeds
@@ -167,24 +172,8 @@ def work(folder: pathlib.Path, number: int, job: Job, deadline: float) -> None:
         def tell(share: float, before: int = i) -> None:
             cores.tell(number, (before + share) / len(job.seeds))
 
-        with whole(folder, seed):
-            numbers, _ = runs.run(job.setting, seed, folder, tell)
+        numbers, _ = runs.run(job.setting, seed, folder, tell)
         results.put(job.setting, seed, numbers)
-
-
-@contextlib.contextmanager
-def whole(folder: pathlib.Path, seed: int) -> Iterator[None]:
-    """Reads a seed's data in the block. Raises UserError where they are damaged, or gone."""
-    try:
-        yield
-    except UserError:  # a ValueError, too
-        raise
-    except DAMAGED as error:
-        where = Folder(folder, seed).path
-        raise UserError(
-            f"the data in {where} are damaged ({first_line(error)}): remove the folder, and the same "
-            "command makes it again"
-        ) from error
 
 
 def _order(part: str) -> int:

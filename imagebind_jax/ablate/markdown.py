@@ -8,7 +8,10 @@ from imagebind_jax.ablate import words
 from imagebind_jax.errors import one_line
 
 TOWERS_IN = "image-encoder"  # the ablation that they belong to
-TOWERS = "What the frozen image towers find on images themselves, zero-shot, in percent:"
+TOWERS = (
+    "What the frozen image towers find on images themselves, zero-shot, in percent. (What is bound to one "
+    "may do better than it: it is asked about another modality.)"
+)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -21,7 +24,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         words.WORLD,
         words.tasks(results),
         escaped(words.tested(results)),
-        "Tables: percent, mean ± standard deviation over the seeds, the highest of a column in bold.",
+        "Tables: percent (the modality gap: a distance from 0 to 2), mean ± standard deviation over the seeds, "
+        "the highest of a column in bold.",
         "" if TOWERS_IN in names else _towers(results),
         *_summary(results),
         *_questions(results),

@@ -14,7 +14,7 @@ from imagebind_jax.report.elements import section, text
 def write_page(path: pathlib.Path, results: Mapping[str, Any]) -> None:
     """Writes a page that needs no other file and no network; replaces `path` at once.
 
-    results: what an ablation's results.json holds.
+    results: what science.json holds.
     """
     body = [
         _header(results),
@@ -56,10 +56,10 @@ def write_page(path: pathlib.Path, results: Mapping[str, Any]) -> None:
 
 
 def _header(results: Mapping[str, Any]) -> str:
-    tiles = [
-        *zip(words.counts(results).values(), ("reproduce", "do not", "are too close to call")),
-        (len(results["seeds"]), "seeds, paired"),
-    ]
+    counts = words.counts(results)
+    tiles = [(len(results["seeds"]), "seeds, paired")]
+    if any(counts.values()):
+        tiles = [*zip(counts.values(), ("reproduce", "do not", "are too close to call")), *tiles]
     cells = "".join(f"<li><b>{text(a)}</b><span>{text(b)}</span></li>" for a, b in tiles)
     says = (words.WORLD, words.tasks(results), words.tested(results))
     lead = "".join(f'<p class="says">{text(each)}</p>' for each in says if each)
@@ -101,7 +101,7 @@ def _numbers(verdict: Mapping[str, Any]) -> str:
     difference = words.signed(verdict["difference"], verdict["number"])
     paper = f"<small>the paper {words.paper_difference(verdict)}</small>"
     said = f"<small>{difference} ({words.interval(verdict)})</small>"
-    return said if verdict["ours"] else said + paper
+    return said + paper if words.has_paper(verdict) else said
 
 
 # ---- an ablation

@@ -15,6 +15,7 @@ from imagebind_jax.evaluators.common import unit
 from imagebind_jax.inputs.spectrograms import BANDS, mask_bands, normalise
 
 Numbers = dict[str, float]
+BATCHES, MASKS = 21, 22  # streams of random numbers, beside those of `data`
 
 
 def run(
@@ -26,9 +27,9 @@ def run(
     """(numbers, parameters) of the encoder that a setting makes, on a seed's data.
 
     Numbers in percent: "top1", emergent zero-shot on scenes that no training has met, and "r1" and
-    "r10", the share of test samples whose own picture is the nearest, or among ten, with "_centred" what both are once each
-    side's mean is taken off; and "gap", the distance of the two means. tell: told the share that is
-    done.
+    "r10", the share of test samples whose own picture is the nearest, or among ten; with "_centred"
+    what they are once each side's mean is taken off; and "gap", the distance of the two means. tell:
+    told the share that is done.
     """
     config, of, done = towers.config(setting, seed), Folder(folder, seed), 0
 
@@ -82,7 +83,7 @@ def _batches(setting: Setting, of: Folder) -> Callable[[int], dict[str, np.ndarr
     """
     modality = setting.modality
     x, hubs = _inputs(setting, of), _hubs(setting, of)
-    rng = np.random.default_rng([of.seed, 3, setting.repeat])
+    rng = np.random.default_rng([of.seed, BATCHES, setting.repeat])
     weight = np.ones(setting.batch_size, np.float32)
     slots, left = x.shape[1], np.zeros(0, int)
 
@@ -99,7 +100,11 @@ def _batches(setting: Setting, of: Folder) -> Callable[[int], dict[str, np.ndarr
         per = hub.shape[1] / slots  # pictures of a slot: several, one, or one for all
         inputs = x[rows, slot].astype(np.float32)
         if setting.mask_bands:
-            _mask(inputs, setting.mask_bands, np.random.default_rng([of.seed, 4, step]))
+            _mask(
+                inputs,
+                setting.mask_bands,
+                np.random.default_rng([of.seed, MASKS, setting.repeat, step]),
+            )
         return {
             "anchor:vision": hub[rows, (per * (beside + share)).astype(int)].astype(np.float32),
             modality: inputs,

@@ -5,10 +5,10 @@ import multiprocessing
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from imagebind_jax.ablate import cores
-from imagebind_jax.ablate.jobs import Job, work
+from imagebind_jax.ablate.jobs import Job, ready, work
 from imagebind_jax.errors import UserError
 
 
@@ -18,11 +18,13 @@ def do(
     workers: int,
     deadline: float,
     tell: Callable[[float, Job], None],
-) -> int:
-    """Does jobs in their order, `workers` at once; returns how many were not begun at the deadline.
+    work: Callable[[pathlib.Path, int, Job, float], None] = work,
+) -> None:
+    """Does jobs, `workers` at once, each as soon as it is `ready`.
 
     tell: told the seconds' worth that is done, and of which job. deadline: of time.monotonic(), from
-    which on no job and no run of another seed is begun. Raises what a job raises, and UserError where a process was killed.
+    which on no job and no run of another seed is begun. Raises what a job raises, and UserError where
+    a process was killed.
     """
     context = cores.context()
     messages, turn = context.Queue(), context.Value("i", 0)
@@ -39,14 +41,14 @@ def do(
                 late = time.monotonic() >= deadline
                 while waiting and not late and len(running) < workers:
                     number, job = next(
-                        _ready(waiting, {jobs[i] for i in running.values()}), (-1, None)
+                        ready(waiting, {jobs[i] for i in running.values()}), (-1, None)
                     )
                     if job is None:
                         break
                     waiting.remove((number, job))
                     running[pool.submit(work, folder, number, job, deadline)] = number
                 if late and not running:
-                    return len(waiting)
+                    return
                 done, _ = concurrent.futures.wait(
                     running, 0.5, return_when=concurrent.futures.FIRST_COMPLETED
                 )
@@ -61,7 +63,7 @@ def do(
                 tell(spent, jobs[next(iter(running.values()), len(jobs) - 1)])
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
-                "a process of the bench ended before its time (3 GB of memory each are enough; a script "
+                "a process of the bench ended before its time (2 GB of memory each are enough; a script "
                 "calls this below `if __name__ == '__main__':`): the same command goes on, "
                 "--workers 1 needs less"
             ) from error
@@ -70,18 +72,3 @@ def do(
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()  # in the middle of a run, which is made again
             raise
-    return 0
-
-
-def _ready(waiting: Sequence[tuple[int, Job]], running: set[Job]) -> Iterator[tuple[int, Job]]:
-    """Jobs that nothing unfinished comes before: parts of a seed one after the other, then runs."""
-    first: dict[int, Job] = {}
-    for other in (*running, *(job for _, job in waiting)):
-        if other.part:
-            first.setdefault(other.seeds[0], other)
-    for number, job in waiting:
-        if job.part:
-            if first[job.seeds[0]] == job:
-                yield number, job
-        elif not first.keys() & set(job.seeds):
-            yield number, job

@@ -191,7 +191,8 @@ def _step(config: TrainConfig, place, state) -> Callable:
     """Compiled once for all seeds of a setting, which come one after the other."""
     key = (config.model, config.optimizer, config.steps, config.objective, config.batch_size)
     if key not in _STEPS:
-        _STEPS.clear()
+        if len(_STEPS) > 1:  # a chain's two encoders take turns
+            _STEPS.clear()
         _STEPS[key] = place.compile(functools.partial(train_step, config=config), state)
     return _STEPS[key]
 

@@ -11,7 +11,7 @@ from imagebind_jax.errors import UserError
 # Some sixty claims are tested at once: at 95 % three would be called by chance.
 CONFIDENCE = 0.99
 FEWEST = 3  # seeds
-REPRODUCES, DOES_NOT, TOO_CLOSE = "reproduces", "does not", "too close to call"
+REPRODUCES, DOES_NOT, TOO_CLOSE = "reproduces", "does not reproduce", "too close to call"
 YES, NO = "yes", "no"  # of claims that are not the paper's
 
 

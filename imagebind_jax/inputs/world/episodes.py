@@ -10,10 +10,8 @@ from imagebind_jax.inputs.world.concepts import MATERIALS, SHAPES, Concept, draw
 
 MOMENTS = 3  # of one recording, two seconds each
 CUT = 0.25  # share of recordings that cut to another scene somewhere
-BESIDE = (
-    0.3,
-    0.9,
-)  # loudness of an object that is struck out of sight, over that of the one in sight
+# Loudness of an object that is struck out of sight, over that of the one in sight.
+BESIDE = (0.3, 0.9)
 HISS = (0.01, 0.1)  # of the recording, over full scale; log-uniform
 STREAMS = {n: 200 + k for k, n in enumerate(("cut", "concept", "scene", "camera", "sound"))}
 
@@ -23,9 +21,9 @@ class Episodes(records.World):
     """index -> moment index % MOMENTS of recording index // MOMENTS, from a camera that stands still.
 
     The moments of a recording show one object in one place, but in a share CUT of the recordings
-    another scene begins at the second or the third. A record has one picture (a moment without
-    motion, so no imu), and its sound is harder to tell: another object is struck beside the one in
-    sight, less loud, and the recording hisses. Otherwise it is as the world's.
+    another scene begins at the second or the third. A record has one picture, as nothing moves, and
+    its sound is harder to tell: another object is struck beside the one in sight, less loud, and the
+    recording hisses. Otherwise it is as the world's.
     """
 
     def record(self, split: str, index: int, modalities: Sequence[str] = records.ALL) -> dict:
