@@ -295,6 +295,13 @@ def test_a_save_in_flight_is_committed_when_an_error_ends_the_run(tmp_path):
     checkpoints.close()
 
 
+def abandoned_is_over(folder):
+    committed = (folder / "2" / step_folders.COMMITTED).is_file()
+    return committed and not [
+        each for each in folder.iterdir() if step_folders._MARK.fullmatch(each.name)
+    ]
+
+
 def test_abandoning_takes_no_longer_than_it_may(run, monkeypatch):
     checkpoints, lines = run
     free = threading.Event()
@@ -304,6 +311,9 @@ def test_abandoning_takes_no_longer_than_it_may(run, monkeypatch):
     checkpoints.abandon(patience=0.3)
     assert 0.25 < time.monotonic() - begun < 5
     free.set()
+    late = time.monotonic() + 30  # as long as the abandoned save still writes, nobody else may
+    while not abandoned_is_over(checkpoints.folder) and time.monotonic() < late:
+        time.sleep(0.05)
     monkeypatch.setenv(faults.VARIABLE, "kind=disk_full,step=3")
     again = Checkpoints(checkpoints.folder, failed=lines.append)
     again.save(3, state(3) | {"extra": jnp.ones(2)}, {})

@@ -41,8 +41,12 @@ def test_resampling_equals_torchaudio(rate):
     np.testing.assert_allclose(resample(golden[f"in_{rate}"], rate), expected, atol=1e-6, rtol=0)
 
 
+# But for 16 kHz itself, which is left as it is (and the definition would filter).
+rates = st.integers(1_000, 50_000).filter(lambda rate: rate != 16_000)
+
+
 @settings(deadline=None, max_examples=25)
-@given(st.integers(1_000, 50_000), st.integers(1, 60), st.integers(0, 2**32 - 1))
+@given(rates, st.integers(1, 60), st.integers(0, 2**32 - 1))
 def test_any_rate_agrees_with_the_definition(rate, n, seed):
     # Loosely: filter times are float32, as torchaudio's are, and odd rates' are long fractions.
     waveform = np.random.default_rng(seed).normal(size=n).astype(np.float32)
