@@ -212,7 +212,7 @@ def _towers(
     for size in towers.IMAGE_ENCODERS:
         if size not in used or not all(folder.has(f"test-{size}") for folder in folders):
             continue
-        for column, task in enumerate(("shape", "material")):
+        for column, task in enumerate(towers.ASKED):
             values = found.setdefault(size, {}).setdefault(task, [])
             for of in folders:
                 z, c = of.read(f"test-z-{size}.npy"), of.read(f"classes-{task}-{size}.npy")

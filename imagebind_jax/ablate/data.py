@@ -126,7 +126,7 @@ def _tower(of: Folder, size: str, tell: Callable[[float], None]) -> None:
     config = towers.tower_config(of.seed, size)
     x = {m: np.asarray(of.read(f"captioned-{m}.npy")) for m in ("vision", "text")}
     rng = _rng(of, DRAWN)
-    weight, done = np.ones(config.batch_size, np.float32), 0
+    weight = np.ones(config.batch_size, np.float32)
 
     def batch(step: int) -> dict[str, np.ndarray]:
         rows = rng.integers(towers.TOWER_PAIRS, size=config.batch_size)
@@ -134,12 +134,7 @@ def _tower(of: Folder, size: str, tell: Callable[[float], None]) -> None:
         pictures = x["vision"][rows, view].astype(np.float32)
         return {"vision": pictures, "text": x["text"][rows], "weight": weight}
 
-    def advance(steps: int) -> None:
-        nonlocal done
-        done += steps
-        tell(done / config.steps)
-
-    arrays.save(of.path / f"tower-{size}.npz", towers.trained(config, batch, advance))
+    arrays.save(of.path / f"tower-{size}.npz", towers.trained(config, batch, tell))
 
 
 def _test(of: Folder, tell: Callable[[float], None]) -> None:
@@ -148,7 +143,7 @@ def _test(of: Folder, tell: Callable[[float], None]) -> None:
     for i in range(TEST):
         record = _record(of, "test", MOMENTS * i, modalities)
         rows.append({m: small(INPUTS[m](record, None)) for m in modalities})
-        labels.append([record["labels"][task] for task in ("shape", "material")])
+        labels.append([record["labels"][task] for task in towers.ASKED])
         tell(i / TEST)
     for m in modalities:
         of.write(f"test-{m}.npy", np.stack([row[m] for row in rows]))
@@ -161,7 +156,7 @@ def _ask(of: Folder, size: str) -> None:
     of.write(
         f"test-z-{size}.npy", towers.embed(model, params, "vision", of.read("test-vision.npy"))
     )
-    for task in ("shape", "material"):
+    for task in towers.ASKED:
         of.write(f"classes-{task}-{size}.npy", towers.classes(model, params, task))
 
 

@@ -25,12 +25,14 @@ COMPILING = 5.0
 STEP_COSTS = {"depth": (1.2e-3, 7.5e-5), "thermal": (1.2e-3, 7.5e-5), "audio": (2.5e-3, 2.7e-4)}
 # A result depends on these parts of the package; with others it is not taken for the same.
 MADE_BY = (
-    "ablate/arrays.py", "ablate/baselines.py", "ablate/cores.py", "ablate/data.py", "ablate/runs.py", "ablate/towers.py", "inputs/world/*.py",
+    "ablate/arrays.py", "ablate/baselines.py", "ablate/cores.py", "ablate/data.py", "ablate/runs.py",
+    "ablate/towers.py", "inputs/world/*.py",
     "inputs/anchors.py", "inputs/arrays.py", "inputs/audio.py", "inputs/augment.py", "inputs/depth.py",
     "inputs/depth_maps.py", "inputs/images.py", "inputs/media.py", "inputs/rand_augment.py",
     "inputs/recordings.py", "inputs/resampling.py", "inputs/rows.py", "inputs/spectrograms.py",
     "inputs/text.py", "inputs/thermal.py", "inputs/vision.py", "attention.py", "config.py", "devices.py",
-    "encoders.py", "frozen.py", "gradients.py", "health.py", "layers.py", "losses.py", "model.py", "optimizer.py",
+    "encoders.py", "frozen.py", "gradients.py", "health.py", "layers.py", "losses.py", "model.py",
+    "optimizer.py",
     "sharding.py", "streamed_losses.py", "training_step.py", "evaluators/common.py",
     "evaluators/ranking.py", "evaluators/zero_shot.py",
 )  # fmt: skip

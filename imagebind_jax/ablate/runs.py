@@ -31,14 +31,8 @@ def run(
     what they are once each side's mean is taken off; and "gap", the distance of the two means. tell:
     told the share that is done.
     """
-    config, of, done = towers.config(setting, seed), Folder(folder, seed), 0
-
-    def advance(steps: int) -> None:
-        nonlocal done
-        done += steps
-        tell(done / config.steps)
-
-    params = towers.trained(config, _batches(setting, of), advance)
+    config, of = towers.config(setting, seed), Folder(folder, seed)
+    params = towers.trained(config, _batches(setting, of), tell)
     z = towers.embed(
         config.model, params, setting.modality, of.read(f"test-{setting.modality}.npy")
     )
@@ -46,8 +40,8 @@ def run(
     pictures = of.read(f"test-z-{size}.npy")
     task = towers.TASK[setting.modality]
     classes = of.read(f"classes-{task}-{size}.npy")
-    column = ("shape", "material").index(task)
-    return numbers(z, pictures, classes, of.read("test-labels.npy")[:, column]), params
+    labels = of.read("test-labels.npy")[:, towers.ASKED.index(task)]
+    return numbers(z, pictures, classes, labels), params
 
 
 def numbers(

@@ -24,6 +24,7 @@ from imagebind_jax.model import TINY, ImageBind, ImageBindConfig
 from imagebind_jax.training_step import create_state, train_step
 
 SIZE, WIDTH = 64, 64  # pixels; dimensions of the shared space
+ASKED = ("shape", "material")  # the columns of labels
 TASK = {"depth": "shape", "audio": "material", "thermal": "shape"}  # what is asked of each
 # Of the towers' own training. Crops that show a twelfth of a picture, as the paper's may, would be
 # beyond what towers of this size can tell.
@@ -162,11 +163,11 @@ def config(setting: Setting, seed: int) -> TrainConfig:
 def trained(
     config: TrainConfig,
     batch: Callable[[int], Mapping[str, np.ndarray]],
-    tell: Callable[[int], None] = lambda step: None,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> Params:
     """The parameters after a config's steps, by the step that `imagebind-jax train` takes.
 
-    batch: step -> that step's batch, from memory. tell: called with the steps that are done.
+    batch: step -> that step's batch, from memory. tell: told the share that is done.
     Raises UserError where a step was not finite.
     """
     place = sharding.placement(config.parallel, config.fsdp)
@@ -175,10 +176,9 @@ def trained(
     step = _step(dataclasses.replace(config, seed=0), place, state)
     for i in range(config.steps):
         state, numbers = step(state, place.batch(batch(i)))
-        if i % 50 == 49:
+        if i % 50 == 49 or i + 1 == config.steps:
             jax.block_until_ready(numbers)  # not further ahead than what progress says
-            tell(50)
-    tell(config.steps % 50)
+            tell((i + 1) / config.steps)
     if skipped := int(state.health["skipped"]):
         raise UserError(f"{skipped} of {config.steps} steps were not finite")
     return jax.device_get(place.gather(state).params)
