@@ -2,7 +2,6 @@
 
 import base64
 import html
-import importlib.resources
 import io
 import os
 import pathlib
@@ -13,11 +12,11 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from imagebind_jax import files, report
 from imagebind_jax.inputs.audio import Part
 from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.recordings import open_recording
 from imagebind_jax.inputs.resampling import RATE, resample
+from imagebind_jax.report import elements
 from imagebind_jax.report.elements import cosine, polyline
 from imagebind_jax.search import Hit
 from imagebind_jax.store import Store
@@ -38,16 +37,14 @@ def write(path: pathlib.Path, store: Store, queries: Sequence[Query], hits: Sequ
     """Writes a page that needs no other file and no network; replaces `path` at once."""
     asked = '<span class="sign" aria-label="plus">+</span>'.join(map(_query, queries))
     found = "".join(_hit(store, hit) for hit in hits) or "<p>No row may be an answer.</p>"
-    title = html.escape(", ".join(f"{query.said:.60}" for query in queries))
+    title = ", ".join(f"{query.said:.60}" for query in queries)
     body = (
         f"<header><h1>{len(hits)} of {store.count:,} rows</h1><p>of {html.escape(str(store.folder))}, by "
         "cosine. Sounds play their first ten seconds.</p></header>"
         f'<section id="search"><div class="search"><div class="queries">{asked}</div>'
         f'<span class="sign" aria-label="finds">→</span><div class="found">{found}</div></div></section>'
     )
-    folder = importlib.resources.files(report)
-    page, style = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "style.css"))
-    files.replace_text(path, page.format(title=title, style=style, body=body))
+    elements.write(path, title, [body])
 
 
 def _query(query: Query) -> str:

@@ -1,11 +1,12 @@
 """The report of ablations in Markdown: all verdicts at a glance, then each ablation's table and sentences."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from imagebind_jax.ablate import words
 from imagebind_jax.errors import one_line
+from imagebind_jax.report.markdown import escaped, table
 
 TOWERS_IN = "image-encoder"  # the ablation that they belong to
 TOWERS = (
@@ -56,7 +57,7 @@ def _summary(results: Mapping[str, Any]) -> list[str]:
     return [
         "## Verdicts",
         f"{words.counted(results)} Differences are in points of percent.",
-        _table(head, lines, right=[2]),
+        table(head, lines, right=[2]),
     ]
 
 
@@ -71,7 +72,7 @@ def _questions(results: Mapping[str, Any]) -> list[str]:
         "verdict",
     )
     lines = [(_link(a, v), escaped(words.task(v)), _ours(v), _verdict(v)) for a, v in found]
-    return ["## Beyond the paper", _table(head, lines, right=[])]
+    return ["## Beyond the paper", table(head, lines, right=[])]
 
 
 def _section(ablation: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
@@ -93,7 +94,7 @@ def _section(ablation: Mapping[str, Any], results: Mapping[str, Any]) -> list[st
         f"## {escaped(ablation['title'])}",
         escaped(ablation["about"]) + source,
         _towers(results) if ablation["name"] == TOWERS_IN else "",
-        _table(head, rows, right=range(1, len(head))) if rows else "",
+        table(head, rows, right=range(1, len(head))) if rows else "",
         "\n".join(said),
     ]
 
@@ -103,7 +104,7 @@ def _towers(results: Mapping[str, Any]) -> str:
     if not lines:
         return ""
     head, *rows = [[escaped(cell) for cell in line] for line in lines]
-    return f"{TOWERS}\n\n{_table(head, rows, right=range(1, len(head)))}"
+    return f"{TOWERS}\n\n{table(head, rows, right=range(1, len(head)))}"
 
 
 def _link(ablation: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
@@ -119,17 +120,3 @@ def _ours(verdict: Mapping[str, Any]) -> str:
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
     return f"**{escaped(verdict['verdict'])}**"
-
-
-def _table(head: Sequence[str], body: Iterable[Sequence[str]], right: Iterable[int]) -> str:
-    """Cells are Markdown already."""
-    rule = ["---:" if i in set(right) else "---" for i in range(len(head))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
-
-
-def escaped(text: str) -> str:
-    """Text on one line, in or out of a table, without any markup."""
-    line = one_line(text)
-    for special in "\\|*`[]":
-        line = line.replace(special, f"\\{special}")
-    return line.replace("&", "&amp;").replace("<", "&lt;")

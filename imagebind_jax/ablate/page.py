@@ -1,13 +1,12 @@
 """The report of ablations as one page: a forest of all verdicts, then each ablation beside the paper's."""
 
-import html
 import importlib.resources
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagebind_jax import files
 from imagebind_jax.ablate import marks, words
+from imagebind_jax.report import elements
 from imagebind_jax.report.elements import section, text
 
 
@@ -42,17 +41,8 @@ def write_page(path: pathlib.Path, results: Mapping[str, Any]) -> None:
         f"<footer><p>{text(words.made(results))}</p><p>Again: <code>{text(results['command'])}"
         "</code></p></footer>",
     ]
-    ours, report = (
-        importlib.resources.files(f"imagebind_jax.{name}") for name in ("ablate", "report")
-    )
-    style = report.joinpath("style.css").read_text("utf-8")
-    page = report.joinpath("page.html").read_text("utf-8")
-    page = page.format(
-        title=html.escape(f"imagebind_jax: {words.TITLE}"),
-        style=style + ours.joinpath("page.css").read_text("utf-8"),
-        body="\n".join(body),
-    )
-    files.replace_text(path, page)
+    style = importlib.resources.files(__package__).joinpath("page.css").read_text("utf-8")
+    elements.write(path, f"imagebind_jax: {words.TITLE}", body, style)
 
 
 def _header(results: Mapping[str, Any]) -> str:
@@ -113,8 +103,8 @@ def _article(ablation: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     source = f", {ablation['source']}" if ablation["source"] else ""
     names = [row["label"] for row in ablation["rows"]]
     theirs = [row["paper_label"] or row["label"] for row in ablation["rows"]]
-    tables = _table(f"The paper{source}", theirs, paper) if paper else ""
-    tables += _table("Ours", names, ours)
+    tables = _numbers_of(f"The paper{source}", theirs, paper) if paper else ""
+    tables += _numbers_of("Ours", names, ours)
     asked = {v[key] for v in ablation["verdicts"] for key in ("number", "other")}
     asked |= set(ablation["numbers"][:1])
     charts = "".join(_chart(column, ablation) for column in ours if column.number in asked)
@@ -131,17 +121,25 @@ def _article(ablation: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     )
 
 
-def _table(title: str, names: Sequence[str], columns: Sequence[words.Column]) -> str:
-    head = "".join(f'<th scope="col">{text(column.short)}</th>' for column in columns)
-    rows = []
-    for i, name in enumerate(names):
-        cells = [f"<b>{c.cells[i]}</b>" if i in c.best else c.cells[i] for c in columns]
-        line = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row">{text(name)}</th>{line}</tr>')
+def _numbers_of(title: str, names: Sequence[str], columns: Sequence[words.Column]) -> str:
+    rows = [
+        [text(name), *(f"<b>{c.cells[i]}</b>" if i in c.best else c.cells[i] for c in columns)]
+        for i, name in enumerate(names)
+    ]
+    head = ['<span class="sr">Setting</span>', *(text(column.short) for column in columns)]
+    return f"<div><h4>{text(title)}</h4>{_table(head, rows)}</div>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells are HTML; the first of a row names it."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = (
+        f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        for name, *cells in rows
+    )
     return (
-        f'<div><h4>{text(title)}</h4><div class="scroll" tabindex="0"><table><thead><tr>'
-        f'<th scope="col"><span class="sr">Setting</span></th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></div>"
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{top}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
@@ -177,14 +175,7 @@ def _towers(results: Mapping[str, Any]) -> str:
         "towers",
         "The frozen image towers",
         "What they find on images themselves, zero-shot, in percent.",
-        '<div class="tables"><div class="scroll" tabindex="0"><table><thead><tr>'
-        + "".join(f'<th scope="col">{cell}</th>' for cell in head)
-        + "</tr></thead><tbody>"
-        + "".join(
-            f'<tr><th scope="row">{size}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
-            for size, *cells in rows
-        )
-        + "</tbody></table></div></div>",
+        f'<div class="tables">{_table(head, rows)}</div>',
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from imagebind_jax.errors import one_line
 from imagebind_jax.report import numbers
+from imagebind_jax.report.markdown import escaped, table
 from imagebind_jax.report.numbers import Row, interval, shown, signed
 
 _NAME = 24  # characters of a benchmark's name, so that a line has at most 100
@@ -95,19 +96,19 @@ def markdown(
     head = ("benchmark", "number", "ours (95 % interval)", "paper", "difference", "others' reports",
             "chance", "n")  # fmt: skip
     parts = [
-        f"# {_cell(title)}",
+        f"# {escaped(title)}",
         _table(head, map(_cells, numbers.rows(results)), right=(3, 4, 6, 7)),
     ]
     if any(row.outside for row in numbers.rows(results)):
-        parts.append(_cell(_OUTSIDE))
-    notes = [f"* {_cell(name)}: {_cell(note)}" for name, note in remarks(results)]
+        parts.append(escaped(_OUTSIDE))
+    notes = [f"* {escaped(name)}: {escaped(note)}" for name, note in remarks(results)]
     parts.append("\n".join(notes))
     if results["missing"]:
-        missing = [f"* {_cell(name)}: {_cell(why)}" for name, why in results["missing"].items()]
+        missing = [f"* {escaped(name)}: {escaped(why)}" for name, why in results["missing"].items()]
         parts += ["## Missing", "\n".join(missing)]
     if comparison:
         theirs = ("benchmark", "number", "ours", "theirs", "difference", "95 % interval, paired")
-        parts.append(f"## {_cell(comparison['ours'])} and {_cell(comparison['theirs'])}")
+        parts.append(f"## {escaped(comparison['ours'])} and {escaped(comparison['theirs'])}")
         parts.append(
             _table(
                 theirs,
@@ -115,9 +116,9 @@ def markdown(
                 right=range(2, 5),
             )
         )
-        parts.append("\n".join(f"* {_cell(text)}" for text in comparison["warnings"]))
+        parts.append("\n".join(f"* {escaped(text)}" for text in comparison["warnings"]))
     made = [f"{name} {version}" for name, version in results["versions"].items()]
-    parts.append(_cell(", ".join(filter(None, [*made, results["device"]]))))
+    parts.append(escaped(", ".join(filter(None, [*made, results["device"]]))))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -146,14 +147,4 @@ def _cells(row: Row) -> list[str]:
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]], right: Iterable[int]) -> str:
-    rule = ["---:" if i in set(right) else "---" for i in range(len(head))]
-    lines = [head, rule, *([_cell(text) for text in row] for row in body)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
-
-
-def _cell(text: str) -> str:
-    """Text that stays one cell, and no markup."""
-    line = one_line(text)
-    for special in "\\|*`[]":
-        line = line.replace(special, f"\\{special}")
-    return line.replace("&", "&amp;").replace("<", "&lt;")
+    return table(head, ([escaped(text) for text in row] for row in body), right)

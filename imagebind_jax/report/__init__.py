@@ -1,13 +1,10 @@
 """The demo's report: one HTML page that shows what was trained, what emerged and how far."""
 
-import html
-import importlib.resources
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagebind_jax import files
-from imagebind_jax.report import accuracy, overview, searches, training
+from imagebind_jax.report import accuracy, elements, overview, searches, training
 from imagebind_jax.report.accuracy import Similarity
 from imagebind_jax.report.elements import percent
 from imagebind_jax.report.searches import Retrieval
@@ -39,8 +36,4 @@ def write_report(
         training.losses(results, history),
         overview.footer(results),
     ]
-    title = html.escape(f"imagebind_jax: {overview.headline(results)}")
-    folder = importlib.resources.files(__name__)
-    page, style = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "style.css"))
-    page = page.format(title=title, style=style, body="\n".join(body))
-    files.replace_text(path, page)
+    elements.write(path, f"imagebind_jax: {overview.headline(results)}", body)

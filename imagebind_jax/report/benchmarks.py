@@ -1,14 +1,11 @@
 """The page of benchmark results: each a bar with its interval beside chance and what others report."""
 
-import html
-import importlib.resources
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagebind_jax import files
-from imagebind_jax.report import numbers
+from imagebind_jax.report import elements, numbers
 from imagebind_jax.report.elements import section, text
 from imagebind_jax.report.numbers import Row
 
@@ -66,12 +63,7 @@ def write_page(
         _missing(results),
         _footer(results),
     ]
-    folder = importlib.resources.files("imagebind_jax.report")
-    page, style = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "style.css"))
-    page = page.format(
-        title=html.escape(f"imagebind_jax: {title}"), style=style + STYLE, body="\n".join(body)
-    )
-    files.replace_text(path, page)
+    elements.write(path, f"imagebind_jax: {title}", body, STYLE)
 
 
 def _header(title: str, results: Mapping[str, Any], rows: Sequence[Row]) -> str:

@@ -1,11 +1,15 @@
-"""What every section is built from: headings, escaped text, numbers, names, lines."""
+"""What every page is built from: its frame, headings, escaped text, numbers, names, lines."""
 
 import html
-from collections.abc import Mapping
+import importlib.resources
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+from imagebind_jax import files
 
 NAMES = {
     "vision": "Vision",
@@ -15,6 +19,17 @@ NAMES = {
     "thermal": "Thermal",
     "imu": "IMU",
 }
+
+
+def write(path: pathlib.Path, title: str, body: Sequence[str], style: str = "") -> None:
+    """Writes a page that needs no other file and no network; replaces `path` at once.
+
+    title: plain text. body: HTML. style: CSS that this page has beside that of all.
+    """
+    folder = importlib.resources.files("imagebind_jax.report")
+    page, shared = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "style.css"))
+    page = page.format(title=html.escape(title), style=shared + style, body="\n".join(body))
+    files.replace_text(path, page)
 
 
 def section(name: str, title: str, says: str, *parts: str) -> str:
