@@ -18,8 +18,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/ready
 	@$(BIN)/imagebind-jax demo --out $(OUT) --seed $(SEED)
 
+# In the files' order: by their number of tests, as xdist would, the few long ones came last, on one core.
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # Every goal of docs/running.md at full size; its table is written anew.
 soak: $(VENV)/ready

@@ -253,6 +253,7 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
     assert text.split("## Small")[1] == (tmp_path / "science.md").read_text().split("## Small")[1]
 
 
+@pytest.mark.slow
 def test_every_kind_of_setting_has_its_data_and_trains(tmp_path, small, monkeypatch):
     """A batch of each setting that there is, but for its size, on one seed's data."""
     folder = tmp_path / "made"
