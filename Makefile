@@ -1,4 +1,5 @@
-# make demo, make test, make soak: each sets up .venv from requirements.lock if it is missing.
+# make demo, make test, make test-all, make soak: each sets up .venv from requirements.lock if it is missing.
+# TESTS="-m processes" chooses another tier of tests (docs/testing.md), TESTS=tests/test_losses.py a file.
 # PYTHON=python3.12 chooses another interpreter, VENV=dir another place, JOBS=4 how many tests at once
 # (each takes up to 4 GB), LOCK=requirements-all.lock also what the page and the notebooks need.
 
@@ -13,14 +14,17 @@ TESTS ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak notebooks lint lock clean
+.PHONY: demo test test-all soak notebooks lint lock clean
 
 demo: $(VENV)/ready
 	@$(BIN)/imagebind-jax demo --out $(OUT) --seed $(SEED)
 
-# In the files' order: by their number of tests, as xdist would, the few long ones came last, on one core.
+# A process that has nothing left to do takes over what another one has still to begin.
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+
+test-all: $(VENV)/ready
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not soak' $(TESTS)
 
 # Every goal of docs/running.md at full size; its table is written anew.
 soak: $(VENV)/ready

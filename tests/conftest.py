@@ -1,12 +1,20 @@
 """Every test runs on 8 fake CPU devices, with shapes checked and implicit broadcasting forbidden."""
 
+import fcntl
 import json
 import os
+import pathlib
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# One compile cache for all test processes and their children, kept for the next run of the tests: what is
+# compiled is most of the time. JAX's keys contain its version, all flags and the program itself.
+COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # ruff: noqa: E402
 import pytest
@@ -19,7 +27,7 @@ pytest.register_assert_rewrite(
 
 import goals
 import jax
-from jax.experimental.compilation_cache import compilation_cache
+from zygote import Zygote
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -32,24 +40,49 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def quick_compilation(tmp_path_factory):
-    """Each program is compiled once, and not for speed; runs in other processes share it."""
-    options = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    defaults = dict(zip(options, (False, None, 1.0, 0)))
-    compilation_cache.reset_cache()
+def quick_compilation():
+    """Compile programs quickly and not for speed, here and in processes that a test starts."""
+    name = "jax_disable_most_optimizations"
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in options.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
+        patch.setenv(name.upper(), "True")
+        jax.config.update(name, True)
         yield
-    for name, value in defaults.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    jax.config.update(name, False)
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory):
+    """A process that has imported everything and is forked into others, quickly."""
+    about = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "True",
+        "IMAGEBIND_JAX_CACHE": str(tmp_path_factory.mktemp("cache")),
+    }
+    zygote = Zygote(tmp_path_factory.mktemp("processes"), **about)
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory, worker_id):
+    """made_once(name, make): the folder that make(folder) has filled, once for all test processes.
+
+    It is read only by agreement: a test that changes something copies it first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def folder(name, make):
+        whole = shared / f"once-{name}"
+        with open(shared / f"once-{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                partial = shared / f"once-{name}-{worker_id}"
+                partial.mkdir()
+                make(partial)
+                partial.rename(whole)
+        return whole
+
+    return folder
 
 
 @pytest.fixture

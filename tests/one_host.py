@@ -6,7 +6,6 @@ import re
 import jax
 import pytest
 from test_train import make_config
-from zygote import Zygote
 
 from imagebind_jax import checkpoint, metrics, sharding, training_step
 
@@ -19,13 +18,6 @@ def get_config():
     encoders = {name: config.model.encoders[name] for name in ("vision", "audio")}
     model = dataclasses.replace(config.model, encoders=encoders)
     return dataclasses.replace(config, model=model, pairs=config.pairs[:1])
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory, quick_compilation):
-    zygote = Zygote(tmp_path_factory.mktemp("processes"))
-    yield zygote
-    zygote.close()
 
 
 @pytest.fixture(scope="module")

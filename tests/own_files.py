@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from zygote import Zygote
 
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.model import ImageBind, ImageBindConfig, init
@@ -101,13 +100,6 @@ def given(root):
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     return save(tmp_path_factory.mktemp("small") / "checkpoint")
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory, quick_compilation):
-    zygote = Zygote(tmp_path_factory.mktemp("processes"))
-    yield zygote
-    zygote.close()
 
 
 @pytest.fixture(scope="module")

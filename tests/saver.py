@@ -55,10 +55,6 @@ def bits(tree):
     ]
 
 
-def nothing(arguments):
-    """To know that a process can be had."""
-
-
 def main(arguments):
     """FOLDER SAVES [stopped]: looks at what is there, then saves; `stopped`: once continued."""
     folder, saves, *stopped = arguments

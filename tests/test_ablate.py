@@ -434,7 +434,8 @@ def toy(folder, number, job, deadline):
     (folder / f"{number}.json").write_text(json.dumps(said))
 
 
-def test_jobs_wait_for_what_they_need_and_each_process_has_a_core(tmp_path):
+def test_jobs_wait_for_what_they_need_and_each_process_has_a_core(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # else JAX keeps programs by itself
     todo = [Job((seed,), part) for seed in (0, 1) for part in ("captioned", "tower-base")]
     todo += [Job((0,), setting=DEPTH), Job((0, 1), setting=AUDIO)]
     heard = []

@@ -1,6 +1,5 @@
 """Processes that save: killed at any moment they leave whole steps; two hosts know the same."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -13,7 +12,6 @@ import time
 import goals
 import pytest
 from test_hosts import free_port
-from zygote import Zygote
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 CALL = {"call": "saver:main", "devices": 2}
@@ -21,17 +19,6 @@ STRACE = shutil.which("strace")
 # Whatever changes names on a disk, and what makes it last.
 CALLS = ("mkdir", "rename", "unlink", "unlinkat", "rmdir", "fsync", "renameat", "linkat")
 LAST = 40  # calls of a kind by one thread: more than three saves and deletions make
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory, quick_compilation):
-    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
-    for _ in range(5):  # it imports for long on a busy machine
-        with contextlib.suppress(TimeoutError):
-            zygote.start([], call="saver:nothing")
-            break
-    yield zygote
-    zygote.close()
 
 
 @pytest.mark.goal("G1")

@@ -14,15 +14,27 @@ from jax.experimental.compilation_cache import compilation_cache
 from imagebind_jax import compiled
 
 DAMAGED = 20  # programs
+JAXS_OWN = {  # settings, as they are where no variable is set
+    "jax_compilation_cache_dir": None,
+    "jax_persistent_cache_min_compile_time_secs": 1.0,
+    "jax_persistent_cache_min_entry_size_bytes": 0,
+}
 EVENTS = ("/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses")
 
 
 @pytest.fixture(autouse=True)
-def nothing_set():
+def nothing_set(monkeypatch):
     """JAX as it is without variables, before and after."""
-    assert jax.config.jax_compilation_cache_dir is None
+    ours = {name: getattr(jax.config, name) for name in JAXS_OWN}
+    for name, value in JAXS_OWN.items():
+        monkeypatch.delenv(name.upper())
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
     yield
-    assert jax.config.jax_compilation_cache_dir is None
+    assert {name: getattr(jax.config, name) for name in JAXS_OWN} == JAXS_OWN
+    for name, value in ours.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pytest
 from one_host import ERROR, committed, restored
 from test_hosts import free_port
 from test_train import make_config
-from zygote import Zygote
 
 from imagebind_jax import checkpoint
 from imagebind_jax.config import TrainConfig
@@ -28,13 +27,6 @@ pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.slow]
 def get_config() -> TrainConfig:
     config = make_config(steps=STEPS, checkpoint_every=EVERY, log_every=1000)
     return dataclasses.replace(config, pairs=config.pairs[:1])
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory, quick_compilation):
-    zygote = Zygote(tmp_path_factory.mktemp("processes"))
-    yield zygote
-    zygote.close()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from test_hosts import free_port
 from test_train import BATCH
 from test_while_training import Held, config
-from zygote import Zygote
 
 from imagebind_jax import cli, metrics
 from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig
@@ -84,13 +83,6 @@ class Slow:
 def slow_config():
     found = config(evaluation=None, steps=16, checkpoint_every=16, patience_of_step=1.0)
     return dataclasses.replace(found, inputs={name: Slow(name) for name in found.inputs})
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory, quick_compilation):
-    zygote = Zygote(tmp_path_factory.mktemp("processes"))
-    yield zygote
-    zygote.close()
 
 
 @pytest.fixture

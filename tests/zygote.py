@@ -67,11 +67,13 @@ class Child:
 class Zygote:
     """start(["train", ...]) runs a command in a process of its own."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, **about: str):
+        """about: environment variables of all of them."""
         self.folder, self._count, self._one = folder, 0, threading.Lock()
         # As a job's, whose log is a file: what is not flushed is not seen.
         inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-        environment = inherited | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+        paths = os.pathsep.join([str(HERE), str(HERE.parent)])
+        environment = inherited | {"PYTHONPATH": paths} | about
         self._process = subprocess.Popen(
             [sys.executable, "-c", "import zygote; zygote.serve()"],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment,
