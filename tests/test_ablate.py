@@ -18,6 +18,8 @@ from imagebind_jax.ablate.baselines import AUDIO, BASELINE, DEPTH, THERMAL
 from imagebind_jax.ablate.jobs import Job, Results
 from imagebind_jax.errors import UserError
 
+pytestmark = pytest.mark.jax
+
 # Table 5, 6 and 7 of the paper and its appendix, typed anew from there: (depth, audio).
 PAPER = {
     "temperature": [(24.1, 54.8), (27.0, 56.7), (27.3, 52.4), (None, None), (26.7, 45.4), (28.0, 24.3)],
@@ -253,7 +255,6 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
     assert text.split("## Small")[1] == (tmp_path / "science.md").read_text().split("## Small")[1]
 
 
-@pytest.mark.slow
 def test_every_kind_of_setting_has_its_data_and_trains(tmp_path, small, monkeypatch):
     """A batch of each setting that there is, but for its size, on one seed's data."""
     folder = tmp_path / "made"

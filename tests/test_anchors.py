@@ -32,7 +32,7 @@ from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.plan import compiling, flops
 from imagebind_jax.prepare import anchors
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
 COUNT, VIEWS, STEPS = 20, Views(3, seed=5), 4
 
 
@@ -421,7 +421,6 @@ t.anchors.make(t.make_config(threads=1), sys.argv[1], out=sys.argv[2])
 """
 
 
-@pytest.mark.slow
 def test_a_killed_making_goes_on_to_the_same_bytes(uncached, made, tmp_path):
     path = os.path.dirname(__file__)
     process = subprocess.Popen(

@@ -14,15 +14,20 @@ from imagebind_jax import attention_kernel, layers
 from imagebind_jax.attention import attention
 from imagebind_jax.errors import UserError
 
+pytestmark = pytest.mark.jax
+
 CASES = [(False, False), (True, False), (False, True), (True, True)]  # causal, a bias
 HEADS = 3
 NAMES = ["", "causal", "bias", "causal and bias"]
 
 
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
 def inputs(bias, dtype=jnp.float32, batch=2, length=11, heads=HEADS, width=8):
-    keys = jax.random.split(jax.random.key(0), 3)
-    qkv = jax.random.normal(keys[0], (batch, length, 3 * heads * width)) * 1.5
-    rows = [jax.random.normal(key, (heads, width)) for key in keys[1:]] if bias else []
+    qkv = normal(0, batch, length, 3 * heads * width) * 1.5
+    rows = [normal(i, heads, width) for i in (1, 2)] if bias else []
     return tuple(x.astype(dtype) for x in (qkv, *rows))
 
 
@@ -78,7 +83,7 @@ def test_a_form_is_the_weighted_mean_of_the_values(form, causal, bias):
 def test_the_kernel_has_the_gradients_of_the_plain_form(causal, bias):
     qkv, *rows = inputs(bias)
     given = qkv, shift_of(qkv), *rows
-    gradient = jax.random.normal(jax.random.key(3), (2, 11, 24))
+    gradient = normal(3, 2, 11, 24)
     run = lambda qkv, shift, *rows: plain(qkv, *rows, shift=shift, causal=causal)  # noqa: E731
     expected = jax.vjp(run, *given)[1](gradient)
     found = kernel_gradients(*given, causal=causal, gradient=gradient)
@@ -109,7 +114,7 @@ def test_the_kernel_holds_large_scores():
 def programs(remat, platform, dtype="bfloat16"):
     """The text of a trunk's gradient per device, as it goes to the compiler of a platform."""
     trunk = layers.Trunk(depth=2, heads=2, bias_kv=True, dtype=dtype, remat=remat)
-    params = trunk.init(jax.random.key(0), jnp.zeros((1, 9, 16)))
+    params = jax.eval_shape(trunk.init, jax.random.key(0), jnp.zeros((1, 9, 16)))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
     @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
@@ -165,7 +170,7 @@ def test_what_the_kernel_tells_the_compiler_is_above_its_products():
 @pytest.mark.parametrize(("causal", "bias"), CASES, ids=NAMES)
 def test_products_are_the_plain_form_with_its_gradients(causal, bias):
     given = inputs(bias)
-    gradient = jax.random.normal(jax.random.key(3), (2, 11, 24))
+    gradient = normal(3, 2, 11, 24)
     (found, back), (expected, plain) = (
         jax.vjp(functools.partial(attention, heads=HEADS, causal=causal, form=form), *given)
         for form in ("products", "plain")

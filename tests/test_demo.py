@@ -14,6 +14,8 @@ from imagebind_jax.inputs.world.samples import samples
 from imagebind_jax.model import TINY, ImageBind, embed
 from imagebind_jax.optimizer import OptimizerConfig
 
+pytestmark = pytest.mark.jax
+
 SMALL = {"width": 32, "depth": 1, "heads": 2}
 
 
@@ -92,7 +94,6 @@ class Shuffled:
         return [r | {self.modality: records[o][self.modality]} for r, o in zip(records, order)]
 
 
-@pytest.mark.slow
 def test_audio_meets_text_through_vision_and_not_with_shuffled_pairs(tmp_path):
     scenes = world.World(0, size=32, antialias=False)
     pairs = [

@@ -20,22 +20,25 @@ from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.windows import Windows
 from imagebind_jax.model import HUGE, ImageBind, ImageBindConfig, embed, init
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
 
 SMALL = EncoderConfig((2, 16, 16, 3), patch=(2, 4, 4), width=16, depth=3, heads=2, pre_norm=True)
 
 
 def model_of(encoder=SMALL, modality="vision"):
     config = ImageBindConfig({modality: encoder}, embed_dim=8)
-    key = jax.random.key(0)
     params = jax.tree.map(  # nothing is zero, as adapters are at first
-        lambda x: x + 0.1 * jax.random.normal(key, x.shape), init(config, key)
+        lambda x: x + 0.1 * normal(*x.shape), init(config, jax.random.key(0))
     )
     return ImageBind(config), params
 
 
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
 def images(n=2, shape=(1, 16, 16, 3)):
-    return jax.random.normal(jax.random.key(1), (n, *shape))
+    return normal(n, *shape, seed=1)
 
 
 # ---- dense embeddings
@@ -61,19 +64,22 @@ def test_attending_as_the_encoder_does_its_embedding_comes_out(name):
     c = ENCODERS[name]
     model, params = model_of(c)
     x = jnp.repeat(images(), 2, axis=1)
-    tower = params["vision"]
-    tokens = dense._before_last(c, "float32", tower, x)
-    last = jax.tree.map(lambda leaf: leaf[-1], tower["trunk"]["blocks"])
-    # All tokens behind one that is dropped: the first of what is left is the cls token itself.
-    every = jnp.concatenate([tokens[:, :1], tokens], axis=1)
 
     def but_the_first(qkv, *bias, shift, heads, causal):
         y = dense.attention(qkv[:, 1:], *bias, shift=shift, heads=heads, causal=causal)
         return jnp.concatenate([y[:, :1], y], axis=1)
 
-    block = dense.LastBlock(c, "float32", but_the_first, None)
-    z = dense._head(c, "float32", tower, block.apply({"params": last}, every))[:, 0]
-    z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+    @jax.jit
+    def attended(tower, x):
+        tokens = dense._before_last(c, "float32", tower, x)
+        last = jax.tree.map(lambda leaf: leaf[-1], tower["trunk"]["blocks"])
+        # All tokens behind one that is dropped: the first of what is left is the cls token itself.
+        every = jnp.concatenate([tokens[:, :1], tokens], axis=1)
+        block = dense.LastBlock(c, "float32", but_the_first, None)
+        z = dense._head(c, "float32", tower, block.apply({"params": last}, every))[:, 0]
+        return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+
+    z = attended(params["vision"], x)
     np.testing.assert_allclose(z, embed(model, params, {"vision": x})["vision"], atol=2e-6)
 
 

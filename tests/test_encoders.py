@@ -13,6 +13,8 @@ from imagebind_jax import UserError, model, optimizer, sharding
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.model import HUGE, ImageBind, ImageBindConfig, count_parameters, init
 
+pytestmark = pytest.mark.jax
+
 SMALL = {"width": 32, "depth": 2, "heads": 4}
 ENCODERS = {
     "vision": EncoderConfig((2, 16, 16, 3), patch=(2, 8, 8), pre_norm=True, **SMALL),

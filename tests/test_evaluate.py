@@ -19,6 +19,8 @@ from imagebind_jax.inputs.sources import Manifest, Prepared
 from imagebind_jax.model import ImageBindConfig, init
 from imagebind_jax.porting.weights import InMemory
 
+pytestmark = pytest.mark.jax
+
 
 @dataclasses.dataclass(frozen=True)
 class Toy:

@@ -10,6 +10,8 @@ from imagebind_jax import optimizer
 from imagebind_jax.errors import UserError
 from imagebind_jax.optimizer import OptimizerConfig
 
+pytestmark = pytest.mark.jax
+
 CONFIG = OptimizerConfig(clip_norm=1e9)
 
 

@@ -28,6 +28,8 @@ from imagebind_jax.plan import (
     traffic,
 )
 
+pytestmark = pytest.mark.jax
+
 # Cut by hand from a program compiled for v5e:2x4: a loop of 5 layers, a kernel of ours, and an
 # exchange that goes on inside of three fusions.
 PROGRAM = """\

@@ -92,7 +92,7 @@ LINES = {
     "JITTER": "jitter",
     "MASKED_BANDS": "frequency masking",
 }
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
 
 
 @functools.cache
@@ -366,7 +366,6 @@ def test_one_step_at_full_size_is_traced(stem):
     assert {"loss", "gradient_norm"} <= numbers.keys()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stem", PAPER)
 def test_it_trains_on_the_datasets_sample(stem, tmp_path, monkeypatch):
     """Everything as it is but for the widths of towers, the batch, and how many steps there are."""

@@ -17,6 +17,8 @@ from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.sharding import Replicated, Sharded, parameter_spec
 
+pytestmark = pytest.mark.jax
+
 SMALL = {"width": 32, "depth": 1, "heads": 4}
 MODEL = ImageBindConfig(
     {

@@ -24,7 +24,7 @@ from imagebind_jax.optimizer import OptimizerConfig
 
 STEPS, HALF = 60, 30
 BATCH = 16
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
 PAUSE = "IMAGEBIND_JAX_TEST_PAUSE"  # seconds that reading a record takes
 
 
@@ -358,7 +358,6 @@ t.train.fit(t.make_config(checkpoint_every=4), sys.argv[1], say=lambda line: pri
 """
 
 
-@pytest.mark.slow
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_end(full, tmp_path):
     environment = os.environ | {PAUSE: "0.01", "PYTHONPATH": os.path.dirname(__file__)}
     process = subprocess.Popen(
