@@ -20,11 +20,12 @@ def get_config():
     return dataclasses.replace(config, model=model, pairs=config.pairs[:1])
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "toy.py"
-    path.write_text("from one_host import get_config\n")
-    return path
+@pytest.fixture(scope="session")
+def config(made_once):
+    def write(folder):
+        (folder / "toy.py").write_text("from one_host import get_config\n")
+
+    return made_once("one_host", write) / "toy.py"
 
 
 @pytest.fixture
@@ -44,12 +45,15 @@ def train(zygote, config, tmp_path):
     return ended
 
 
-@pytest.fixture(scope="module")
-def whole(zygote, config, tmp_path_factory):
+@pytest.fixture(scope="session")
+def whole(zygote, config, made_once):
     """(losses, digests of the last checkpoint) of a run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    code, out, err = zygote.run(["train", config, "--out", folder], devices=2)
-    assert code == 0, err
+
+    def run(folder):
+        code, out, err = zygote.run(["train", config, "--out", folder / "run"], devices=2)
+        assert code == 0, err
+
+    folder = made_once("whole_run", run) / "run"
     return losses(folder), digests(folder)
 
 

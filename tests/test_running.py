@@ -28,7 +28,7 @@ from zygote import flags
 from imagebind_jax import goodput, metrics, preemption
 
 pytest_plugins = ["one_host"]
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 # ---- being asked to stop
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.slow]
 
 @pytest.mark.goal("G15", "G29")
 def test_sigterm_saves_and_loses_nothing(train, measured):
-    waits, trials = [], goals.size(2, 20)
+    waits, trials = [], goals.size(1, 20)
     for trial in range(trials):
         child = train.start("--steps", 4000, "--checkpoint-every", 4000, run=f"run{trial}")
         child.until("loss")
@@ -53,12 +53,13 @@ def test_sigterm_saves_and_loses_nothing(train, measured):
     child.signal(signal.SIGKILL)
     child.wait()
     measured(
-        f"one host: {trials} of {trials} saved and gone within {max(waits[1:]):.1f} s, the first of "
+        f"one host: {trials} of {trials} saved and gone within {max(waits):.1f} s, the first of "
         f"them, which compiles what a save needs, within {waits[0]:.1f} s"
     )
     assert max(waits) < goals.within(5)
 
 
+@pytest.mark.processes
 def test_sigterm_to_the_whole_group_leaves_the_workers_to_the_run(train):
     """As `timeout`, systemd and SLURM send it."""
     child = train.start("--steps", 4000, "--checkpoint-every", 4000, "--workers", 2)
@@ -68,6 +69,7 @@ def test_sigterm_to_the_whole_group_leaves_the_workers_to_the_run(train):
     assert committed(child.out) == [preempted(child.out)]
 
 
+@pytest.mark.processes
 def test_a_second_sigterm_after_all_is_saved_changes_no_exit_code(train):
     child = train.start("--steps", 4000, "--checkpoint-every", 4000)
     child.until("loss")
@@ -81,13 +83,15 @@ def test_a_second_sigterm_after_all_is_saved_changes_no_exit_code(train):
 
 
 @pytest.mark.goal("G15")
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "second", [pytest.param(signal.SIGTERM, marks=pytest.mark.processes), signal.SIGINT]
+)
 def test_a_second_signal_ends_it_at_once(second, train, measured):
     # A step that hangs, so that the first is not heeded.
     child = train.start(fault=f"kind=sleep,step={EVERY + 2}")
     child.until(f"committed step {EVERY}")
     child.signal(signal.SIGTERM)
-    time.sleep(preemption.AGAIN + 0.5)
+    time.sleep(0.5 + preemption.AGAIN * (second == signal.SIGTERM))
     begun = time.monotonic()
     child.signal(second)
     assert child.wait(30) == 128 + second
@@ -96,6 +100,7 @@ def test_a_second_signal_ends_it_at_once(second, train, measured):
     assert code == 0 and f"going on from step {EVERY}" in out, err
 
 
+@pytest.mark.processes
 def test_before_the_first_step_there_is_nothing_to_save(train):
     code, out, err = train(fault="kind=sigterm,step=0")
     assert code == 0 and re.search(r"preempted at step [01]", out), err
@@ -146,6 +151,7 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run(train, measured):
     measured("10 in a row: exit 6 at the tenth, with loss, norm and records")
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G27")
 def test_a_bad_batch_is_skipped_and_counted_and_the_run_goes_on(train, measured):
     code, out, err = train(fault="kind=nan_batch,step=3")
@@ -155,6 +161,7 @@ def test_a_bad_batch_is_skipped_and_counted_and_the_run_goes_on(train, measured)
     assert np.isfinite([each["loss"] for each in lines if not each["skipped"]]).all()
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G28", "G29")
 def test_replicas_that_differ_stop_the_run(train, measured):
     code, out, err = train("--parallel", "pmap", "--compare-every", 2, fault="kind=bitflip,step=5")
@@ -228,6 +235,7 @@ def test_a_damaged_checkpoint_is_stepped_over_unless_told_not_to(train, whole, m
 # ---- the clock
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G33")
 def test_the_clock_adds_up_over_kills(train, measured):
     """As seen from outside: from the first process's lock to the last one's last word."""
@@ -257,6 +265,7 @@ def test_the_clock_adds_up_over_kills(train, measured):
     assert " steps" in line and " down" in line
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G33")
 def test_a_killed_run_is_soon_back_at_its_steps(train, config, measured):
     """A process of its own, started by its command."""
