@@ -131,9 +131,7 @@ def saved(folder):
     return state.params
 
 
-of_both = pytest.mark.parametrize(
-    "run", ["two", pytest.param("half", marks=pytest.mark.processes)]
-)
+of_both = pytest.mark.parametrize("run", ["two", pytest.param("half", marks=pytest.mark.processes)])
 
 
 @of_both
