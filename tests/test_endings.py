@@ -9,10 +9,10 @@ import signal
 import time
 
 import goals
+import one_host
 import pytest
 from one_host import ERROR, committed, restored
 from test_hosts import free_port
-from test_train import make_config
 
 from imagebind_jax import checkpoint
 from imagebind_jax.config import TrainConfig
@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
 
 
 def get_config() -> TrainConfig:
-    config = make_config(steps=STEPS, checkpoint_every=EVERY, log_every=1000)
-    return dataclasses.replace(config, pairs=config.pairs[:1])
+    changes = {"steps": STEPS, "checkpoint_every": EVERY, "log_every": 1000}
+    return dataclasses.replace(one_host.get_config(), **changes)
 
 
 @pytest.fixture
