@@ -46,15 +46,20 @@ def train(zygote, config, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def whole(zygote, config, made_once):
-    """(losses, digests of the last checkpoint) of a run that nothing happened to."""
+def whole_folder(zygote, config, made_once):
+    """Of a run that nothing happened to; it stays as it is."""
 
     def run(folder):
         code, out, err = zygote.run(["train", config, "--out", folder / "run"], devices=2)
         assert code == 0, err
 
-    folder = made_once("whole_run", run) / "run"
-    return losses(folder), digests(folder)
+    return made_once("whole_run", run) / "run"
+
+
+@pytest.fixture(scope="session")
+def whole(whole_folder):
+    """(losses, digests of the last checkpoint) of that run."""
+    return losses(whole_folder), digests(whole_folder)
 
 
 def losses(folder):
