@@ -20,11 +20,12 @@ def get_config():
     return dataclasses.replace(config, model=model, pairs=config.pairs[:1])
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "toy.py"
-    path.write_text("from one_host import get_config\n")
-    return path
+@pytest.fixture(scope="session")
+def config(made_once):
+    def write(folder):
+        (folder / "toy.py").write_text("from one_host import get_config\n")
+
+    return made_once("one_host", write) / "toy.py"
 
 
 @pytest.fixture
@@ -44,13 +45,21 @@ def train(zygote, config, tmp_path):
     return ended
 
 
-@pytest.fixture(scope="module")
-def whole(zygote, config, tmp_path_factory):
-    """(losses, digests of the last checkpoint) of a run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    code, out, err = zygote.run(["train", config, "--out", folder], devices=2)
-    assert code == 0, err
-    return losses(folder), digests(folder)
+@pytest.fixture(scope="session")
+def whole_folder(zygote, config, made_once):
+    """Of a run that nothing happened to; it stays as it is."""
+
+    def run(folder):
+        code, out, err = zygote.run(["train", config, "--out", folder / "run"], devices=2)
+        assert code == 0, err
+
+    return made_once("whole_run", run) / "run"
+
+
+@pytest.fixture(scope="session")
+def whole(whole_folder):
+    """(losses, digests of the last checkpoint) of that run."""
+    return losses(whole_folder), digests(whole_folder)
 
 
 def losses(folder):

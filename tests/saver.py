@@ -91,6 +91,17 @@ def look(arguments):
         print(str(error).partition(":")[0])
 
 
+def fail(arguments):
+    """FOLDER: an error while a save is in flight."""
+    checkpoints = Checkpoints(pathlib.Path(arguments[0]), committed=print)
+    save(checkpoints, 1)
+    try:
+        raise ZeroDivisionError("division by zero")
+    except ZeroDivisionError:
+        checkpoints.abandon()
+        raise
+
+
 # ---- two hosts
 
 

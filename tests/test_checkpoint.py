@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from imagebind_jax.checkpoint import (
     digest,
 )
 
+pytestmark = pytest.mark.jax
 WIDTHS = (8, 2, 1)  # devices that share one copy
 
 
@@ -70,9 +70,9 @@ def opened(tmp_path):
         checkpoints.close()
 
 
-def flip(path, bit=0):
+def flip(path):
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1 << bit
+    content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
@@ -223,15 +223,6 @@ def newest(checkpoints):
     return step, lines
 
 
-@pytest.mark.parametrize("bit", [0, 6])
-def test_a_flipped_bit_in_the_newest_falls_back_to_the_one_before(bit, tmp_path, opened):
-    flip(biggest(saved(tmp_path / "run", (1, 2)) / "2"), bit)
-    step, lines = newest(opened())
-    assert step == 1
-    assert len(lines) == 1
-    assert "checkpoint 2" in lines[0]
-
-
 def meta_file(folder, step):
     return next(p for p in (folder / str(step) / "meta").rglob("*") if b"digest" in p.read_bytes())
 
@@ -247,14 +238,6 @@ def test_bytes_that_read_well_but_are_others_are_found_by_the_digest(tmp_path, o
         opened().restore(2, abstract(state()))
 
 
-@pytest.mark.parametrize("damage", ["garbage", "empty", "gone"])
-def test_damaged_facts_fall_back_too(damage, tmp_path, opened):
-    path = meta_file(saved(tmp_path / "run", (1, 2)), 2)
-    path.unlink() if damage == "gone" else path.write_bytes(b"{" if damage == "garbage" else b"")
-    step, lines = newest(opened())
-    assert (step, len(lines)) == (1, 1)
-
-
 def test_all_damaged_is_one_error(tmp_path, opened):
     folder = saved(tmp_path / "run", (1, 2))
     for step in (1, 2):
@@ -263,15 +246,6 @@ def test_all_damaged_is_one_error(tmp_path, opened):
     with pytest.raises(CheckpointCorrupt, match="every checkpoint in"):
         opened().restore_newest(abstract(state()), lines.append)
     assert len(lines) == 2
-
-
-def test_a_step_without_its_commit_is_no_step(tmp_path, opened):
-    folder = saved(tmp_path / "run", (1,))
-    shutil.copytree(folder / "1", folder / "2")
-    marks = [p for p in (folder / "2").iterdir() if "commit" in p.name.lower()]
-    assert len(marks) == 1
-    marks[0].unlink()
-    assert opened().steps() == [1]
 
 
 def test_a_step_that_was_damaged_can_be_saved_again(tmp_path, opened):

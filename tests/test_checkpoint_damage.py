@@ -78,7 +78,7 @@ def outcome(read, expected):
 # ---- G4, G26: mutants
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.goal("G4")
 def test_a_damaged_file_gives_exact_values_or_one_line(run, capfd, measured):
     gc.freeze()  # so that what failed reads leave is collected in little time
@@ -277,6 +277,7 @@ def old(tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.jax
 def test_a_checkpoint_of_format_1_loads(old):
     like = abstract(format_1())
     step, found = old.restore_newest(like)
@@ -287,6 +288,7 @@ def test_a_checkpoint_of_format_1_loads(old):
     assert old.meta(30)["config"] == {"seed": 7, "model.width": 6, "pairs": ["image", "text"]}
 
 
+@pytest.mark.jax
 def test_leaves_that_an_older_version_lacked_get_defaults_and_no_others(old):
     made = format_1()
     new = NewState(

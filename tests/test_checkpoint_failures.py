@@ -274,22 +274,11 @@ def test_steps_that_lost_their_commit_file_are_told_and_kept_and_nothing_begins_
 # ---- the end
 
 
-def test_a_save_in_flight_is_committed_when_an_error_ends_the_run(tmp_path):
-    code = (
-        "import pathlib, saver\n"
-        "from imagebind_jax.checkpoint import Checkpoints\n"
-        f"checkpoints = Checkpoints({str(tmp_path / 'run')!r}, committed=lambda step: print(step))\n"
-        "checkpoints.save(1, saver.state(1), saver.facts(1))\n"
-        "try:\n    1 / 0\n"
-        "except ZeroDivisionError:\n    checkpoints.abandon()\n    raise"
-    )
-    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
-    )
-    assert done.stdout == "1\n"
-    assert done.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
-    assert "schedule" not in done.stderr
+def test_a_save_in_flight_is_committed_when_an_error_ends_the_run(zygote, tmp_path):
+    code, out, err = zygote.run([tmp_path / "run"], call="saver:fail", devices=2)
+    assert (code, out) == (1, "1\n")
+    assert err.splitlines()[-1] == "ZeroDivisionError: division by zero"
+    assert "schedule" not in err
     checkpoints = Checkpoints(tmp_path / "run")
     assert whole(checkpoints) == [1]
     checkpoints.close()

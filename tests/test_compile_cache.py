@@ -13,6 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from imagebind_jax import compiled
 
+pytestmark = pytest.mark.jax
 DAMAGED = 20  # programs
 JAXS_OWN = {  # settings, as they are where no variable is set
     "jax_compilation_cache_dir": None,

@@ -9,10 +9,10 @@ import signal
 import time
 
 import goals
+import one_host
 import pytest
 from one_host import ERROR, committed, restored
 from test_hosts import free_port
-from test_train import make_config
 
 from imagebind_jax import checkpoint
 from imagebind_jax.config import TrainConfig
@@ -21,12 +21,12 @@ SILENCE = 5  # seconds without a sign of life
 EVERY = 5  # steps between checkpoints
 STEPS = 100_000
 AGAIN = "restart with the same command"
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
 
 
 def get_config() -> TrainConfig:
-    config = make_config(steps=STEPS, checkpoint_every=EVERY, log_every=1000)
-    return dataclasses.replace(config, pairs=config.pairs[:1])
+    changes = {"steps": STEPS, "checkpoint_every": EVERY, "log_every": 1000}
+    return dataclasses.replace(one_host.get_config(), **changes)
 
 
 @pytest.fixture
@@ -124,11 +124,13 @@ def newest(folder):
 
 
 @pytest.mark.goal("G3", "G11", "G29")
-def test_a_host_killed_in_the_middle_of_a_save(run, measured):
+@pytest.mark.parametrize(
+    ("dead", "in_soak"), [pytest.param(0, 5, marks=pytest.mark.processes), (1, 15)]
+)  # host 0 more seldom, as launchers start slowly
+def test_a_host_killed_in_the_middle_of_a_save(dead, in_soak, run, measured):
     """Alone host 0 says that host 1 is gone; of host 0's own end a launcher of host 1 tells."""
-    dice, waits, trials = random.Random(0), [], goals.size(2, 20)
+    dice, waits, trials = random.Random(dead), [], goals.size(1, in_soak)
     for trial in range(trials):
-        dead = int(trial % 4 != 1)  # host 0 more seldom, as launchers start slowly
         hosts = run(name=f"run{trial}", before=() if dead else ("launch",))
         told = hosts.until_half_a_save()
         time.sleep(dice.uniform(0, 0.05))
@@ -147,12 +149,13 @@ def test_a_host_killed_in_the_middle_of_a_save(run, measured):
             assert hosts.last_line(0).startswith("host 0 (this one) was killed by SIGKILL; last")
         assert newest(hosts.folder) >= max(told, *committed(hosts.hosts[0].out))
     measured(
-        f"{trials} of {trials} restore; the other was out within {max(waits):.1f} s, of which "
-        f"{SILENCE} s are the heartbeat"
+        f"host {dead}: {trials} of {trials} restore; the other was out within {max(waits):.1f} s, of "
+        f"which {SILENCE} s are the heartbeat"
     )
     assert max(waits) < goals.within(SILENCE + 3)
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G11", "G29")
 def test_a_launcher_starts_again_what_crashed(run, measured):
     fault = f"kind=crash,step={2 * EVERY + 2},host=0"
@@ -176,6 +179,7 @@ def test_a_launcher_starts_again_what_crashed(run, measured):
 # ---- a host raises, hangs, or is told to stop
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G12", "G29")
 @pytest.mark.parametrize("host", [0, 1])
 def test_a_host_that_raises_takes_the_others_along(host, run, measured):
@@ -193,17 +197,12 @@ def test_a_host_that_raises_takes_the_others_along(host, run, measured):
     assert waited < goals.within(15)
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G13", "G29")
-@pytest.mark.parametrize("kind", ["sleep"])
-def test_a_host_that_hangs(kind, run, measured):
+def test_a_host_that_hangs(run, measured):
     least = 9
-    hosts = run(
-        "--patience",
-        4,
-        "--patience-of-step",
-        least,
-        fault=f"kind={kind},step={2 * EVERY + 2},host=1",
-    )
+    options = ("--patience", 4, "--patience-of-step", least)
+    hosts = run(*options, fault=f"kind=sleep,step={2 * EVERY + 2},host=1")
     hosts.until_committed(2 * EVERY)
     begun = time.time()
     assert hosts.codes() == [76, 76], [each.err[-3000:] for each in hosts.hosts.values()]
@@ -216,6 +215,7 @@ def test_a_host_that_hangs(kind, run, measured):
     assert waited < goals.within(1.25 * least + 3)
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G15", "G29")
 @pytest.mark.parametrize("host", [0, 1])
 def test_sigterm_to_one_host_stops_all_at_the_same_step(host, run, measured):
@@ -235,6 +235,7 @@ def test_sigterm_to_one_host_stops_all_at_the_same_step(host, run, measured):
 # ---- a host never comes
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G14", "G29")
 def test_a_host_that_never_comes(zygote, run, measured):
     wait = 3

@@ -53,7 +53,7 @@ def test_of_two_sources_every_record_once_in_each_epoch_over_reshapes(measured):
     measured(f"{legs - 1} reshapes, 0 records missing, 0 twice; {lost} batches made again")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.goal("G10")
 def test_killed_and_gone_on_with_other_hosts_and_workers_every_record_comes_once(
     tmp_path, measured

@@ -18,7 +18,7 @@ from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.sharding import Replicated, Sharded
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
 ROWS = 16
 SMALL = {"width": 16, "depth": 1, "heads": 2}
 PLACES = {"sharded": lambda: Sharded(4), "pmap": Replicated}
@@ -107,7 +107,6 @@ class Run:
         return self.comparison.find(self.state) is None
 
 
-@pytest.mark.slow
 @pytest.mark.goal("G27")
 @pytest.mark.parametrize("name", PLACES)
 def test_no_fault_moves_a_bit_and_the_next_step_is_as_ever(name, monkeypatch, measured):

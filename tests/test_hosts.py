@@ -1,6 +1,7 @@
 """Several hosts: processes that train together for real, and how they find each other or say why not."""
 
 import dataclasses
+import functools
 import http.server
 import json
 import os
@@ -8,8 +9,6 @@ import pathlib
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 
 import jax
@@ -35,7 +34,7 @@ from imagebind_jax.inputs import pipeline
 STEPS, HALF = 4, 2
 HOSTS, DEVICES = 2, 4  # of each host; this process has as many as both
 BAD = (5, 6, 20, 21)  # records, of which each host meets some
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
 HERE = pathlib.Path(__file__).parent
 
 
@@ -63,10 +62,11 @@ def get_config():
     )
 
 
-def train_as_a_host(folder, coordinator, host):
-    """What each process of `together` runs: a new run, one that goes on, and one that is refused."""
+def train_as_a_host(arguments):
+    """For `zygote`, each of `HOSTS` processes: these runs after each other, and one that is refused."""
+    folder, coordinator, host, *runs = arguments
     asked = ("--coordinator", coordinator, "--hosts", str(HOSTS), "--host", host, "--wait", "120")
-    for name, *options in (["two"], ["half"], ["other", "--seed", host]):
+    for name, *options in (*([run] for run in runs), ["other", "--seed", host]):
         command = ["train", f"{folder}/config.py", "--out", f"{folder}/{name}", *options, *asked]
         os.write(1, f"\ncode {cli.main(command)}\n".encode())  # at once, whole
     rows = np.arange(16, dtype=np.float32).reshape(-1, 2)
@@ -77,59 +77,43 @@ def train_as_a_host(folder, coordinator, host):
         np.testing.assert_array_equal(shard.data, rows[shard.index])
 
 
-def environment(devices):
-    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
-    return os.environ | {
-        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]),
-    }
-
-
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
 
-def processes(codes, devices, seconds):
-    """[(stdout, stderr, exit code)] of Python programs that run beside each other."""
-    running = []
-    try:
-        for code in codes:
-            running.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", code],
-                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                    env=environment(devices),
-                )
-            )  # fmt: skip
-        return [(*each.communicate(timeout=seconds), each.returncode) for each in running]
-    finally:
-        for each in running:
-            each.kill()
-            each.wait()
-
-
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """(folder, parameters of one host's run, what the two hosts said).
+def together(made_once, zygote):
+    """together("two"): (folder, [what each of two hosts said]).
 
     In the folder: `one`, a run of one host; `two`, of two hosts; `half`, begun by one and ended by
     two; `other`, that two began with different configs.
     """
-    folder = tmp_path_factory.mktemp("hosts")
-    (folder / "config.py").write_text("from test_hosts import get_config\n")
-    one = train.fit(get_config(), folder / "one", say=quiet)
-    shutil.copytree(folder / "one", folder / "half")
-    shutil.rmtree(folder / "half" / "checkpoints" / str(STEPS))
-    coordinator = f"127.0.0.1:{free_port()}"
-    codes = [
-        f"import test_hosts; test_hosts.train_as_a_host({str(folder)!r}, {coordinator!r}, '{host}')"
-        for host in range(HOSTS)
-    ]
-    said = processes(codes, DEVICES, 240)
-    assert [code for *_, code in said] == [0] * HOSTS, said
-    return folder, one, said
+
+    def make(folder):
+        (folder / "config.py").write_text("from test_hosts import get_config\n")
+        train.fit(get_config(), folder / "one", say=quiet)
+
+    def add(name, folder):
+        shutil.copytree(made_once("hosts", make), folder, dirs_exist_ok=True)
+        if name == "half":
+            shutil.copytree(folder / "one", folder / "half")
+            shutil.rmtree(folder / "half" / "checkpoints" / str(STEPS))
+        asked = [folder, f"127.0.0.1:{free_port()}"]
+        children = [
+            zygote.start([*asked, host, name], devices=DEVICES, call="test_hosts:train_as_a_host")
+            for host in range(HOSTS)
+        ]
+        assert [child.wait(240) for child in children] == [0] * HOSTS, [c.err for c in children]
+        said = [(child.out, child.err) for child in children]
+        (folder / "said.json").write_text(json.dumps(said))
+
+    def made(name):
+        folder = made_once(f"hosts_{name}", functools.partial(add, name))
+        return folder, json.loads((folder / "said.json").read_text())
+
+    return made
 
 
 def saved(folder):
@@ -147,50 +131,52 @@ def saved(folder):
     return state.params
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("run", ["two", "half"])
+of_both = pytest.mark.parametrize("run", ["two", pytest.param("half", marks=pytest.mark.processes)])
+
+
+@of_both
 def test_two_hosts_end_where_one_does(run, together):
-    folder, one, _ = together
-    start = training_step.create_state(get_config()).params
+    folder, _ = together(run)
+    one, start = saved(folder / "one"), training_step.create_state(get_config()).params
     assert distance(one, start) > 0.1
     for a, b in zip(jax.tree.leaves(saved(folder / run)), jax.tree.leaves(one), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_run_of_two_hosts_goes_on_with_one(together, tmp_path):
-    folder, one, _ = together
+    folder, _ = together("two")
     shutil.copytree(folder / "two", tmp_path / "two")
     shutil.rmtree(tmp_path / "two" / "checkpoints" / str(STEPS))
     said = []
     params = train.fit(get_config(), tmp_path / "two", say=said.append)
     assert f"going on from step {HALF}" in said
+    one = saved(folder / "one")
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(one), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
-def test_one_host_writes_and_tells_for_all(together):
-    folder, _, said = together
-    for run in ("two", "half"):
-        assert steps_logged(folder / run) == list(range(STEPS))
-        mine, theirs = (metrics.read(folder / name / "metrics.jsonl") for name in (run, "one"))
-        losses = [[line["loss"] for line in lines] for lines in (mine, theirs)]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-        assert len(list((folder / run / "tensorboard").iterdir())) <= 2  # one each start
-        counts = files.read_sealed(folder / run / "records.json")
-        assert counts == {"records": [["vision+audio", 32]]}
-    first, second = (out for out, _, _ in said)
+@of_both
+def test_one_host_writes_and_tells_for_all(run, together):
+    folder, said = together(run)
+    assert steps_logged(folder / run) == list(range(STEPS))
+    mine, theirs = (metrics.read(folder / name / "metrics.jsonl") for name in (run, "one"))
+    losses = [[line["loss"] for line in lines] for lines in (mine, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert len(list((folder / run / "tensorboard").iterdir())) == (2 if run == "half" else 1)
+    counts = files.read_sealed(folder / run / "records.json")
+    assert counts == {"records": [["vision+audio", 32]]}
+    first, second = (out for out, _ in said)
     # Gloo writes to the same stream, in the middle of lines.
-    assert re.findall(r"^code (\d)$", second, re.MULTILINE) == ["0", "0", "2"]
+    assert re.findall(r"^code (\d)$", second, re.MULTILINE) == ["0", "2"]
     assert "step" not in second
-    assert f"committed step {STEPS}" in first and f"going on from step {HALF}" in first
+    assert f"committed step {STEPS}" in first
+    assert (f"going on from step {HALF}" in first) == (run == "half")
     assert "train 4/4" in said[0][1] and "train " not in said[1][1]
 
 
-@pytest.mark.slow
 def test_records_that_no_host_could_use_are_all_named(together):
-    folder, _, said = together
+    folder, said = together("two")
 
     def named(run, file):
         return {json.loads(line)["record"] for line in (folder / run / file).open()}
@@ -202,10 +188,9 @@ def test_records_that_no_host_could_use_are_all_named(together):
     assert re.search(r"\d+ rows were masked: see .*bad_records.jsonl and", said[0][0])
 
 
-@pytest.mark.slow
 def test_hosts_with_different_configs_are_refused(together):
-    _, _, said = together
-    for _, errors, _ in said:
+    _, said = together("two")
+    for _, errors in said:
         lines = [line for line in errors.splitlines() if "error:" in line]
         assert len(lines) == 1 and "host 1: not host 0's config" in lines[0]
 
@@ -220,13 +205,6 @@ def test_a_coordinator_that_nobody_is(mistake, tmp_path):
                    "--coordinator", address, "--hosts", 2, "--host", 1, "--wait", 1)  # fmt: skip
     assert f"no coordinator answers at {address} within 1 s" in line
     assert not (tmp_path / "run").exists()
-
-
-def test_hosts_that_never_come():
-    code = f"from imagebind_jax import hosts; hosts.start('127.0.0.1:{free_port()}', 2, 0, wait=2)"
-    ((_, errors, code),) = processes([code], 1, 120)
-    assert code == 1 and "Check failure" not in errors
-    assert "UserError: 1 of 2 hosts came to 127.0.0.1:" in errors.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

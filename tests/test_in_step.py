@@ -10,6 +10,7 @@ from imagebind_jax import hosts, in_step
 from imagebind_jax.errors import Stopped, UserError
 
 HOSTS = 3
+pytestmark = pytest.mark.jax  # whose errors are told apart
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
 import sys
 import time
 
@@ -13,7 +12,6 @@ import pytest
 from imagebind_jax import launch, parting
 from imagebind_jax.errors import UserError
 
-HERE = pathlib.Path(__file__).parent
 ERROR = "imagebind-jax: error: "
 # Word for word what JAX 0.10 and 0.12 print, without the middle of long lines.
 SILENT = """\
@@ -45,30 +43,34 @@ def says(text, then=""):
     return f"sys.stderr.write({text!r}); {then}"
 
 
+def launch_it(arguments):
+    """For `zygote`: FOLDER RESTARTS ...: launches the folder's fake.py in place of a command."""
+    folder, restarts, *arguments = arguments
+    os.chdir(folder)
+    launch.HELD = 0.5
+    launch.COMMAND[:] = [sys.executable, "-S", "fake.py"]
+    return launch.run(arguments, int(restarts), pause=0.1)
+
+
 @pytest.fixture
-def launched(tmp_path):
+def launched(zygote, tmp_path):
     """launched(code, *arguments) launches a command that is this code; starts it only with `started`."""
+    children = []
 
     def start(code, *arguments, restarts=0):
         (tmp_path / "fake.py").write_text(f"import os, signal, sys, time\n{code}\n")
-        program = (
-            "import sys; from imagebind_jax import launch; "
-            f"launch.HELD = 0.5; launch.COMMAND[:] = [sys.executable, {str(tmp_path / 'fake.py')!r}]; "
-            f"sys.exit(launch.run({list(arguments)!r}, {restarts}, pause=0.1))"
-        )
-        return subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(HERE.parent)},
-        )  # fmt: skip
+        child = zygote.start([tmp_path, restarts, *arguments], call="test_launch:launch_it")
+        children.append(child)
+        return child
 
     def run(*arguments, **options):
-        process = start(*arguments, **options)
-        out, err = process.communicate(timeout=60)
-        return process.returncode, out, err.splitlines()
+        child = start(*arguments, **options)
+        return child.wait(60), child.out, child.err.splitlines()
 
     run.started = start
-    return run
+    yield run
+    for child in children:
+        child.kill()
 
 
 @pytest.mark.goal("G29")
@@ -129,48 +131,46 @@ def test_lines_of_libraries_that_are_no_end_are_passed_on(launched):
     # What looks like a page, and is none: the process lives on.
     code, _, lines = launched(says(SILENT, "sys.exit(3)"))
     assert (code, lines) == (3, SILENT.splitlines())
-    process = launched.started(f"import time; {says(SILENT, 'sys.stderr.flush()')}; time.sleep(60)")
-    assert process.stderr.readline() == SILENT.splitlines(keepends=True)[0]
-    process.terminate()
-    process.communicate()
+    process = launched.started(f"{says(SILENT, 'sys.stderr.flush()')}; time.sleep(60)")
+    process.until(SILENT)
 
 
 def test_bytes_are_passed_on_as_they_are(launched):
     text = "x = b'\\x1b[2K\\r bar \\xff'; os.write(2, x); time.sleep(0.5); os.write(2, b'!')"
     process = launched.started(text)
     process.wait(60)
-    assert process.stderr.buffer.read() == b"\x1b[2K\r bar \xff!"
+    assert (process.folder / "err").read_bytes() == b"\x1b[2K\r bar \xff!"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_the_command_once(number, launched):
     text = (
         "count = []; [signal.signal(n, lambda n, f: count.append(n)) for n in (2, 15)]\n"
-        "print('ready', flush=True); end = time.time() + 1.5\n"
+        "print('ready', flush=True); end = time.time() + 0.7\n"
         "while time.time() < end: time.sleep(0.05)\n"
         "print(count); sys.exit(1)"
     )
     process = launched.started(text, restarts=3)
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    process.until("ready\n")
+    process.signal(number)
+    code = process.wait(60)
     # And is not tried again: it was told to end.
-    assert (process.returncode, out, err) == (1, f"[{int(number)}]\n", "")
+    assert (code, process.out, process.err) == (1, f"ready\n[{int(number)}]\n", "")
 
 
 def test_before_the_command_can_heed_it(launched):
     process = launched.started("print('ready', flush=True); time.sleep(60)", restarts=3)
-    assert process.stdout.readline() == "ready\n"
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (143, f"{ERROR}stopped by SIGTERM\n")
+    process.until("ready\n")
+    process.signal(signal.SIGTERM)
+    assert (process.wait(60), process.err) == (143, f"{ERROR}stopped by SIGTERM\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the system to end a child")
 def test_the_command_ends_with_its_launcher(launched):
     process = launched.started("print(os.getpid(), flush=True); time.sleep(60)")
-    child = int(process.stdout.readline())
-    process.kill()
+    process.until("\n")
+    child = int(process.out)
+    process.signal(signal.SIGKILL)
     process.wait()
     until = time.monotonic() + 5
     while re.search(r"State:\s+[^ZX]", _status(child)):

@@ -7,7 +7,8 @@ import pytest
 
 from imagebind_jax import parting
 
-SILENCE = 2  # seconds
+SILENCE = 1  # seconds
+GRACE = 0.6  # in place of `parting.GRACE`
 ERROR = "imagebind-jax: error: "
 # A thread that "ends the process".
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -50,6 +51,7 @@ def company(monkeypatch, capfd):
         raise SystemExit
 
     monkeypatch.setattr(parting.os, "_exit", leave)
+    monkeypatch.setattr(parting, "GRACE", GRACE)
     monkeypatch.setattr(parting, "_say_no_more", lambda: None)  # all share one stderr here
 
     def start(count):
@@ -112,7 +114,7 @@ def test_an_error_that_all_meet_is_each_ones_own(company):
     company(4)
     for host in range(4):
         company.main(host, parting.Company.leave, "the loss is not finite", 1)
-        time.sleep(0.2)
+        time.sleep(GRACE / 10)
     assert company.wait(4) == [f"{ERROR}the loss is not finite"] * 4
     assert [company.ends[h][0] for h in range(4)] == [1] * 4
 
@@ -123,7 +125,7 @@ def test_a_broken_exchange_is_not_the_reason(company):
     broken = "ValueError: UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:49"
     company.main(0, parting.Company.leave, broken, 1)
     company.main(2, parting.Company.leave, broken, 1)
-    time.sleep(0.3)
+    time.sleep(0.2)
     company.main(1, parting.Company.leave, "MemoryError: no more", 1)
     lines = company.wait(3)
     assert lines == sorted(

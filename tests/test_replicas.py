@@ -1,18 +1,14 @@
 """Replicas: one flipped bit on one device is found, with its leaf, its device and its host."""
 
 import functools
-import os
-import pathlib
 import re
-import socket
-import subprocess
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_hosts import free_port
 
 from imagebind_jax import faults, replicas, sharding, training_step
 from imagebind_jax.config import TrainConfig
@@ -24,7 +20,7 @@ from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.sharding import Replicated, Sharded
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
 PLACES = {"sharded": lambda: Sharded(2), "pmap": Replicated}
 HOSTS, DEVICES = 2, 2  # of each host
 EVERY, AT = 5, 7  # steps between comparisons, and the one before which a bit flips
@@ -150,7 +146,6 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", True)  # as the other tests of this file
 
 
-@pytest.mark.slow
 @pytest.mark.goal("G28")
 def test_a_comparison_takes_less_than_a_step(optimized, measured):
     """Of a model whose parameters are whole on every device, and few rows: all that is against it."""
@@ -183,10 +178,11 @@ def test_a_comparison_takes_less_than_a_step(optimized, measured):
     measured(f"a comparison takes {share:.2f} of a step, {share:.2f} % of the time at K = 100")
 
 
-def flip_as_a_host(port, host):
-    """What each process of the next test runs."""
+def flip_as_a_host(arguments):
+    """For `zygote`: what each process of the next test runs."""
+    coordinator, host = arguments
     sharding.SMALLEST_SPLIT = 64
-    jax.distributed.initialize(f"127.0.0.1:{port}", HOSTS, int(host))
+    jax.distributed.initialize(coordinator, HOSTS, int(host))
     place = Sharded(2)
     state = place.place(make_state())
     comparison = replicas.Comparison(place, state)
@@ -195,32 +191,16 @@ def flip_as_a_host(port, host):
         print("found", comparison.find(each))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.goal("G28")
-def test_all_hosts_know_which_host_it_is(measured):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    flags = re.sub(r"device_count=\d+", f"device_count={DEVICES}", os.environ["XLA_FLAGS"])
-    here = pathlib.Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent)])
+def test_all_hosts_know_which_host_it_is(zygote, measured):
+    coordinator = f"127.0.0.1:{free_port()}"
     running = [
-        subprocess.Popen(
-            [
-                sys.executable, "-c",
-                f"import test_replicas; test_replicas.flip_as_a_host({port}, {host})",
-            ],
-            stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path},
-        )
+        zygote.start([coordinator, host], devices=DEVICES, call="test_replicas:flip_as_a_host")
         for host in range(HOSTS)
-    ]  # fmt: skip
-    try:
-        texts = [each.communicate(timeout=120)[0] for each in running]
-    finally:
-        for each in running:
-            each.kill()
-            each.wait()
+    ]
+    assert [each.wait() for each in running] == [0] * HOSTS, [each.err for each in running]
+    texts = [each.out for each in running]
     said = [re.findall("^found (.*)$", text, re.M) for text in texts]
     for before, after in said:
         assert before == "None"

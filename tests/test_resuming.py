@@ -22,9 +22,10 @@ from one_host import (
 )
 
 pytest_plugins = ["one_host"]
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G7")
 def test_killed_at_random_moments_a_run_ends_where_it_would_have(train, whole, measured):
     shares = (100, 100) if goals.SOAK else (3,)  # a run for each core at a time
@@ -67,16 +68,25 @@ def kill_runs(train, whole, seed, kills):
 
 
 @pytest.mark.goal("G7")
-def test_in_halves_it_is_the_same_run(train, whole, measured):
-    code, out, err = train(fault=f"kind=sigterm,step={EVERY + 1}")
-    assert code == 0, err
-    step = preempted(out)
-    assert EVERY < step < STEPS
+@pytest.mark.parametrize("end", [pytest.param("sigterm", marks=pytest.mark.processes), "kill"])
+def test_in_halves_it_is_the_same_run(end, train, whole, measured):
+    at = 2 * EVERY + 1
+    code, out, err = train(fault=f"kind={end},step={at}")
+    if end == "sigterm":
+        assert code == 0, err
+        steps = [preempted(out)]
+        assert at <= steps[0] < STEPS
+    else:
+        assert code == -9, err
+        told = max(committed(out))
+        steps = [step for step in (EVERY, 2 * EVERY) if step >= told]  # the second was in flight
     code, out, err = train()
-    assert code == 0 and f"going on from step {step}" in out, err
+    assert code == 0, err
+    (begun,) = re.findall(r"going on from step (\d+)", out)
+    assert int(begun) in steps
     assert losses(train.folder) == whole[0]
     assert digests(train.folder) == whole[1]
-    measured("two halves: bitwise")
+    measured(f"two halves, the first ended by {end}: bitwise")
 
 
 # A process with this config splits what is as small as here, or "sharded" would split nothing.
@@ -89,6 +99,7 @@ assert "fsdp" in sharding.parameter_spec((32, 128), 2)
 LEGS = ((8, "sharded"), (4, "pmap"), (2, "sharded"), (1, "sharded"), (8, "pmap"))
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G8")
 def test_on_other_devices_and_in_another_mode_it_is_the_same_but_for_rounding(
     train, tmp_path, measured

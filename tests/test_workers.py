@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import time
 from concurrent import futures
@@ -15,12 +14,11 @@ import numpy as np
 import pytest
 from feeding import Noisy, batches
 
-from imagebind_jax import files
+from imagebind_jax import cli, files
 from imagebind_jax.errors import Stopped, UserError
 from imagebind_jax.inputs import crumbs, pipeline, processes
 from imagebind_jax.inputs import workers as workers_module
 
-HERE = pathlib.Path(__file__).parent
 STEPS = 16
 LATE = 3.0  # seconds after which a run with a dead or stuck worker must be over
 
@@ -43,7 +41,6 @@ COMBINATIONS = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.goal("G9")
 def test_any_number_of_workers_hosts_and_restarts_gives_the_same_bytes(measured):
     """With random augmentation, a draw the pair shares, mixing, replication and bad records."""
@@ -51,7 +48,7 @@ def test_any_number_of_workers_hosts_and_restarts_gives_the_same_bytes(measured)
     reference = batches(**options)
     wanted = [reference[step] for step in range(STEPS)]
     assert sum((batch["weight"] == 0).sum() for batch in wanted) >= 4
-    chosen = COMBINATIONS[: goals.size(7, 20)]
+    chosen = COMBINATIONS[: goals.size(5, 20)]
     for hosts, workers, start in chosen:
         shares = [batches(host=host, hosts=hosts, **options) for host in range(hosts)]
         streams = [share.stream(start, workers=workers) for share in shares]
@@ -101,6 +98,7 @@ def test_a_worker_that_is_stuck_ends_the_run_and_its_file_is_named(tmp_path, mea
     )
 
 
+@pytest.mark.processes
 def test_a_worker_that_hangs_while_it_reads_nothing_ends_the_run(monkeypatch):
     stream = batches(Noisy(50_000), steps=100).stream(workers=1, patience=2.0)
     next(stream)
@@ -117,6 +115,7 @@ def terminate(workers):
         os.kill(process.pid, signal.SIGTERM)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they would outlive their parent")
 def test_sigterm_to_the_workers_changes_nothing_and_a_closed_stream_leaves_none():
     """As `timeout`, systemd and SLURM send it, to each process of a group."""
@@ -135,16 +134,17 @@ def test_sigterm_to_the_workers_changes_nothing_and_a_closed_stream_leaves_none(
     assert not multiprocessing.active_children()
 
 
-def test_python_ends_though_a_worker_that_was_left_heeds_no_sigterm():
-    code = (
-        "import multiprocessing, signal, time\n"
-        "from imagebind_jax.inputs import processes\n"
-        "processes.none_at_exit()\n"
-        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
-        "start = multiprocessing.get_context('fork').Process\n"
-        "start(target=time.sleep, args=(60,), name=processes.NAME, daemon=True).start()\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+def leave_a_worker(_):
+    """For `zygote`."""
+    processes.none_at_exit()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    start = multiprocessing.get_context("fork").Process
+    start(target=time.sleep, args=(60,), name=processes.NAME, daemon=True).start()
+
+
+def test_python_ends_though_a_worker_that_was_left_heeds_no_sigterm(zygote):
+    code, _, err = zygote.run([], call="test_workers:leave_a_worker", seconds=20)
+    assert code == 0, err
 
 
 # ---- what a death means
@@ -234,6 +234,7 @@ def test_what_one_stream_was_stuck_with_says_nothing_of_another(monkeypatch):
     assert row["x"] == 0
 
 
+@pytest.mark.processes
 def test_only_the_workers_of_the_stream_that_hangs_are_killed():
     other = batches(steps=100).stream(workers=1)
     wanted = batches(steps=100)
@@ -247,41 +248,33 @@ def test_only_the_workers_of_the_stream_that_hangs_are_killed():
     other.close()
 
 
-def test_python_ends_without_a_thread_that_is_stuck():
+def give_up(_):
+    """For `zygote`."""
+    workers_module.LINGER = 0.5
+    try:
+        list(batches(Noisy(endless=7)).stream(patience=0.5))
+    except Stopped as error:
+        print(error)
+
+
+def test_python_ends_without_a_thread_that_is_stuck(zygote):
     """Where a run has given up what is stuck, and went on."""
-    code = (
-        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "import feeding\n"
-        "from imagebind_jax.errors import Stopped\n"
-        "from imagebind_jax.inputs import workers\n"
-        "workers.LINGER = 0.5\n"
-        "try:\n"
-        "    list(feeding.batches(feeding.Noisy(endless=7)).stream(patience=0.5))\n"
-        "except Stopped as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(HERE)], capture_output=True, text=True, timeout=30
-    )
-    assert done.returncode == 0 and done.stdout.startswith("stuck for"), done
+    code, out, err = zygote.run([], call="test_workers:give_up", seconds=30)
+    assert code == 0 and out.startswith("stuck for"), err
+
+
+def be_stuck(arguments):
+    """For `zygote`: a command that is."""
+    workers_module.LINGER = 0.5
+    cli._run = lambda arguments: list(batches(Noisy(endless=7)).stream(patience=1.0))
+    return cli.main(arguments)
 
 
 @pytest.mark.goal("G19")
-def test_a_thread_that_is_stuck_ends_the_run_too():
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from imagebind_jax import cli\n"
-        "import feeding\n"
-        "def run(arguments):\n"
-        "    list(feeding.batches(feeding.Noisy(endless=7)).stream(patience=1.0))\n"
-        "cli._run = run\n"
-        "sys.exit(cli.main(['train']))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(HERE)], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("imagebind-jax: error: stuck for 1 s reading")
+def test_a_thread_that_is_stuck_ends_the_run_too(zygote):
+    code, _, err = zygote.run(["train"], call="test_workers:be_stuck", seconds=60)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("imagebind-jax: error: stuck for 1 s reading")
 
 
 def test_in_memory_goes_without_workers():
