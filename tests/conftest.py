@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pathlib
+import time
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -83,6 +84,19 @@ def made_once(tmp_path_factory, worker_id):
         return whole
 
     return folder
+
+
+@pytest.fixture
+def rotating_seed(request):
+    """Another number in each run of the fuzz tier, 0 in the others; IBJ_SEED=number repeats that run.
+
+    It is printed: pytest shows that of a test that fails.
+    """
+    if request.node.get_closest_marker("fuzz") is None:
+        return 0
+    seed = int(os.environ.get("IBJ_SEED") or time.time_ns() // 1000 % 2**32)
+    print(f"IBJ_SEED={seed}")
+    return seed
 
 
 @pytest.fixture

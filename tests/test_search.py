@@ -167,6 +167,7 @@ def ask(stored, capsys):
 
 @pytest.mark.usefixtures("quick_compilation")
 class TestCommand:
+    @pytest.mark.jax
     def test_a_file_finds_itself(self, ask, files):
         for option, name in (("--image", "photos/red1.jpg"), ("--audio", "sounds/2.flac"),
                              ("--imu", "moves/1.npy"), ("--thermal", "heat/3.png")):  # fmt: skip
@@ -283,8 +284,11 @@ def test_a_recall_that_is_not_reached(many, monkeypatch):
         Approximate(many)
 
 
-@pytest.mark.goal("G32")
-def test_killed_while_an_index_is_built_the_old_one_answers(many, zygote, measured):
+@pytest.mark.parametrize(
+    "kills",
+    [1, pytest.param(goals.size(8, 40), marks=[pytest.mark.processes, pytest.mark.goal("G32")])],
+)
+def test_killed_while_an_index_is_built_the_old_one_answers(kills, many, zygote, measured):
     approximate.build(many)
     queries = np.random.default_rng(2).standard_normal((20, 16)).astype(np.float32)
 
@@ -292,7 +296,7 @@ def test_killed_while_an_index_is_built_the_old_one_answers(many, zygote, measur
         opened = Approximate(Store(many.folder))
         return [tuple(part.tobytes() for part in opened.nearest(query, 10)) for query in queries]
 
-    rng, kills, halfway = random.Random(0), goals.size(8, 40), 0
+    rng, halfway = random.Random(0), 0
     while halfway < kills:
         note, before = (many.folder / approximate.NOTE).read_bytes(), answers()
         child = zygote.start([many.folder], call="test_search:build_again")
@@ -317,16 +321,19 @@ def build_again(arguments):
     return 0
 
 
-@pytest.mark.goal("G32")
-def test_mutants_of_an_index(many, measured):
+@pytest.mark.parametrize(
+    "mutants",
+    [10, pytest.param(goals.size(100, 1000), marks=[pytest.mark.fuzz, pytest.mark.goal("G32")])],
+)
+def test_mutants_of_an_index(mutants, many, rotating_seed, measured):
     from test_written_files import damaged
 
     approximate.build(many)
     query = np.random.default_rng(3).standard_normal(16).astype(np.float32)
-    before, rng = Approximate(many).nearest(query, 10), random.Random(4)
+    before, rng = Approximate(many).nearest(query, 10), random.Random(rotating_seed)
     good = {path: path.read_bytes() for path in sorted(many.folder.glob("index*"))}
     assert len(good) == 2
-    told, mutants = 0, goals.size(100, 1000)
+    told = 0
     for mutant in range(mutants):
         for path, content in good.items():
             path.write_bytes(content)

@@ -244,6 +244,7 @@ def prepared(folder, n=N):
     return Prepared("toy", "test")
 
 
+@pytest.mark.jax
 def test_a_model_s_folder_is_measured_alone_as_the_model_is(tmp_path):
     source = prepared(tmp_path / "records")
     items = Items(source, "audio", Line())
