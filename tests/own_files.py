@@ -97,24 +97,26 @@ def given(root):
     return [*paths, "--depth", root / "depth", "--thermal", root / "heat", *OPTIONS]
 
 
+# All of them once for all test processes, and read only.
+
+
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("small") / "checkpoint")
+def checkpoint(made_once):
+    return made_once("checkpoint", lambda folder: save(folder / "checkpoint")) / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def files(made_once):
+    return made_once("files", write_files)
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    root = tmp_path_factory.mktemp("files")
-    write_files(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def stored(checkpoint, files, tmp_path_factory, quick_compilation):
-    """A store of all of `files`, made once."""
+def stored(made_once, checkpoint, files, quick_compilation):
+    """A store of all of `files`."""
     from imagebind_jax import cli
 
-    out = tmp_path_factory.mktemp("stored") / "store"
-    arguments = ["embed", *given(files), "--checkpoint", checkpoint, "--out", out]
-    assert cli.main([str(each) for each in arguments]) == 0
-    return out
+    def make(folder):
+        out = ["--checkpoint", checkpoint, "--out", folder / "store"]
+        assert cli.main([str(each) for each in ("embed", *given(files), *out)]) == 0
+
+    return made_once("stored", make) / "store"

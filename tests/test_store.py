@@ -16,7 +16,6 @@ from imagebind_jax.search import nearest
 from imagebind_jax.store import Store
 from imagebind_jax.storing import writing
 
-pytest_plugins = ["own_files"]
 WIDTH = 8
 OF = {"parameters": "f0", "encoder": {"depth": 2}}
 

@@ -1,7 +1,6 @@
 """Files that want to do harm, and files that were harmed."""
 
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -70,11 +69,18 @@ def test_none_takes_long_or_much(hostile, measured):
     )
 
 
-@pytest.mark.goal("G23")
-def test_damaged_files_are_refused_or_the_same(tmp_path, measured):
-    """At full size by two processes, each with a seed of its own that no run had before."""
-    seeds = (2 * os.getpid(), 2 * os.getpid() + 1) if goals.SOAK else (0,)
-    count = goals.size(10_000, 500_000)
+@pytest.mark.parametrize(
+    "count",
+    [
+        1000,
+        pytest.param(
+            goals.size(10_000, 500_000), marks=[pytest.mark.fuzz, pytest.mark.goal("G23")]
+        ),
+    ],
+)
+def test_damaged_files_are_refused_or_the_same(count, tmp_path, rotating_seed, measured):
+    """At full size by two processes, each with a seed of its own."""
+    seeds = (rotating_seed, rotating_seed + 1) if goals.SOAK else (rotating_seed,)
     folders = [tmp_path / str(seed) for seed in seeds]
     for folder in folders:
         folder.mkdir()

@@ -38,7 +38,7 @@ HEADS = {"vision": 3, "text": 4}
 TOLERANCE = 1e-5
 WHY = "differs from what the library computes; golden/clip changes only with make.py's models"
 # Tiny models have tiny vocabularies, which is said of every one of them.
-pytestmark = pytest.mark.filterwarnings("ignore:.*a vocabulary of 40")
+pytestmark = [pytest.mark.jax, pytest.mark.filterwarnings("ignore:.*a vocabulary of 40")]
 
 
 @functools.cache
