@@ -3,16 +3,17 @@
 import io
 import zlib
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+from flax import traverse_util
 from PIL import Image
 
 from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.model import ImageBind, ImageBindConfig, init
+from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.porting import folder, note
-from imagebind_jax.porting.weights import InMemory
+from imagebind_jax.porting.weights import InMemory, shapes
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220)}
 WORDS = ("a red dog", "the sea", "thunder at night", "two cups of tea, and a cake")
@@ -30,12 +31,24 @@ MODEL = ImageBindConfig(
 )
 
 
+def parameters(config, seed=0):
+    """Parameters, every one of them random, for which nothing is compiled.
+
+    They are larger than those that training begins with, which make nearly one vector of all inputs.
+    """
+    rng = np.random.default_rng(seed)
+    leaves = {
+        path: jnp.asarray(
+            np.float32(path.endswith("scale") + 0.2 * rng.standard_normal(leaf.shape))
+        )
+        for path, leaf in shapes(config).items()
+    }
+    return traverse_util.unflatten_dict(leaves, sep="/")
+
+
 def save(path, seed=0, config=MODEL):
     """A checkpoint of random weights."""
-    params = jax.device_get(init(config, jax.random.key(seed)))
-    # Larger than they begin: else all inputs give nearly one vector.
-    params = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, params)
-    weights = InMemory(ImageBind(config).config, params)
+    weights = InMemory(config, parameters(config, seed))
     folder.write(path, weights, lambda d: note.Note(config, {"licence": ""}, dict(d)))
     return path
 

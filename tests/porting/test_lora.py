@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import traverse_util
+from own_files import parameters
 
 from imagebind_jax import health, optimizer, sharding, training_step
 from imagebind_jax.config import TrainConfig
@@ -36,21 +37,9 @@ BASE = ImageBind(ImageBindConfig(ENCODERS, embed_dim=8))
 PRODUCTS = ("qkv", "out", "fc1", "fc2")
 
 
-def random(config, seed):
-    """Parameters, every one of them random, B of adapters too."""
-    rng = np.random.default_rng(seed)
-    leaves = {
-        path: jnp.asarray(
-            np.float32(path.endswith("scale") + 0.2 * rng.standard_normal(leaf.shape))
-        )
-        for path, leaf in shapes(config).items()
-    }
-    return traverse_util.unflatten_dict(leaves, sep="/")
-
-
 @functools.cache
 def base(seed=0):
-    return random(BASE.config, seed)
+    return parameters(BASE.config, seed)
 
 
 @functools.cache
@@ -59,7 +48,7 @@ def adapted(targets=PRODUCTS, scale=1.5, modalities=("text", "imu")):
     change = {"lora": targets, "lora_rank": RANK, "lora_scale": scale}
     some = {m: dataclasses.replace(ENCODERS[m], **change) for m in modalities}
     model = with_encoders(ENCODERS | some)
-    return model, optimizer.merge(random(model.config, 1), base())
+    return model, optimizer.merge(parameters(model.config, 1), base())
 
 
 def with_encoders(encoders):
