@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pathlib
+import time
 
 # Programs run for milliseconds here and are compiled for seconds: no optimizations, and the emitter and the
 # way of cutting modules that compile fastest. Together a sixth of the default's time (BENCHMARKS.md).
@@ -89,6 +90,19 @@ def made_once(tmp_path_factory, worker_id):
         return whole
 
     return folder
+
+
+@pytest.fixture
+def rotating_seed(request):
+    """Another number in each run of the fuzz tier, 0 in the others; IBJ_SEED=number repeats that run.
+
+    It is printed: pytest shows that of a test that fails.
+    """
+    if request.node.get_closest_marker("fuzz") is None:
+        return 0
+    seed = int(os.environ.get("IBJ_SEED") or time.time_ns() // 1000 % 2**32)
+    print(f"IBJ_SEED={seed}")
+    return seed
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from own_files import parameters
 
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
@@ -22,10 +23,10 @@ from imagebind_jax.inputs import kept, text
 from imagebind_jax.inputs.kept import Kept
 from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.sources import Prepared
-from imagebind_jax.model import ImageBind, ImageBindConfig, init
+from imagebind_jax.model import ImageBind, ImageBindConfig
 from imagebind_jax.sharding import Replicated, Sharded
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
 SMALL = {"width": 16, "depth": 1, "heads": 2}
 MODEL = ImageBindConfig(
     {
@@ -35,7 +36,7 @@ MODEL = ImageBindConfig(
     },
     embed_dim=12,
 )
-PARAMS = init(MODEL, jax.random.key(0))
+PARAMS = parameters(MODEL)
 BATCH = 8
 
 
@@ -249,7 +250,7 @@ def test_other_parameters_are_other_embeddings_of_the_same_records():
     bench = make()
     wanted = Items(Once(6), "audio", Sound())
     before = bench.embed(wanted)
-    other = init(MODEL, jax.random.key(1))
+    other = parameters(MODEL, 1)
     bench.replace(other)
     close(bench.embed(wanted), [alone("audio", drawn(i, 8, 4)[None], other) for i in range(6)])
     assert np.abs(bench.embed(wanted) - before).max() > 0.1
@@ -358,7 +359,7 @@ def test_whoever_is_stopped_goes_on_from_the_rows_that_are_done(tmp_path, monkey
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda: ({"params": init(MODEL, jax.random.key(1))}, {}), "another parameters"),
+        (lambda: ({"params": parameters(MODEL, 1)}, {}), "another parameters"),
         (lambda: ({"dtype": "bfloat16"}, {}), "another dtype"),
         (lambda: ({}, {"views": True}), "another transform"),
         (lambda: ({}, {"count": 21}), "another source"),

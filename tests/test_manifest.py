@@ -4,10 +4,11 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import of_any
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.media import MediaError
@@ -168,19 +169,20 @@ def test_a_manifest_that_is_changed_is_noticed(tmp_path):
         found[1]
 
 
-@settings(max_examples=40)
-@given(rows=st.lists(st.dictionaries(st.sampled_from(["text", "note"]), st.text(), min_size=1)))
-def test_any_text_survives(rows, tmp_path_factory):
+@of_any(
+    st.lists(st.dictionaries(st.sampled_from(["text", "note"]), st.text(), min_size=1)), examples=40
+)
+def test_any_text_survives(rows):
     rows = [{"text": "first"}, *rows]
-    folder = tmp_path_factory.mktemp("m")
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    path = folder / "m.jsonl"
-    try:
-        path.write_text("\n".join(lines), encoding="utf-8", newline="")
-    except UnicodeEncodeError:  # half a pair of surrogates
-        return
-    found = Manifest(path).open()
-    assert list(found) == [{"id": i} | row for i, row in enumerate(rows, 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "m.jsonl"
+        try:
+            path.write_text("\n".join(lines), encoding="utf-8", newline="")
+        except UnicodeEncodeError:  # half a pair of surrogates
+            return
+        found = Manifest(path).open()
+        assert list(found) == [{"id": i} | row for i, row in enumerate(rows, 1)]
 
 
 # ---- CSV

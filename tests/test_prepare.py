@@ -314,7 +314,7 @@ from imagebind_jax.prepare import parts
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.prepare import prepare
 
-toy, download, folder = sys.argv[1:]
+toy, download, folder, stride = sys.argv[1:]
 imagebind_jax.data.__path__.append(toy)
 datasets.find("toy")
 parts.RECORDS = 7
@@ -365,13 +365,14 @@ step = 1
 while (status := in_child(run, f"{folder}/{step}", step)) == signal.SIGKILL:
     assert in_child(check, f"{folder}/{step}", True) == 0, step
     shutil.rmtree(f"{folder}/{step}", ignore_errors=True)
-    step += 1
+    step += int(stride)
 assert status == 0, (step, status)
 print(step)
 """
 
 
-def test_killed_at_any_step_the_same_command_goes_on(toy, download, tmp_path):
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.processes)])
+def test_killed_at_any_step_the_same_command_goes_on(stride, toy, download, tmp_path):
     (download / "media" / "t3").write_bytes(b"")  # one is left out, and stays so
     code = [
         sys.executable,
@@ -380,6 +381,7 @@ def test_killed_at_any_step_the_same_command_goes_on(toy, download, tmp_path):
         str(toy.parent),
         str(download),
         str(tmp_path / "crashes"),
+        str(stride),
     ]
     done = subprocess.run(code, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -398,6 +400,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.processes
 def test_processes_die_with_the_command_and_their_work_is_kept(
     run, toy, download, out, tmp_path, monkeypatch
 ):

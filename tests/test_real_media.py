@@ -1,15 +1,15 @@
 """From an official download to a trained model, and from a person's own files to embeddings."""
 
 import dataclasses
+import functools
+import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import imagebind_jax as ib
 from imagebind_jax import prepare, train
@@ -70,6 +70,7 @@ def test_a_video_and_its_sound_are_cut_at_the_same_moment(pairs):
     assert len(starts) == 4
 
 
+@pytest.mark.jax
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_model_trains_on_them_and_masks_what_is_broken(pairs, tmp_path):
     small = {"width": 16, "depth": 1, "heads": 2}
@@ -175,13 +176,8 @@ def test_files_of_another_kind_are_named(files, tmp_path):
             load(source)
 
 
-# The tests' type checks would come first, so this runs as users do, without them.
-UNCHECKED = """
-import io, numpy as np, imagebind_jax as ib
-from imagebind_jax.inputs import depth, imu, thermal, vision
-from PIL import Image
-
 def told(error, use):
+    """What is said by an exception of just this class."""
     try:
         use()
     except ib.UserError as raised:
@@ -189,35 +185,46 @@ def told(error, use):
         return str(raised)
     raise AssertionError("nothing raised")
 
-image = Image.new("L", (2, 2))
-for x in (image, [image], np.zeros((2, 2)), [["a.png"]], bytearray(9), memoryview(b"x"), None, 5, io.BytesIO(b"x"),
-          io.StringIO("x"), {"a.png": 1}, [io.BytesIO(b"x")]):
-    inner = x[0] if isinstance(x, list) else x
-    said = told(ib.UserError, lambda: ib.load_images(x))
-    assert said.endswith(f"a path or its encoded bytes, not of type {type(inner).__name__}"), said
-assert "download it first" in told(ib.UserError, lambda: ib.load_images("https://a.org/b.png"))
-image.save(f"{folder}/a.png")
-assert ib.load_images("~/a.png", size=8).shape == ib.load_images(iter(["~/a.png"]), size=8).shape
-for settings in ({"clips": 1.5}, {"clips": None}, {"frames": 2.0}, {"size": 0}):
-    assert "whole number" in told(ib.UserError, lambda: ib.load_videos("a.mp4", **settings))
-for settings in ({"size": "224"}, {"size": None}, {"seconds": "2"}, {"seconds": None}):
-    for transform in (vision.Clip, vision.Views):
-        assert "must be" in told(ib.UserError, lambda: transform(**settings))
-assert "whole number" in told(ib.UserError, lambda: thermal.Thermal(2.5))
-assert "low must be a finite number" in told(ib.UserError, lambda: thermal.Thermal(8, "0", "50", "kelvin"))
-camera = {"focal_length": 1.0, "baseline": 1.0}
-for modality, transform in (("vision", vision.Clip()), ("vision", vision.Views()),
-        ("depth", depth.Disparity.nyu()), ("thermal", thermal.Thermal()), ("imu", imu.Window())):
-    said = told(ib.MediaError, lambda: transform({modality: 0, **camera}, None))
-    assert said == "<int>: neither a path nor the bytes of a file", said
-assert "<int>" in told(ib.MediaError, lambda: vision.Clip()({"vision": [0]}, None))
-"""
+
+def unchecked(arguments):
+    """In a process without the tests' type checks, which would come first: as users have it."""
+    image = Image.new("L", (2, 2))
+    for x in (
+        image, [image], np.zeros((2, 2)), [["a.png"]], bytearray(9), memoryview(b"x"), None, 5,
+        io.BytesIO(b"x"), io.StringIO("x"), {"a.png": 1}, [io.BytesIO(b"x")],
+    ):  # fmt: skip
+        inner = x[0] if isinstance(x, list) else x
+        said = told(ib.UserError, lambda x=x: ib.load_images(x))
+        assert said.endswith(f"a path or its encoded bytes, not of type {type(inner).__name__}")
+    assert "download it first" in told(ib.UserError, lambda: ib.load_images("https://a.org/b.png"))
+    image.save(f"{arguments[0]}/a.png")
+    one, same = ib.load_images("~/a.png", size=8), ib.load_images(iter(["~/a.png"]), size=8)
+    assert one.shape == same.shape
+    for settings in ({"clips": 1.5}, {"clips": None}, {"frames": 2.0}, {"size": 0}):
+        assert "whole number" in told(
+            ib.UserError, lambda settings=settings: ib.load_videos("a.mp4", **settings)
+        )
+    for settings in ({"size": "224"}, {"size": None}, {"seconds": "2"}, {"seconds": None}):
+        for make in (vision.Clip, vision.Views):
+            made = functools.partial(make, **settings)
+            assert "must be" in told(ib.UserError, made)
+    assert "whole number" in told(ib.UserError, lambda: thermal.Thermal(2.5))
+    assert "low must be a finite number" in told(
+        ib.UserError, lambda: thermal.Thermal(8, "0", "50", "kelvin")
+    )
+    camera = {"focal_length": 1.0, "baseline": 1.0}
+    for modality, transform in (
+        ("vision", vision.Clip()), ("vision", vision.Views()), ("depth", depth.Disparity.nyu()),
+        ("thermal", thermal.Thermal()), ("imu", imu.Window()),
+    ):  # fmt: skip
+        said = told(ib.MediaError, functools.partial(transform, {modality: 0, **camera}, None))
+        assert said == "<int>: neither a path nor the bytes of a file", said
+    assert "<int>" in told(ib.MediaError, lambda: vision.Clip()({"vision": [0]}, None))
 
 
-def test_wrong_types_are_told_and_home_is_known(tmp_path):
-    code = f"folder = {str(tmp_path)!r}" + UNCHECKED
-    environment = os.environ | {"HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+def test_wrong_types_are_told_and_home_is_known(zygote, tmp_path):
+    code, _, said = zygote.run([tmp_path], call="test_real_media:unchecked", HOME=str(tmp_path))
+    assert code == 0, said
 
 
 def test_a_manifest_of_ones_own_files_feeds_the_same_transforms(files):

@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-import os
 import random
 import re
+import shutil
 
 import goals
 import numpy as np
@@ -167,6 +167,7 @@ def ask(stored, capsys):
 
 @pytest.mark.usefixtures("quick_compilation")
 class TestCommand:
+    @pytest.mark.jax
     def test_a_file_finds_itself(self, ask, files):
         for option, name in (("--image", "photos/red1.jpg"), ("--audio", "sounds/2.flac"),
                              ("--imu", "moves/1.npy"), ("--thermal", "heat/3.png")):  # fmt: skip
@@ -222,7 +223,7 @@ class TestCommand:
         assert "no_file.jpg" in mistake(*index, "--image", tmp_path / "no_file.jpg")
         assert "has no index" in mistake(*index, "--text", "a", "--approximate")
         assert "no row has 'colour'" in mistake(*index, "--text", "a", "--where", "colour=red")
-        other = own_files.save(tmp_path / "other", seed=5)
+        other = own_files.save(tmp_path / "other.safetensors", seed=5)
         line = mistake(*index, "--text", "a", "--checkpoint", other)
         assert "is not the checkpoint that" in line
 
@@ -283,8 +284,11 @@ def test_a_recall_that_is_not_reached(many, monkeypatch):
         Approximate(many)
 
 
-@pytest.mark.goal("G32")
-def test_killed_while_an_index_is_built_the_old_one_answers(many, zygote, measured):
+@pytest.mark.parametrize(
+    "kills",
+    [1, pytest.param(goals.size(8, 40), marks=[pytest.mark.processes, pytest.mark.goal("G32")])],
+)
+def test_killed_while_an_index_is_built_the_old_one_answers(kills, many, zygote, measured):
     approximate.build(many)
     queries = np.random.default_rng(2).standard_normal((20, 16)).astype(np.float32)
 
@@ -292,7 +296,7 @@ def test_killed_while_an_index_is_built_the_old_one_answers(many, zygote, measur
         opened = Approximate(Store(many.folder))
         return [tuple(part.tobytes() for part in opened.nearest(query, 10)) for query in queries]
 
-    rng, kills, halfway = random.Random(0), goals.size(8, 40), 0
+    rng, halfway = random.Random(0), 0
     while halfway < kills:
         note, before = (many.folder / approximate.NOTE).read_bytes(), answers()
         child = zygote.start([many.folder], call="test_search:build_again")
@@ -317,16 +321,19 @@ def build_again(arguments):
     return 0
 
 
-@pytest.mark.goal("G32")
-def test_mutants_of_an_index(many, measured):
+@pytest.mark.parametrize(
+    "mutants",
+    [10, pytest.param(goals.size(100, 1000), marks=[pytest.mark.fuzz, pytest.mark.goal("G32")])],
+)
+def test_mutants_of_an_index(mutants, many, rotating_seed, measured):
     from test_written_files import damaged
 
     approximate.build(many)
     query = np.random.default_rng(3).standard_normal(16).astype(np.float32)
-    before, rng = Approximate(many).nearest(query, 10), random.Random(4)
+    before, rng = Approximate(many).nearest(query, 10), random.Random(rotating_seed)
     good = {path: path.read_bytes() for path in sorted(many.folder.glob("index*"))}
     assert len(good) == 2
-    told, mutants = 0, goals.size(100, 1000)
+    told = 0
     for mutant in range(mutants):
         for path, content in good.items():
             path.write_bytes(content)
@@ -343,8 +350,8 @@ def test_mutants_of_an_index(many, measured):
 
 
 @pytest.mark.usefixtures("quick_compilation")
-def test_the_command_builds_and_uses_it(stored, files, capsys):
-    index = ["search", "--index", str(stored)]
+def test_the_command_builds_and_uses_it(stored, files, tmp_path, capsys):
+    index = ["search", "--index", str(shutil.copytree(stored, tmp_path / "copy"))]
     assert cli.main([*index, "--build"]) == 0
     assert "index of 32 rows" in capsys.readouterr().out
     photo = str(files / "photos" / "red1.jpg")
@@ -353,8 +360,6 @@ def test_the_command_builds_and_uses_it(stored, files, capsys):
     assert cli.main([*index, "--image", photo, "-k", "3", "--approximate"]) == 0
     assert capsys.readouterr().out == exact
     assert cli.main([*index, "--image", photo, "--approximate", "--modality", "vision"]) == 2
-    for path in stored.glob("index*"):
-        os.unlink(path)
 
 
 def test_an_index_does_not_hide_a_damaged_row(many):

@@ -16,7 +16,6 @@ from imagebind_jax.search import nearest
 from imagebind_jax.store import Store
 from imagebind_jax.storing import writing
 
-pytest_plugins = ["own_files"]
 WIDTH = 8
 OF = {"parameters": "f0", "encoder": {"depth": 2}}
 
@@ -164,6 +163,7 @@ def fill(arguments):
     return 0
 
 
+@pytest.mark.processes
 def test_killed_at_any_moment_nothing_is_lost_or_twice(zygote, tmp_path):
     """Begun again after each kill, until all is there."""
     rng, kills, wanted, count = random.Random(0), 0, 500, 0
@@ -181,14 +181,17 @@ def test_killed_at_any_moment_nothing_is_lost_or_twice(zygote, tmp_path):
     assert kills > 2
 
 
-@pytest.mark.goal("G26")
-def test_mutants_of_a_store(tmp_path, measured):
+@pytest.mark.parametrize(
+    "mutants",
+    [20, pytest.param(goals.size(200, 2000), marks=[pytest.mark.fuzz, pytest.mark.goal("G26")])],
+)
+def test_mutants_of_a_store(mutants, tmp_path, rotating_seed, measured):
     from test_written_files import damaged
 
-    folder, rng = tmp_path / "s", random.Random(1)
+    folder, rng = tmp_path / "s", random.Random(rotating_seed)
     make(folder, range(20))
     good = {path: path.read_bytes() for path in sorted(folder.glob("[a-z]*"))}
-    told, mutants = 0, goals.size(200, 2000)
+    told = 0
     for mutant in range(mutants):
         for path, content in good.items():
             path.write_bytes(content)

@@ -9,6 +9,7 @@ import jax
 import msgspec
 import numpy as np
 import pytest
+from own_files import parameters
 
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
@@ -19,7 +20,7 @@ from imagebind_jax.evaluators.benchmark import Bench, Benchmark, EvalConfig, Ite
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.sources.array_records import FACTS, write_shard
 from imagebind_jax.inputs.sources.prepared import Facts, Split
-from imagebind_jax.model import ImageBind, ImageBindConfig, init
+from imagebind_jax.model import ImageBind, ImageBindConfig
 from imagebind_jax.sharding import Sharded
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -244,6 +245,7 @@ def prepared(folder, n=N):
     return Prepared("toy", "test")
 
 
+@pytest.mark.jax
 def test_a_model_s_folder_is_measured_alone_as_the_model_is(tmp_path):
     source = prepared(tmp_path / "records")
     items = Items(source, "audio", Line())
@@ -253,7 +255,7 @@ def test_a_model_s_folder_is_measured_alone_as_the_model_is(tmp_path):
         "text": EncoderConfig((8,), vocab_size=49408, **SMALL),
     }
     model = ImageBindConfig(encoders, embed_dim=WIDTH)
-    params = init(model, jax.random.key(0))
+    params = parameters(model)
     single = Sharded(1, jax.devices()[:1])
     made = ModelBench(settings, ImageBind(model), params, folder=tmp_path, place=single)
     settings.benchmarks[0].evaluation.measure(made)
@@ -331,7 +333,7 @@ def test_labels_are_the_records_own_whatever_the_folder_says(tmp_path):
 def test_files_of_ours_that_are_not_as_they_were_written_are_refused(tmp_path):
     encoder = EncoderConfig((4, 2), patch=(2,), **SMALL)
     model = ImageBind(ImageBindConfig({"audio": encoder}, embed_dim=WIDTH))
-    params = init(model.config, jax.random.key(0))
+    params = parameters(model.config)
     ModelBench(config(), model, params, folder=tmp_path).embed(ITEMS)
     folder = tmp_path / "embeddings"
     assert StoredBench(config(), folder).embed(ITEMS).shape == (N, WIDTH)

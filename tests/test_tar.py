@@ -261,10 +261,11 @@ def test_what_is_no_archive_says_why(make, words, shard):
     assert words in refused(shard)
 
 
-def test_any_damage_is_an_error_or_harmless(shard):
+@pytest.mark.parametrize("mutants", [30, pytest.param(300, marks=pytest.mark.fuzz)])
+def test_any_damage_is_an_error_or_harmless(mutants, shard, rotating_seed):
     content = shard.read_bytes()
-    rng = np.random.default_rng(0)
-    for _ in range(300):
+    rng = np.random.default_rng(rotating_seed)
+    for _ in range(mutants):
         bad = bytearray(content)
         for _ in range(int(rng.integers(1, 4))):
             bad[int(rng.integers(len(bad)))] = int(

@@ -8,57 +8,8 @@ from official import dataset, rows
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media
 
 pytest.importorskip("av")
-NAMES = ("esc50", "audioset", "vggsound", "clotho", "audiocaps")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_sample_is_listed_and_its_records_hold_media(samples, name):
-    listing = dataset(name).listing(samples(name))
-    everything = [row for split in listing.splits.values() for row in split]
-    assert len({row["id"] for row in everything}) == len(everything) > 0
-    assert sum(listing.missing.values()) == 1 and listing.missing.keys() == listing.splits.keys()
-    record_of = pickle.loads(pickle.dumps(dataset(name).record))
-    for row in everything:
-        record = record_of(row)
-        (field,) = {"audio", "vision"} & record.keys()
-        assert media.kind(record[field]) == ("audio" if field == "audio" else "container")
-        assert set(record) - {"id", "fold", "label", "text"} <= set(dataset(name).modalities)
-        labels = record.get("label", [])
-        labels = labels if isinstance(labels, list) else [labels]
-        assert all(0 <= label < len(listing.classes) for label in labels)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_folder_itself_is_the_same_download_as_its_parent(samples, name):
-    (inner,) = samples(name).iterdir()
-    whole, itself = (dataset(name).listing(folder) for folder in (samples(name), inner))
-    assert {split: list(found) for split, found in whole.splits.items()} == {
-        split: list(found) for split, found in itself.splits.items()
-    }
-    assert whole.missing == itself.missing
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_folder_without_the_tables_is_refused_with_the_place_to_get_them(tmp_path, name):
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match=r"csv|cannot read the folder") as error:
-            dataset(name).listing(folder)
-        assert str(tmp_path) in str(error.value)
-    with pytest.raises(UserError, match="https?://"):
-        dataset(name).listing(tmp_path)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_tables_without_one_file_are_refused(copy, name):
-    download = copy(name)
-    for path in download.rglob("*"):
-        if path.suffix in (".wav", ".flac", ".mp4"):
-            path.unlink()
-    with pytest.raises(UserError, match=r"none of the \d+ files listed is there"):
-        dataset(name).listing(download)
 
 
 @pytest.mark.parametrize(

@@ -9,35 +9,8 @@ from official import dataset, rows
 
 from imagebind_jax.data import invented, reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media
 
 av = pytest.importorskip("av")
-NAMES = ("msrvtt", "kinetics400")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_sample_is_listed_and_its_records_hold_videos(samples, name):
-    (inner,) = samples(name).iterdir()
-    listing = dataset(name).listing(samples(name))
-    assert listing == dataset(name).listing(inner)  # the folder itself, or its parent
-    everything = [row for split in listing.splits.values() for row in split]
-    assert len({row["id"] for row in everything}) == len(everything) > 3
-    assert sum(listing.missing.values()) == 1 and listing.missing.keys() == listing.splits.keys()
-    for row in everything:
-        record = dataset(name).record(row)
-        assert media.kind(record["vision"]) == "container"
-        assert isinstance(record["vision"], bytes) and "audio" not in record
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_folder_of_something_else_is_refused(tmp_path, copy, name):
-    with pytest.raises(UserError, match=r"csv.*https://github"):
-        dataset(name).listing(tmp_path)
-    download = copy(name)
-    for path in download.rglob("*.mp4"):
-        path.unlink()
-    with pytest.raises(UserError, match=r"none of the \d files listed is there: e\.g\. v"):
-        dataset(name).listing(download)
 
 
 def test_msrvtt(samples):

@@ -3,8 +3,8 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import of_any
 
 from imagebind_jax.inputs import arrays
 from imagebind_jax.inputs.media import MediaError
@@ -68,8 +68,7 @@ def test_everything_else_is_refused_before_memory_is_taken(encoded, reason):
         arrays.read_array(encoded)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.data())
+@of_any(st.data(), examples=100)
 def test_damage_gives_numbers_or_one_kind_of_error(data):
     good = bytearray(npy(np.arange(6, dtype=np.float32).reshape(2, 3)))
     for _ in range(data.draw(st.integers(1, 3))):

@@ -5,8 +5,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import of_any
 from samples import GOLDEN, tone, wav
 
 from imagebind_jax.inputs import audio, recordings, spectrograms
@@ -124,11 +124,11 @@ def test_first_channel_counts_and_the_mean_is_that_of_all():
     assert np.abs(audio.audio_input(np.stack([right, left])) - alone).max() > 0.1
 
 
-@settings(deadline=None, max_examples=20)
-@given(
+@of_any(
     st.sampled_from([8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 47_999]),
     st.floats(0, 0.9),
     st.floats(0.01, 0.5),
+    examples=20,
 )
 def test_reading_a_clip_equals_slicing_the_resampled_recording(rate, start, seconds):
     waveform = np.random.default_rng(0).normal(0, 0.1, (2, rate)).astype(np.float32)

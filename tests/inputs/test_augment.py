@@ -3,9 +3,9 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
+from properties import of_any
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import augment, rand_augment
@@ -183,8 +183,7 @@ def test_crops_are_uniform_in_area_place_and_log_shape():
     assert {View(s).box(3, 3, (0.44, 0.45))[::2] for s in range(20)} == {(0, 2 / 3), (1 / 3, 1)}
 
 
-@settings(deadline=None)
-@given(
+@of_any(
     st.integers(1, 500),
     st.integers(1, 500),
     st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted).map(tuple),
@@ -251,12 +250,12 @@ def test_video_is_a_crop_and_nothing_else():
         assert drawn == Drawn(View(seed).box(500, 375, (0.08, 1.0)), False, (), (), None)
 
 
-@settings(deadline=None, max_examples=40)
-@given(
+@of_any(
     st.sampled_from(["RGB", "L", "F", "P", "CMYK", "LA"]),
     st.integers(1, 70),
     st.integers(1, 70),
     st.integers(0, 2**32),
+    examples=40,
 )
 def test_any_image_becomes_a_square(mode, width, height, seed):
     image = noise(width, height).convert("L" if mode == "LA" else mode).convert(mode)

@@ -3,9 +3,9 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from properties import of_any
 from samples import png
 
 from imagebind_jax.errors import UserError
@@ -42,7 +42,7 @@ def test_no_depth_is_infinitely_far():
     np.testing.assert_array_equal(depth.disparity(invalid, FOCAL, BASELINE), 0)
 
 
-@given(st.floats(0.001, 65.535), st.floats(1, 5000), st.floats(0.001, 1))
+@of_any(st.floats(0.001, 65.535), st.floats(1, 5000), st.floats(0.001, 1))
 def test_disparity_by_the_formula(metres, focal_length, baseline):
     got = depth.disparity(np.float32([metres]), focal_length, baseline)
     np.testing.assert_allclose(got, focal_length * baseline / metres, rtol=1e-6)
@@ -139,8 +139,7 @@ def test_disparity_is_resized_and_not_depth():
     assert got.mean() == pytest.approx(FOCAL * BASELINE * 2 / 3, rel=1e-3)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.9), st.integers(8, 60))
+@of_any(st.integers(0, 2**32 - 1), st.floats(0.05, 0.9), st.integers(8, 60), examples=30)
 def test_holes_stay_holes_and_bend_no_surface(seed, share, size):
     rng = np.random.default_rng(seed)
     millimetres = rng.integers(1000, 8001, (40, 50))

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import OpenEXR
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from properties import of_any
 from samples import png
 
 from imagebind_jax.errors import UserError
@@ -98,8 +98,7 @@ def test_one_axis_of_length_1_of_an_array_does_not_matter():
         np.testing.assert_array_equal(read_depth(npy(shaped)), metres)
 
 
-@settings(max_examples=50, deadline=None)
-@given(hnp.arrays(np.uint16, (2, 3), elements=st.integers(0, 8191)))
+@of_any(hnp.arrays(np.uint16, (2, 3), elements=st.integers(0, 8191)), examples=50)
 def test_suns_rotation_is_undone_and_left_by_name(millimetres):
     rotated = (millimetres << np.uint16(3)) | (millimetres >> np.uint16(13))
     expected = millimetres / np.float32(1000)
@@ -232,8 +231,7 @@ def test_exr_that_cannot_be_used_is_refused(encoded, reason):
         read_depth(encoded)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.data())
+@of_any(st.data(), examples=100)
 def test_damaged_exr_gives_numbers_or_one_kind_of_error(data):
     encoded = bytearray(data.draw(st.sampled_from([ONE, TILED])))
     for _ in range(data.draw(st.integers(1, 3))):

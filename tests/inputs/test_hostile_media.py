@@ -43,7 +43,6 @@ from bombs import (
     zeros,
 )
 from hostile_media import CAMERA, FORMATS, RATE
-from judge import Judge
 
 from imagebind_jax.inputs import media
 from imagebind_jax.inputs.audio import Clips, LogMel
@@ -170,13 +169,6 @@ WANTED: dict[str, list[tuple[Callable, int | None]]] = {
     "text": [(Tokens(), 0)],
 }
 FIELDS = {"depth": dict(CAMERA), "imu": dict(RATE)}
-
-
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory):
-    judge = Judge(tmp_path_factory.mktemp("judge"))
-    yield judge
-    judge.close()
 
 
 @pytest.fixture(scope="module")

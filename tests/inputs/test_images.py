@@ -2,9 +2,9 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from properties import of_any
 from samples import png, raw_png
 
 from imagebind_jax.inputs import images
@@ -223,8 +223,7 @@ def test_resize_and_crop_is_square_and_keeps_what_fits(size):
     assert (square is image) == (size == (224, 224))
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.integers(1, 100), st.integers(1, 100_000), st.booleans())
+@of_any(st.integers(1, 100), st.integers(1, 100_000), st.booleans(), examples=30)
 def test_the_resized_image_is_bounded(short, long, upright):
     size = (short, max(short, long))
     image = Image.new("L", size if upright else size[::-1])

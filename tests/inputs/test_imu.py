@@ -2,8 +2,8 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import of_any
 
 from imagebind_jax.inputs import imu
 from imagebind_jax.inputs.augment import View
@@ -58,8 +58,7 @@ def test_faster_sensors_are_averaged_so_that_they_do_not_alias():
     np.testing.assert_allclose(imu.window(slow, times, 0.5), expected, atol=1e-3)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 40))
+@of_any(st.integers(0, 2**32 - 1), st.integers(2, 40), examples=50)
 def test_an_average_is_the_mean_of_the_line_through_the_points(seed, count):
     rng = np.random.default_rng(seed)
     x, y = np.sort(rng.uniform(0, 10, count)), rng.normal(size=count)
@@ -76,8 +75,11 @@ def test_a_short_recording_repeats_its_last_row():
     assert imu.Window()(record(200.0, 0.005), None).shape == (2000, 6)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.sets(st.integers(1, 998), max_size=900), st.sampled_from([np.nan, np.inf, -np.inf]))
+@of_any(
+    st.sets(st.integers(1, 998), max_size=900),
+    st.sampled_from([np.nan, np.inf, -np.inf]),
+    examples=30,
+)
 def test_missing_values_are_interpolated_over(rows, value):
     times = np.arange(1000) / 200
     samples = ramp(times)
@@ -232,10 +234,10 @@ def test_a_sensor_that_fails_alone_is_a_gap_too():
         imu.Window()({"imu": npy(samples), "imu_rate": 200}, None)
 
 
-@settings(max_examples=50, deadline=None)
-@given(
+@of_any(
     st.lists(st.tuples(st.floats(0, 60), st.floats(0.6, 8)), max_size=8),
     st.integers(0, 2**32 - 1),
+    examples=50,
 )
 def test_no_window_touches_a_gap_and_the_nearest_is_taken(gaps, seed):
     times = with_gaps(*((start, start + length) for start, length in gaps))[::4]  # 50 Hz

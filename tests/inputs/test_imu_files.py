@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import of_any
 
 from imagebind_jax.inputs import imu_files
 from imagebind_jax.inputs.imu_files import read_imu
@@ -129,8 +129,7 @@ def test_rows_are_sorted_and_equal_times_averaged_over_what_is_there():
     assert np.isnan(read_imu(text.encode()).samples[0, 0])
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.permutations(range(12)))
+@of_any(st.permutations(range(12)), examples=50)
 def test_the_order_of_rows_does_not_matter(order):
     rows = [f"{t / 8},{t},{2 * t},3,4,5,{t * t}" for t in range(12)]
     text = "\n".join(["t,ax,ay,az,gx,gy,gz", *(rows[i] for i in order)])
@@ -227,8 +226,7 @@ def test_a_hundred_thousand_rows_take_less_than_half_a_second():
     assert recording.samples.shape == (100_000, 6)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.data())
+@of_any(st.data(), examples=100)
 def test_damage_gives_rows_or_one_kind_of_error(data):
     damaged = bytearray(EGO4D.encode())
     for _ in range(data.draw(st.integers(1, 3))):

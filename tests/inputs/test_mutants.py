@@ -8,34 +8,20 @@ import numpy as np
 import pytest
 from damage import mutant
 from hostile_media import FORMATS
-from judge import Judge, judged
+from judge import judged
 
-MUTANTS = goals.size(60, 800)  # of each format
+FEW, MANY = 6, goals.size(60, 800)  # of each format
 AT_ONCE = 50
 OURS = ("AssertionError", "AttributeError", "NameError", "UnboundLocalError")  # not a file's fault
 
 
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory):
-    judge = Judge(tmp_path_factory.mktemp("judge"))
-    yield judge
-    judge.close()
-
-
-@pytest.fixture(scope="module")
-def found():
-    """Of each format that was tried: (refused, seconds of the slowest, bytes of the greediest)."""
-    return {}
-
-
-@pytest.mark.goal("G17")
-@pytest.mark.parametrize("name", FORMATS)
-def test_mutants(name, judge, found, tmp_path):
-    data, path = FORMATS[name].good(), str(tmp_path / f"mutant.{FORMATS[name].suffix}")
+def tried(mutants, seed, name, judge, folder):
+    """(refused, seconds of the slowest, bytes of the greediest) of so many, all of them as they should be."""
+    data, path = FORMATS[name].good(), str(folder / f"mutant.{FORMATS[name].suffix}")
     wrong, refused, first, seconds, memory = [], 0, 0, 0.0, 0
-    while first < MUTANTS:
-        last = min(first + AT_ONCE, MUTANTS)
-        given = judge.ask(try_mutants, name, data, path, first, last)
+    while first < mutants:
+        last = min(first + AT_ONCE, mutants)
+        given = judge.ask(try_mutants, name, data, path, seed, first, last)
         if isinstance(given, tuple):  # crashed, or hung: the process is another one now
             how, reached = given
             wrong.append(f"{name} {reached} {how}")
@@ -46,10 +32,29 @@ def test_mutants(name, judge, found, tmp_path):
             seconds, memory = max(seconds, given[2]), max(memory, given[3])
         first = last
     assert not wrong, "\n".join(wrong)
-    assert refused or name == "text", "none of them is damaged"
-    found[name] = refused, seconds, memory
+    return refused, seconds, memory
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_few_mutants(name, judge, tmp_path):
+    tried(FEW, 0, name, judge, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What `tried` found of each format."""
+    return {}
+
+
+@pytest.mark.fuzz
+@pytest.mark.goal("G17")
+@pytest.mark.parametrize("name", FORMATS)
+def test_mutants(name, judge, found, tmp_path, rotating_seed):
+    found[name] = tried(MANY, rotating_seed, name, judge, tmp_path)
+    assert found[name][0] or name == "text", "none of them is damaged"
+
+
+@pytest.mark.fuzz
 @pytest.mark.goal("G17")
 def test_mutants_of_every_format(found, measured):
     if found.keys() != FORMATS.keys():
@@ -57,13 +62,15 @@ def test_mutants_of_every_format(found, measured):
     refused, seconds, memory = zip(*found.values())
     slowest = list(found)[int(np.argmax(seconds))]
     measured(
-        f"{len(found) * MUTANTS:,} of {len(found)} formats: {sum(refused):,} refused in one line, "
+        f"{len(found) * MANY:,} of {len(found)} formats: {sum(refused):,} refused in one line, "
         f"the others finite; slowest {max(seconds):.1f} s of processor time ({slowest}), at most "
         f"{max(memory) >> 20} MiB"
     )
 
 
-def try_mutants(name: str, data: bytes, path: str, first: int, last: int, reached: Any) -> list:
+def try_mutants(
+    name: str, data: bytes, path: str, seed: int, first: int, last: int, reached: Any
+) -> list:
     """[what is wrong with mutants [first, last), how many are refused, seconds, bytes at most]."""
     kind, file = FORMATS[name], pathlib.Path(path)
     good = [judged(transform, kind.record(data, file), 0) for transform in kind.transforms]
@@ -72,7 +79,7 @@ def try_mutants(name: str, data: bytes, path: str, first: int, last: int, reache
     for number in range(first, last):
         reached.value = number
         which = number % len(kind.transforms)
-        made = mutant(data, np.random.default_rng([len(data), number]))
+        made = mutant(data, np.random.default_rng([len(data), number, seed]))
         on_disk = kind.field == "manifest" or number % 2 == 0
         record = kind.record(made, file if on_disk else None)
         answer = judged(kind.transforms[which], record, number)

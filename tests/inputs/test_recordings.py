@@ -1,8 +1,6 @@
 import functools
 import io
-import os
 import struct
-import subprocess
 import sys
 import time
 import tracemalloc
@@ -286,11 +284,6 @@ def test_without_pyav_the_remedy_is_told(monkeypatch):
     assert recordings.duration(file("FLAC")) == SECONDS
 
 
-def test_pyav_is_imported_only_where_it_is_needed():
-    code = "import sys, imagebind_jax.inputs.audio; assert 'av' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 # ---- files that lie
 
 
@@ -350,10 +343,11 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_file_is_a_media_error_or_a_recording(name):
-    """Bytes changed, mostly in the header, or the end cut off. IBJ_SOAK=1 tries a hundred times more."""
-    good, rng = DAMAGED[name](), np.random.default_rng(0)
-    for attempt in range(1000 if os.environ.get("IBJ_SOAK") else 10):
+@pytest.mark.parametrize("attempts", [5, pytest.param(50, marks=pytest.mark.fuzz)])
+def test_a_damaged_file_is_a_media_error_or_a_recording(name, attempts, rotating_seed):
+    """Bytes changed, mostly in the header, or the end cut off."""
+    good, rng = DAMAGED[name](), np.random.default_rng(rotating_seed)
+    for attempt in range(attempts):
         bad = bytearray(good)
         if attempt % 5 == 4:
             del bad[int(rng.integers(len(bad))) :]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import of_any
 from samples import GOLDEN, tone
 
 from imagebind_jax.inputs.resampling import resample
@@ -45,8 +45,7 @@ def test_resampling_equals_torchaudio(rate):
 rates = st.integers(1_000, 50_000).filter(lambda rate: rate != 16_000)
 
 
-@settings(deadline=None, max_examples=25)
-@given(rates, st.integers(1, 60), st.integers(0, 2**32 - 1))
+@of_any(rates, st.integers(1, 60), st.integers(0, 2**32 - 1), examples=25)
 def test_any_rate_agrees_with_the_definition(rate, n, seed):
     # Loosely: filter times are float32, as torchaudio's are, and odd rates' are long fractions.
     waveform = np.random.default_rng(seed).normal(size=n).astype(np.float32)

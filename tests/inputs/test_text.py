@@ -11,8 +11,8 @@ from importlib import resources
 import ftfy
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import of_any
 from samples import GOLDEN
 
 from imagebind_jax.errors import UserError
@@ -74,8 +74,7 @@ def test_special_tokens_in_a_text_are_single_tokens():
     assert text.encode("<|startoftext|>dog<|endoftext|>") == [49406, 1929, 49407]
 
 
-@settings(deadline=None)
-@given(st.text(max_size=200))
+@of_any(st.text(max_size=200))
 def test_any_text_gives_one_well_formed_row(string):
     tokens = text.tokenize(string)[0]
     assert tokens[0] == text.START and tokens.min() >= 0 and tokens.max() == text.END
@@ -84,8 +83,7 @@ def test_any_text_gives_one_well_formed_row(string):
     assert tokens[end] == text.END and (tokens[end + 1 :] == 0).all()
 
 
-@settings(deadline=None)
-@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz éß日🐶0123456789.,!?-", max_size=60))
+@of_any(st.text(alphabet="abcdefghijklmnopqrstuvwxyz éß日🐶0123456789.,!?-", max_size=60))
 def test_tokens_spell_the_text(string):
     pieces = spelling()
     spelled = b"".join(pieces[i] for i in text.encode(string)).decode()
@@ -165,8 +163,7 @@ WORDS = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
-@given(WORDS, st.integers(1, 80))
+@of_any(WORDS, st.integers(1, 80), examples=100)
 def test_the_first_tokens_of_a_long_word_are_those_of_merging_all_of_it(word, most):
     expected = list(text._merged(text._bytes(word)))
     assert text.encode_long(word, None) == expected
@@ -185,8 +182,7 @@ LINES = ["dog\n", "\n", " \t\r\n", "&amp;lt;\n", "<b>", "&lt;", "&am", "p;", "Ã
 LINES += ["ΟΔΟΣ", "\r", "\x85", "\xa0", "&#10;", "\x0b", "É", "caf", " ", "'S", "<|endoftext|>"]
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(LINES), max_size=30).map("".join))
+@of_any(st.lists(st.sampled_from(LINES), max_size=30).map("".join), examples=200)
 def test_cleaning_by_lines_is_cleaning_at_once(string):
     whole = html.unescape(html.unescape(ftfy.fix_text(string)))
     assert " ".join(filter(None, text._cleaned(string))) == " ".join(whole.split()).lower()

@@ -16,7 +16,6 @@ pytestmark = pytest.mark.skipif(
     tuple(map(int, re.findall(r"\d+", HAVE)[:2])) < (2, 10),
     reason=f"torch 2.10 or newer is not installed (found {HAVE}); `tests/golden/torch` has its files",
 )
-FILES, SCRIPTS = 200, 20
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
           "bool", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2", "uint16", "uint32",
           "uint64")  # fmt: skip
@@ -81,14 +80,21 @@ def random_module(torch, rng, depth, earlier):
     return module
 
 
-@pytest.mark.goal("G24")
+def sizes(few, many):
+    """Parameters of a test of random files: some by default, all in the fuzz tier, where they are a goal."""
+    return [few, pytest.param(many, marks=[pytest.mark.fuzz, pytest.mark.goal("G24")])]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_random_torchscript_archives_are_read_as_torch_reads_them(tmp_path, measured):
+@pytest.mark.parametrize("scripts", sizes(2, 20))
+def test_random_torchscript_archives_are_read_as_torch_reads_them(
+    scripts, tmp_path, rotating_seed, measured
+):
     import torch
 
-    rng = random.Random(0)
+    rng = random.Random(rotating_seed)
     files, tensors = 0, 0
-    while files < SCRIPTS:
+    while files < scripts:
         module = random_module(torch, rng, 3, [])
         if not module.state_dict():
             continue
@@ -108,13 +114,13 @@ def test_random_torchscript_archives_are_read_as_torch_reads_them(tmp_path, meas
     measured(f"{files} TorchScript archives, {tensors} tensors: bitwise equal")
 
 
-@pytest.mark.goal("G24")
-def test_random_files_are_read_as_torch_reads_them(tmp_path, measured):
+@pytest.mark.parametrize("files", sizes(20, 200))
+def test_random_files_are_read_as_torch_reads_them(files, tmp_path, rotating_seed, measured):
     import torch
 
-    rng = random.Random(0)
+    rng = random.Random(rotating_seed)
     tensors = 0
-    for index in range(FILES):
+    for index in range(files):
         earlier = []
         state = {f"layer.{i}.{rng.random():.3f}": random_tensor(torch, rng, earlier)
                  for i in range(1, rng.randrange(2, 16))}  # fmt: skip
@@ -139,4 +145,4 @@ def test_random_files_are_read_as_torch_reads_them(tmp_path, measured):
                 assert (array.dtype, array.shape) == (wanted.dtype, wanted.shape)
                 assert array.tobytes() == wanted.tobytes(), (path, key)
                 tensors += 1
-    measured(f"{FILES} random files of torch {HAVE}, {tensors} tensors: bitwise equal")
+    measured(f"{files} random files of torch {HAVE}, {tensors} tensors: bitwise equal")

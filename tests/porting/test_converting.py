@@ -1,6 +1,7 @@
 """Out again: every format comes back bit for bit, says what it holds, and notices every change."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import random
@@ -24,6 +25,7 @@ from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import InMemory
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
 NAMES = {"orbax": "w", "safetensors": "w.safetensors", "pytorch": "w.pth"}
 
 
@@ -31,23 +33,28 @@ def quiet(_):
     pass
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The golden checkpoint in every format."""
-    out = tmp_path_factory.mktemp("made")
-    for name in NAMES.values():
-        converting.convert(CHECKPOINT, out / name, say=quiet)
-    return out
+def loaded(path, **how):
+    model, params = ib.load(path, **how)
+    return model.config, traverse_util.flatten_dict(params, sep="/")
 
 
 def flat(path, **how):
-    _, params = ib.load(path, **how)
-    return traverse_util.flatten_dict(params, sep="/")
+    return loaded(path, **how)[1]
+
+
+@functools.cache
+def golden(*modalities, dtype="float32"):
+    """(config, leaves by their paths) of the golden checkpoint."""
+    return loaded(CHECKPOINT, modalities=modalities, dtype=dtype)
 
 
 def bits(x):
     x = np.asarray(x)
     return x.dtype, x.shape, x.tobytes()
+
+
+def all_bits(leaves):
+    return {path: bits(x) for path, x in leaves.items()}
 
 
 def state_dict(path):
@@ -57,11 +64,11 @@ def state_dict(path):
 
 @pytest.mark.parametrize("name", NAMES.values())
 def test_loads_the_same(made, name):
-    expected, found = flat(CHECKPOINT), flat(made / name)
+    (config, expected), (found_config, found) = golden(), loaded(made / name)
     assert expected.keys() == found.keys()
     for path in expected:
         assert bits(found[path]) == bits(expected[path]), path
-    assert ib.load(made / name)[0].config == ib.load(CHECKPOINT)[0].config
+    assert found_config == config
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
@@ -103,8 +110,7 @@ def test_orbax_alone_reads_the_folder(made):
 
     tree = ocp.StandardCheckpointer().restore(made / "w" / folder.ARRAYS)
     found = traverse_util.flatten_dict(tree, sep="/")
-    expected = flat(CHECKPOINT)
-    assert {p: bits(x) for p, x in found.items()} == {p: bits(x) for p, x in expected.items()}
+    assert all_bits(found) == all_bits(golden()[1])
 
 
 @pytest.mark.parametrize("name", NAMES.values())
@@ -122,38 +128,36 @@ def test_says_where_it_comes_from(made, name):
 def test_model_json_is_small_and_plain(made):
     said = json.loads((made / "w" / "model.json").read_text())
     assert said["config"]["encoders"]["depth"]["heads"] == 8
-    assert len(said["digests"]) == len(flat(CHECKPOINT))
+    assert len(said["digests"]) == len(golden()[1])
 
 
-def test_bfloat16_and_some_modalities(tmp_path):
-    how = {"dtype": "bfloat16", "modalities": ("text", "imu")}
-    for name in NAMES.values():
-        converting.convert(CHECKPOINT, tmp_path / name, say=quiet, **how)
-        found, expected = flat(tmp_path / name, dtype="bfloat16"), flat(CHECKPOINT, **how)
-        assert {p: bits(x) for p, x in found.items()} == {p: bits(x) for p, x in expected.items()}
+@pytest.mark.parametrize("name", NAMES.values())
+def test_bfloat16_and_some_modalities(name, tmp_path):
+    some = ("text", "imu")
+    converting.convert(CHECKPOINT, tmp_path / name, say=quiet, dtype="bfloat16", modalities=some)
+    found = flat(tmp_path / name, dtype="bfloat16")
+    assert all_bits(found) == all_bits(golden(*some, dtype="bfloat16")[1])
     assert found["text/log_logit_scale"].dtype == np.float32
 
 
 def test_verify_tells_every_array_and_its_place(tmp_path):
-    lines = []
-    converting.convert(CHECKPOINT, tmp_path / "w", verify=True, say=lines.append)
+    lines, some = [], ("vision", "imu")
+    converting.convert(CHECKPOINT, tmp_path / "w", modalities=some, verify=True, say=lines.append)
     rows = [line for line in lines if line.startswith("ok ")]
-    assert len(rows) == len(flat(CHECKPOINT)) and "bit for bit" in lines[-1]
+    assert len(rows) == len(golden(*some)[1]) and "bit for bit" in lines[-1]
     qkv = next(row for row in rows if "vision/trunk/blocks/attn/qkv/kernel" in row)
     assert "modality_trunks.vision.blocks.{0..2}.attn.in_proj_weight" in qkv
     assert "3x48x3x4x12" in qkv and "sha256" in qkv
 
 
-def test_verify_notices_other_weights(made, tmp_path):
+def test_verify_notices_other_weights(tmp_path):
     """The comparison itself can fail: another checkpoint's folder is not this one's."""
-    _, params = ib.load(CHECKPOINT)
-    model = ib.load(CHECKPOINT)[0]
-    params = jax.tree.map(lambda x: x, params)
-    params["imu"]["cls"] = params["imu"]["cls"] + 1
-    other = InMemory(model.config, params)
-    folder.write(tmp_path / "w", other, lambda d: note.Note(model.config, {"licence": ""}, dict(d)))
+    config, leaves = golden("imu")
+    params = traverse_util.unflatten_dict(leaves | {"imu/cls": leaves["imu/cls"] + 1}, sep="/")
+    other = InMemory(config, params)
+    folder.write(tmp_path / "w", other, lambda d: note.Note(config, {"licence": ""}, dict(d)))
     with (
-        loading.open_weights(CHECKPOINT) as weights,
+        loading.open_weights(CHECKPOINT, modalities=("imu",)) as weights,
         pytest.raises(UserError, match="differs from .* in imu/cls"),
     ):
         converting._verify(weights, CHECKPOINT, tmp_path / "w", quiet)
@@ -162,13 +166,14 @@ def test_verify_notices_other_weights(made, tmp_path):
 # ---- nothing is lost, nothing half-written is taken for whole
 
 
-def test_an_existing_target_stays_unless_told(made, tmp_path):
+def test_an_existing_target_stays_unless_told(small, tmp_path):
     target = tmp_path / "w"
-    shutil.copytree(made / "w", target)
+    shutil.copytree(small / "w", target)
     with pytest.raises(UserError, match="exists: choose another target, or --overwrite"):
         converting.convert(CHECKPOINT, target, say=quiet)
-    converting.convert(CHECKPOINT, target, modalities=("imu",), overwrite=True, say=quiet)
     assert {path.split("/")[0] for path in flat(target)} == {"imu"}
+    converting.convert(CHECKPOINT, target, modalities=("depth",), overwrite=True, say=quiet)
+    assert {path.split("/")[0] for path in flat(target)} == {"depth"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w"]
 
 
@@ -199,13 +204,13 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch, name):
     original, count = NotedTorchFile.__getitem__, iter(range(1000))
 
     def failing(self, name):
-        if next(count) == 60:
+        if next(count) == 10:
             raise OSError(5, "Input/output error")
         return original(self, name)
 
     monkeypatch.setattr(NotedTorchFile, "__getitem__", failing)
     with pytest.raises(Exception, match="Input/output error"):
-        converting.convert(CHECKPOINT, tmp_path / name, say=quiet)
+        converting.convert(CHECKPOINT, tmp_path / name, modalities=("imu",), say=quiet)
     assert not list(tmp_path.iterdir())
 
 
@@ -219,19 +224,25 @@ def killing(self, name):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(self, name)
 NotedTorchFile.__getitem__ = killing
-converting.convert(sys.argv[1], sys.argv[2])
+converting.convert(sys.argv[1], sys.argv[2], modalities=("imu",))
 """
 
 
-@pytest.mark.parametrize("name", NAMES.values())
-def test_killed_on_the_way_there_is_no_target_and_the_next_run_makes_it(tmp_path, made, name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "w",
+        *(pytest.param(name, marks=pytest.mark.processes) for name in ("w.safetensors", "w.pth")),
+    ],
+)
+def test_killed_on_the_way_there_is_no_target_and_the_next_run_makes_it(tmp_path, name):
     target = tmp_path / name
-    command = [sys.executable, "-c", KILLED, str(CHECKPOINT), str(target), "60"]
+    command = [sys.executable, "-c", KILLED, str(CHECKPOINT), str(target), "10"]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == -9
     assert not target.exists()
-    converting.convert(CHECKPOINT, target, say=quiet)
+    converting.convert(CHECKPOINT, target, modalities=("imu",), say=quiet)
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert flat(target).keys() == flat(CHECKPOINT).keys()
+    assert flat(target).keys() == golden("imu")[1].keys()
 
 
 # ---- G26: of any mutant of what we write, nothing is silently wrong
@@ -250,15 +261,6 @@ def damaged(content, rng):
     else:
         del content[at:]
     return bytes(content)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """One small encoder in every format, so that most mutations hit more than weights."""
-    out = tmp_path_factory.mktemp("small")
-    for name in NAMES.values():
-        converting.convert(CHECKPOINT, out / name, modalities=("imu",), say=quiet)
-    return out
 
 
 def outcome(path, expected):
@@ -283,12 +285,17 @@ def expected(small):
         }
 
 
-@pytest.mark.goal("G26")
+def sizes(few, many):
+    """Parameters of a test of mutants: some by default, all in the fuzz tier, where they are a goal."""
+    return [few, pytest.param(many, marks=[pytest.mark.fuzz, pytest.mark.goal("G26")])]
+
+
 @pytest.mark.filterwarnings("ignore")  # a file whose checksums are damaged away says so
+@pytest.mark.parametrize("mutants", sizes(15, goals.size(150, 1000)))
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-def test_mutants_of_files(small, expected, tmp_path, name, measured):
-    rng, content, seen = random.Random(1), (small / name).read_bytes(), {"refused": 0, "whole": 0}
-    head, mutants = content[:40_000], goals.size(150, 1000)
+def test_mutants_of_files(small, expected, tmp_path, name, mutants, rotating_seed, measured):
+    rng, content = random.Random(rotating_seed), (small / name).read_bytes()
+    head, seen = content[:40_000], {"refused": 0, "whole": 0}
     for i in range(mutants):
         changed = damaged(content, rng) if i % 2 else damaged(head, rng) + content[len(head) :]
         path = tmp_path / name
@@ -298,15 +305,14 @@ def test_mutants_of_files(small, expected, tmp_path, name, measured):
     measured(f"weights as {name.partition('.')[2]}: {mutants} mutants, 0 silent")
 
 
-@pytest.mark.goal("G26")
-def test_mutants_of_folders(small, expected, tmp_path, measured):
-    rng, seen = random.Random(2), {"refused": 0, "whole": 0}
+@pytest.mark.parametrize("mutants", sizes(5, goals.size(50, 300)))
+def test_mutants_of_folders(small, expected, tmp_path, mutants, rotating_seed, measured):
+    rng, seen = random.Random(rotating_seed), {"refused": 0, "whole": 0}
     names = [p.relative_to(small / "w") for p in sorted((small / "w").rglob("*")) if p.is_file()]
-    mutants = goals.size(50, 300)
     for i in range(mutants):
         shutil.rmtree(tmp_path / "w", ignore_errors=True)
         shutil.copytree(small / "w", tmp_path / "w")
-        path = tmp_path / "w" / names[i % len(names)]
+        path = tmp_path / "w" / names[(rotating_seed + i) % len(names)]
         path.write_bytes(damaged(path.read_bytes() or b"\n", rng))
         seen[outcome(tmp_path / "w", expected)] += 1
     assert seen["refused"] > 0, seen
@@ -336,14 +342,14 @@ def test_any_other_folder_is_refused_in_one_line(tmp_path):
 # ---- what a review found
 
 
-def test_a_folder_with_somebody_elses_model_json_is_kept(tmp_path, made):
+def test_a_folder_with_somebody_elses_model_json_is_kept(tmp_path, small):
     theirs = tmp_path / "tfjs"
     theirs.mkdir()
     (theirs / "model.json").write_text('{"modelTopology": {}}')
     with pytest.raises(UserError, match="is damaged"):
         converting.convert(CHECKPOINT, theirs, overwrite=True, say=quiet)
     ours = tmp_path / "w"
-    shutil.copytree(made / "w", ours)
+    shutil.copytree(small / "w", ours)
     (ours / "thesis.txt").touch()
     with pytest.raises(UserError, match=r"also holds thesis\.txt"):
         converting.convert(CHECKPOINT, ours, overwrite=True, say=quiet)
@@ -354,12 +360,12 @@ def test_a_folder_with_somebody_elses_model_json_is_kept(tmp_path, made):
 
 
 @pytest.mark.parametrize(("name", "to"), [("w", "pytorch"), ("w.pth", "orbax")])
-def test_a_file_never_replaces_a_folder_nor_a_folder_a_file(tmp_path, made, name, to):
+def test_a_file_never_replaces_a_folder_nor_a_folder_a_file(tmp_path, small, name, to):
     target = tmp_path / name
-    (shutil.copytree if name == "w" else shutil.copy)(made / name, target)
+    (shutil.copytree if name == "w" else shutil.copy)(small / name, target)
     with pytest.raises(UserError, match="choose another target|does not say"):
         converting.convert(CHECKPOINT, target, to=to, overwrite=True, say=quiet)
-    assert flat(target).keys() == flat(CHECKPOINT).keys()
+    assert flat(target).keys() == golden("imu")[1].keys()
 
 
 def test_a_name_that_says_another_format_is_refused(tmp_path):
@@ -367,10 +373,10 @@ def test_a_name_that_says_another_format_is_refused(tmp_path):
         converting.convert(CHECKPOINT, tmp_path / "w.safetensors", to="pytorch", say=quiet)
 
 
-def test_the_first_origin_is_kept(made, tmp_path):
-    converting.convert(made / "w.pth", tmp_path / "again", say=quiet)
+def test_the_first_origin_is_kept(small, tmp_path):
+    converting.convert(small / "w.pth", tmp_path / "again", say=quiet)
     with (
-        loading.open_weights(made / "w") as first,
+        loading.open_weights(small / "w") as first,
         loading.open_weights(tmp_path / "again") as last,
     ):
         assert last.origin == first.origin
@@ -450,13 +456,18 @@ def test_no_way_out_makes_infinity_of_a_number(tmp_path, name, by_folder):
     assert not (tmp_path / name).exists()
 
 
-@pytest.mark.parametrize("name", NAMES.values())
-def test_a_scale_of_text_that_is_fixed_comes_back(name, tmp_path):
-    """The released model learns it; the demo's does not."""
+@pytest.fixture(scope="module")
+def fixed():
+    """(config, weights) of a text encoder whose scale is fixed, as the demo's is; the released one's is learned."""
     text = ib.TINY.encoders["text"]
-    small = dataclasses.replace(text, width=12, depth=1, heads=2, vocab_size=20)
-    config = ib.ImageBindConfig({"text": small}, embed_dim=8)
-    params = jax.device_get(ib.init(config, jax.random.key(0)))
+    little = dataclasses.replace(text, width=12, depth=1, heads=2, vocab_size=20)
+    config = ib.ImageBindConfig({"text": little}, embed_dim=8)
+    return config, jax.device_get(ib.init(config, jax.random.key(0)))
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_a_scale_of_text_that_is_fixed_comes_back(name, fixed, tmp_path):
+    config, params = fixed
     weights = InMemory(config, params)
     folder.write(tmp_path / "a", weights, lambda d: note.Note(config, {"licence": ""}, dict(d)))
     converting.convert(tmp_path / "a", tmp_path / f"b{name}", say=quiet)

@@ -13,23 +13,16 @@ import imagebind_jax as ib
 from imagebind_jax import UserError
 from imagebind_jax.errors import one_line
 from imagebind_jax.model import TINY, ImageBindConfig
-from imagebind_jax.porting import converting
 from imagebind_jax.porting.loading import read_config
 from imagebind_jax.porting.rules import Leaf, Rule
 
+pytestmark = pytest.mark.jax
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    out = tmp_path_factory.mktemp("made") / "w"
-    converting.convert(CHECKPOINT, out, modalities=("imu",), say=lambda line: None)
-    return out
-
-
 @pytest.fixture
-def folder(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "w")
+def folder(small, tmp_path):
+    return shutil.copytree(small / "w", tmp_path / "w")
 
 
 def refusal(path, **how):

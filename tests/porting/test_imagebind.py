@@ -14,6 +14,7 @@ from imagebind_jax.porting import loading, writing
 from imagebind_jax.porting.tensors import open_tensors
 from imagebind_jax.porting.torch_file import TensorSpec
 
+pytestmark = pytest.mark.jax
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "imagebind"
 CHECKPOINT = GOLDEN / "imagebind_tiny.pth"
 IO = np.load(GOLDEN / "imagebind_tiny_io.npz")

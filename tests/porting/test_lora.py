@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import traverse_util
+from own_files import parameters
 
 from imagebind_jax import health, optimizer, sharding, training_step
 from imagebind_jax.config import TrainConfig
@@ -24,6 +25,7 @@ from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import shapes, stacked
 from imagebind_jax.porting.writing import write_torch
 
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
 WIDTH, DEPTH, RANK = 16, 3, 2
 SMALL = {"width": WIDTH, "depth": DEPTH, "heads": 2}
 ENCODERS = {
@@ -35,29 +37,9 @@ BASE = ImageBind(ImageBindConfig(ENCODERS, embed_dim=8))
 PRODUCTS = ("qkv", "out", "fc1", "fc2")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Programs are run once or twice: they are not compiled for speed."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def random(config, seed):
-    """Parameters, every one of them random, B of adapters too."""
-    rng = np.random.default_rng(seed)
-    leaves = {
-        path: jnp.asarray(
-            np.float32(path.endswith("scale") + 0.2 * rng.standard_normal(leaf.shape))
-        )
-        for path, leaf in shapes(config).items()
-    }
-    return traverse_util.unflatten_dict(leaves, sep="/")
-
-
 @functools.cache
 def base(seed=0):
-    return random(BASE.config, seed)
+    return parameters(BASE.config, seed)
 
 
 @functools.cache
@@ -66,7 +48,7 @@ def adapted(targets=PRODUCTS, scale=1.5, modalities=("text", "imu")):
     change = {"lora": targets, "lora_rank": RANK, "lora_scale": scale}
     some = {m: dataclasses.replace(ENCODERS[m], **change) for m in modalities}
     model = with_encoders(ENCODERS | some)
-    return model, optimizer.merge(random(model.config, 1), base())
+    return model, optimizer.merge(parameters(model.config, 1), base())
 
 
 def with_encoders(encoders):
@@ -376,14 +358,15 @@ def test_loading_takes_the_place_of_adapters_that_were_there(tmp_path):
     assert_same_bits(found, params)
 
 
-def test_no_change_of_a_byte_goes_unnoticed(tmp_path):
+@pytest.mark.parametrize("mutants", [30, pytest.param(300, marks=pytest.mark.fuzz)])
+def test_no_change_of_a_byte_goes_unnoticed(mutants, tmp_path, rotating_seed):
     model, params = adapted(("qkv", "attn"), modalities=("imu",))
     path = tmp_path / "some.safetensors"
     lora.save(path, model, params)
-    whole, rng, harmless = path.read_bytes(), np.random.default_rng(0), 0
+    whole, rng, harmless = path.read_bytes(), np.random.default_rng(rotating_seed), 0
     data = 8 + int.from_bytes(whole[:8], "little")
     places = [i for i in range(data) if whole[i] != 32]  # spaces keep room in the header
-    for i in range(300):
+    for i in range(mutants):
         mutant = bytearray(whole)
         at = rng.choice(places) if i % 2 else rng.integers(data, len(whole))
         mutant[at] ^= 1 << rng.integers(8)

@@ -12,6 +12,7 @@ from imagebind_jax import UserError
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.porting import positions
 
+pytestmark = pytest.mark.jax
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 TORCH = np.load(GOLDEN / "torch_bicubic.npz")  # torch.nn.functional.interpolate(mode="bicubic")
 CHECKPOINT = GOLDEN / "imagebind" / "imagebind_tiny.pth"
