@@ -47,11 +47,6 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """What all have."""
-
-
-@pytest.fixture(scope="module")
 def full_compilation():
     """Compile as for users: for what is numerically strict, or computes for long."""
     name = "jax_disable_most_optimizations"

@@ -137,7 +137,7 @@ def files(made_once):
 
 
 @pytest.fixture(scope="module")
-def stored(made_once, checkpoint, files, quick_compilation):
+def stored(made_once, checkpoint, files):
     """A store of all of `files`."""
     from imagebind_jax import cli
 

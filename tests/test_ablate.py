@@ -154,7 +154,7 @@ SMALL = {"PAIRS": 48, "TEST": 24, "VIEWS": {"depth": 2, "audio": 2}}
 
 
 @pytest.fixture
-def small(monkeypatch, quick_compilation):
+def small(monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setattr(data, name, value)
     for name, value in {"TOWER_PAIRS": 48, "TOWER_STEPS": 4, "TOWER_BATCH": 8}.items():

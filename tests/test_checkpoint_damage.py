@@ -21,13 +21,12 @@ from imagebind_jax import files, restoring, step_folders
 from imagebind_jax.checkpoint import CheckpointCorrupt, CheckpointError, Checkpoints, abstract
 from imagebind_jax.step_folders import CheckpointUnreadable
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 FORMAT_1 = pathlib.Path(__file__).parent / "golden" / "run_format_1"
 KINDS = ("delete", "empty", "truncate", "append", "zero", "flip", "flip", "flip")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, quick_compilation):
+def whole(tmp_path_factory):
     """A folder with steps 1 and 2."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     checkpoints = Checkpoints(folder)

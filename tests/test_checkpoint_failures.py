@@ -17,8 +17,6 @@ from imagebind_jax import faults, saving, step_folders
 from imagebind_jax.checkpoint import CheckpointCorrupt, CheckpointError, Checkpoints, abstract
 from imagebind_jax.errors import SavesFail
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def run(tmp_path):

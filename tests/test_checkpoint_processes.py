@@ -13,7 +13,7 @@ import goals
 import pytest
 from test_hosts import free_port
 
-pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.processes
 CALL = {"call": "saver:main", "devices": 2}
 STRACE = shutil.which("strace")
 # Whatever changes names on a disk, and what makes it last.

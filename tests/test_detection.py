@@ -20,7 +20,7 @@ from imagebind_jax.inputs.media import MediaError
 from imagebind_jax.inputs.windows import Windows
 from imagebind_jax.model import HUGE, ImageBind, ImageBindConfig, embed, init
 
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.jax
 
 SMALL = EncoderConfig((2, 16, 16, 3), patch=(2, 4, 4), width=16, depth=3, heads=2, pre_norm=True)
 

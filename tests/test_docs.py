@@ -86,7 +86,7 @@ def whole_vocabulary(downloads):
     safetensors.numpy.save_file(tensors, path)  # whose content says what it is
 
 
-@pytest.mark.usefixtures("quick_compilation", "whole_vocabulary")
+@pytest.mark.usefixtures("whole_vocabulary")
 def test_data(capsys, monkeypatch):
     fed = []
     monkeypatch.setattr(train, "fit", lambda config, folder, **_: fed.append(feed(config)))
@@ -97,7 +97,7 @@ def test_data(capsys, monkeypatch):
     assert re.search(r"\[(0. 1.|1. 0.)\] \(2, 64, 64, 1\)", said)  # weights, shape
 
 
-@pytest.mark.usefixtures("quick_compilation", "whole_vocabulary")
+@pytest.mark.usefixtures("whole_vocabulary")
 def test_evaluation(capsys):
     assert run(EVALUATION, capsys) >= 8
     mine, theirs = (
@@ -188,7 +188,6 @@ def test_readme_and_docs_name_each_other():
         assert f"docs/{page.name}" in readme
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_search(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     own_files.save(tmp_path / "demo" / "run")

@@ -19,7 +19,6 @@ from imagebind_jax.inputs.known import by_shape
 from imagebind_jax.store import Store
 
 pytest_plugins = ["own_files"]
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.model import ImageBind, ImageBindConfig
 from imagebind_jax.sharding import Replicated, Sharded
 
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
+pytestmark = pytest.mark.jax
 SMALL = {"width": 16, "depth": 1, "heads": 2}
 MODEL = ImageBindConfig(
     {

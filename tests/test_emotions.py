@@ -28,7 +28,6 @@ def quick(benchmark: Benchmark) -> Benchmark:
     return dataclasses.replace(benchmark, evaluation=evaluation)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "dataset, name, which", [("ravdess", "RAVDESS", (0, 4)), ("crema_d", "CREMA-D", (3, 5))]
 )

@@ -21,7 +21,7 @@ SILENCE = 5  # seconds without a sign of life
 EVERY = 5  # steps between checkpoints
 STEPS = 100_000
 AGAIN = "restart with the same command"
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
+pytestmark = pytest.mark.jax
 
 
 def get_config() -> TrainConfig:

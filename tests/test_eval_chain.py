@@ -221,7 +221,7 @@ def knows_nothing(config, path):
     return params
 
 
-@pytest.mark.usefixtures("quick_compilation", "one_prompt")
+@pytest.mark.usefixtures("one_prompt")
 def test_all_of_the_paper_in_one_run(records, tmp_path):
     knows_nothing(MODEL, tmp_path / "tiny")
     config = load(
@@ -243,7 +243,6 @@ def test_all_of_the_paper_in_one_run(records, tmp_path):
             assert entry["reported"][who] == numbers
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_world_is_measured_as_the_demo_does(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "TEST", 16)
     monkeypatch.setattr(demo, "PROBE", 16)

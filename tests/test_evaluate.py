@@ -474,7 +474,6 @@ def weights(tmp_path_factory):
     return path
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_from_weights_to_numbers_and_from_files_to_the_same(weights, file, tmp_path, capsys):
     """A small model; then its own embeddings, as if they were another system's."""
     command = ["evaluate", file, "--only", "A", "--batch-size", "8"]

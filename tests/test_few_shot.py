@@ -12,7 +12,6 @@ from imagebind_jax.evaluators.benchmark import Bench, Evaluation, Items
 from imagebind_jax.evaluators.few_shot import FewShot, Pool
 
 # What is compiled here takes longer to compile than to run.
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def normal(*shape, seed=0):

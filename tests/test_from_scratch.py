@@ -11,7 +11,7 @@ from imagebind_jax.evaluators import from_scratch
 from imagebind_jax.evaluators.benchmark import Items
 from imagebind_jax.evaluators.from_scratch import FromScratch
 
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.jax
 
 ENCODER = EncoderConfig((8, 2), patch=(4,), width=16, depth=1, heads=2, drop_path=0.1)
 

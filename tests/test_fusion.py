@@ -15,7 +15,7 @@ from imagebind_jax.evaluators.fusion_heads import HEADS
 from imagebind_jax.evaluators.supervised import Learning
 from imagebind_jax.model import ImageBindConfig, init
 
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.jax
 
 QUICK = Learning(epochs=12, patience=12, batch_size=32, learning_rate=3e-3)
 CODES = np.eye(4, 8)  # orthogonal: two for what is heard, two for what is seen

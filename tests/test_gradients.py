@@ -18,7 +18,7 @@ from imagebind_jax.inputs.pipeline import Pair
 from imagebind_jax.model import ImageBindConfig, init
 from imagebind_jax.optimizer import OptimizerConfig
 
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.jax
 ROWS = 32
 SMALL = {"width": 16, "depth": 2, "heads": 2}
 MODEL = ImageBindConfig(

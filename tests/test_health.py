@@ -18,7 +18,7 @@ from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.sharding import Replicated, Sharded
 
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
+pytestmark = pytest.mark.jax
 ROWS = 16
 SMALL = {"width": 16, "depth": 1, "heads": 2}
 PLACES = {"sharded": lambda: Sharded(4), "pmap": Replicated}

@@ -34,7 +34,7 @@ from imagebind_jax.inputs import pipeline
 STEPS, HALF = 4, 2
 HOSTS, DEVICES = 2, 4  # of each host; this process has as many as both
 BAD = (5, 6, 20, 21)  # records, of which each host meets some
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
+pytestmark = pytest.mark.jax
 HERE = pathlib.Path(__file__).parent
 
 

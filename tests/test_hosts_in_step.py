@@ -19,7 +19,7 @@ from imagebind_jax.inputs.media import MediaError
 STEPS, EVERY = 12, 2
 AT = 20  # the record, in the middle of batches, that fails
 FAILS, SEED = "HOSTS_FAIL", "HOSTS_SEED"  # what fails in each evaluation, of the evaluation's seed
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.processes]
+pytestmark = pytest.mark.processes
 SLOW, SLOW_AFTER = "HOSTS_SLOW", 10 * BATCH  # inputs of one host: ten batches of two modalities
 evaluations, calls = [-1], []  # of this process, counted
 

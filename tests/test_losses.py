@@ -17,7 +17,7 @@ ALL = DEVICES * ROWS
 CHUNK = {"gathered": None, "chunked": ALL // 2, "ring": ROWS // 2}  # two pieces each
 ON_ONE = {"gathered": None, "chunked": 8}
 
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.jax
 
 
 @pytest.fixture

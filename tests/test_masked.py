@@ -23,7 +23,7 @@ from imagebind_jax.inputs.rows import Rows, ToInputs
 from imagebind_jax.inputs.sources.identity import identity
 from imagebind_jax.masked_autoencoder import MaskedAutoencoder, MaskedConfig, Tokens
 
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.jax
 
 ENCODER = EncoderConfig((40, 2), patch=(4,), width=16, depth=1, heads=2)  # 10 patches
 CONFIG = MaskedConfig(ENCODER, mask=0.5, decoder_width=16, decoder_depth=1, decoder_heads=2)

@@ -111,7 +111,7 @@ def place(tmp_path_factory):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.notebooks
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_in_its_time_and_keeps_its_promise(name, render, place):
     folder, environment = place

@@ -33,7 +33,6 @@ from visitor import Visitor, form, uploaded
 from imagebind_jax.page import serving
 
 pytest_plugins = ["own_files"]
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 FIELDS = {"depth": {"focal_length": 30.0, "baseline": 0.1}, "imu": {"imu_rate": 40.0}}
 PATHS = re.compile(r"(?<![\w:/<])/(?:tmp|home|root|work|usr|etc|var)\b")
 

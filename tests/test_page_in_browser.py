@@ -18,7 +18,7 @@ from selenium.webdriver.common.keys import Keys
 from imagebind_jax.page.serving import serving
 
 pytest_plugins = ["own_files"]
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.browser
 SLOW = 60
 
 

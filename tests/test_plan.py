@@ -196,7 +196,7 @@ TEXT = EncoderConfig((32,), width=64, depth=1, heads=4, vocab_size=100, lora=("q
 
 
 @pytest.mark.parametrize("encoder", [WIDE, LONG, FLAT, TEXT])
-def test_the_operations_of_an_encoder_are_xlas(encoder, quick_compilation):
+def test_the_operations_of_an_encoder_are_xlas(encoder):
     """Products make up nearly all of what XLA counts; each case makes another term of them large."""
     module = Encoder(encoder, embed_dim=512)
     x = jnp.zeros((4, *encoder.shape), jnp.int32 if encoder.vocab_size else jnp.float32)
@@ -344,7 +344,7 @@ def test_an_unknown_slice_names_the_nearest(name, near):
 # ---- the step that is compiled
 
 
-def test_a_step_is_compiled_without_opening_a_source(quick_compilation):
+def test_a_step_is_compiled_without_opening_a_source():
     settings = config(("vision/",), batch_size=4)
     compiled = compiling.compile_step(settings, settings.pairs[0], jax.devices()[:2])
     assert "HloModule" in compiled.text and compiled.seconds > 0

@@ -71,7 +71,6 @@ def test_a_video_and_its_sound_are_cut_at_the_same_moment(pairs):
 
 
 @pytest.mark.jax
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_model_trains_on_them_and_masks_what_is_broken(pairs, tmp_path):
     small = {"width": 16, "depth": 1, "heads": 2}
     encoders = {

@@ -92,7 +92,7 @@ LINES = {
     "JITTER": "jitter",
     "MASKED_BANDS": "frequency masking",
 }
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.jax
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from imagebind_jax.model import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.sharding import Replicated, Sharded
 
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
+pytestmark = pytest.mark.jax
 PLACES = {"sharded": lambda: Sharded(2), "pmap": Replicated}
 HOSTS, DEVICES = 2, 2  # of each host
 EVERY, AT = 5, 7  # steps between comparisons, and the one before which a bit flips

@@ -22,7 +22,7 @@ from one_host import (
 )
 
 pytest_plugins = ["one_host"]
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.jax]
+pytestmark = pytest.mark.jax
 
 
 @pytest.mark.processes

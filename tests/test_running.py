@@ -31,7 +31,6 @@ from zygote import flags
 from imagebind_jax import goodput, metrics, preemption
 
 pytest_plugins = ["one_host"]
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 # ---- being asked to stop

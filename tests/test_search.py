@@ -165,7 +165,6 @@ def ask(stored, capsys):
     return run
 
 
-@pytest.mark.usefixtures("quick_compilation")
 class TestCommand:
     @pytest.mark.jax
     def test_a_file_finds_itself(self, ask, files):
@@ -349,7 +348,6 @@ def test_mutants_of_an_index(mutants, many, rotating_seed, measured):
     measured(f"{mutants} mutants of an index: 0 silent")
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_command_builds_and_uses_it(stored, files, tmp_path, capsys):
     index = ["search", "--index", str(shutil.copytree(stored, tmp_path / "copy"))]
     assert cli.main([*index, "--build"]) == 0
@@ -375,7 +373,6 @@ def test_an_index_does_not_hide_a_damaged_row(many):
         Approximate(Store(many.folder)).nearest(query, 0)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_weights_that_were_changed_are_no_longer_the_stores(stored, checkpoint, tmp_path):
     from imagebind_jax.encoding import Encoders
     from imagebind_jax.porting import folder, loading, note

@@ -23,7 +23,6 @@ from imagebind_jax.inputs.sources.prepared import Facts, Split
 from imagebind_jax.model import ImageBind, ImageBindConfig
 from imagebind_jax.sharding import Sharded
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = {"width": 16, "depth": 1, "heads": 2}
 N, WIDTH = 5, 3
 

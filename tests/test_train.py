@@ -24,7 +24,7 @@ from imagebind_jax.optimizer import OptimizerConfig
 
 STEPS, HALF = 60, 30
 BATCH = 16
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.jax
 PAUSE = "IMAGEBIND_JAX_TEST_PAUSE"  # seconds that reading a record takes
 
 

@@ -25,7 +25,7 @@ from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import InMemory
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.jax
 NAMES = {"orbax": "w", "safetensors": "w.safetensors", "pytorch": "w.pth"}
 
 

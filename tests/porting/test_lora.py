@@ -25,7 +25,7 @@ from imagebind_jax.porting.torch_file import TensorSpec
 from imagebind_jax.porting.weights import shapes, stacked
 from imagebind_jax.porting.writing import write_torch
 
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.jax
 WIDTH, DEPTH, RANK = 16, 3, 2
 SMALL = {"width": WIDTH, "depth": DEPTH, "heads": 2}
 ENCODERS = {
