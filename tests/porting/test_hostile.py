@@ -9,6 +9,7 @@ from concurrent import futures
 
 import goals
 import pytest
+from hostile import LONG
 
 PROGRAM = pathlib.Path(__file__).with_name("opening.py")
 UNSAFE = ("weights_only", "unsafe", "allow_pickle", "trust_remote", "--force")
@@ -22,22 +23,39 @@ def opened(*arguments, seconds=900):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory):
-    return opened("hostile", tmp_path_factory.mktemp("hostile"), seconds=120)
+@pytest.fixture(scope="session")
+def hostile(made_once):
+    """hostile(which): what became of the "quick" ones or of all "hostile" ones, each opened once."""
+
+    def of(which):
+        def make(folder):
+            lines = opened(which, folder, seconds=120)
+            (folder / "lines.json").write_text(json.dumps(lines))
+
+        return json.loads((made_once(which, make) / "lines.json").read_text())
+
+    return of
 
 
-@pytest.mark.goal("G22")
-def test_no_hostile_file_runs_anything(hostile):
-    assert len(hostile) >= 64
-    assert len({line["name"] for line in hostile}) == len(hostile)
-    assert not any(line["canary"] for line in hostile)
+# All but those that take long by default; all in the fuzz tier.
+which = pytest.mark.parametrize(
+    "which",
+    ["quick", pytest.param("hostile", marks=[pytest.mark.fuzz, pytest.mark.goal("G22")])],
+)
 
 
-@pytest.mark.goal("G22")
-def test_each_is_refused_in_one_line_or_loads_as_it_should(hostile):
+@which
+def test_no_hostile_file_runs_anything(hostile, which):
+    names = [line["name"] for line in hostile(which)]
+    assert len(names) >= 400 and len(set(names)) == len(names)
+    assert LONG.isdisjoint(names) if which == "quick" else LONG.issubset(names)
+    assert not any(line["canary"] for line in hostile(which))
+
+
+@which
+def test_each_is_refused_in_one_line_or_loads_as_it_should(hostile, which):
     wrong = []
-    for line in hostile:
+    for line in hostile(which):
         refusal = line["refusal"]
         if not line["expected"]:
             right = refusal is None and line["tensors"] == 1
@@ -55,15 +73,16 @@ def test_each_is_refused_in_one_line_or_loads_as_it_should(hostile):
     assert not wrong, "\n".join(map(str, wrong))
 
 
-@pytest.mark.goal("G22")
-def test_none_takes_long_or_much(hostile, measured):
-    slowest = max(hostile, key=lambda line: line["seconds"])
-    most = max(line["rss"] for line in hostile)
-    refused = sum(line["refusal"] is not None for line in hostile)
+@which
+def test_none_takes_long_or_much(hostile, which, measured):
+    lines = hostile(which)
+    slowest = max(lines, key=lambda line: line["seconds"])
+    most = max(line["rss"] for line in lines)
+    refused = sum(line["refusal"] is not None for line in lines)
     assert slowest["seconds"] < 3, slowest
     assert most < 512 << 20
     measured(
-        f"{len(hostile)} kinds: {refused} refused in one line, {len(hostile) - refused} odd but "
+        f"{len(lines)} kinds: {refused} refused in one line, {len(lines) - refused} odd but "
         f"right, 0 ran code; slowest {slowest['seconds']:.1f} s of processor time "
         f"({slowest['name']}), at most {most >> 20} MiB"
     )
