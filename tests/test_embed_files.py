@@ -237,7 +237,9 @@ def test_where_nothing_can_be_embedded_it_fails(embed, tmp_path):
 def test_a_modality_that_the_checkpoint_lacks(embed, files, tmp_path):
     only = dict(own_files.MODEL.encoders)
     del only["imu"]
-    lacks = own_files.save(tmp_path / "lacks", config=ib.ImageBindConfig(only, embed_dim=12))
+    lacks = own_files.save(
+        tmp_path / "lacks.safetensors", config=ib.ImageBindConfig(only, embed_dim=12)
+    )
     code, out, _ = embed(files / "photos", files / "moves", checkpoint=lacks)
     assert code == 0 and "passed over: 4 of imu: the checkpoint has no encoder for them" in out
     code, _, err = embed(files / "moves", out=tmp_path / "none", checkpoint=lacks)
@@ -246,7 +248,7 @@ def test_a_modality_that_the_checkpoint_lacks(embed, files, tmp_path):
 
 def test_another_checkpoint_is_refused(embed, files, tmp_path):
     embed(files / "photos")
-    other = own_files.save(tmp_path / "other", seed=1)
+    other = own_files.save(tmp_path / "other.safetensors", seed=1)
     code, _, err = embed(files / "sounds", checkpoint=other)
     assert code == 2 and "holds embeddings of another checkpoint" in err
 

@@ -223,7 +223,7 @@ class TestCommand:
         assert "no_file.jpg" in mistake(*index, "--image", tmp_path / "no_file.jpg")
         assert "has no index" in mistake(*index, "--text", "a", "--approximate")
         assert "no row has 'colour'" in mistake(*index, "--text", "a", "--where", "colour=red")
-        other = own_files.save(tmp_path / "other", seed=5)
+        other = own_files.save(tmp_path / "other.safetensors", seed=5)
         line = mistake(*index, "--text", "a", "--checkpoint", other)
         assert "is not the checkpoint that" in line
 

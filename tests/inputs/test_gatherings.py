@@ -1,5 +1,6 @@
 """Scenes of several objects: what is said of each is true of its pixels, and nothing depends on order."""
 
+import functools
 import io
 import itertools
 
@@ -26,8 +27,9 @@ WORLD = Gatherings(seed=3, size=96, antialias=False)
 SCENES = 6
 
 
-def objects(world=WORLD, split="test", scenes=SCENES):
-    return [world.record(split, i) for i in range(scenes // len(COUNTS) * sum(COUNTS))]
+@functools.cache
+def objects(scenes=SCENES):
+    return [WORLD.record("test", i) for i in range(scenes // len(COUNTS) * sum(COUNTS))]
 
 
 def test_a_quarter_of_the_pairs_is_kept_apart_each_value_equally_often():
