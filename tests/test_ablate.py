@@ -150,23 +150,23 @@ def test_what_a_shared_offset_hides_centring_shows():
 
 NAMES = [number + end for number in ("top1", "r1", "r10") for end in ("", "_centred")]
 COMMAND = "imagebind-jax ablate all --seeds 3 --first-seed 100"
-SMALL = {"PAIRS": 48, "TEST": 24, "VIEWS": {"depth": 2, "audio": 2}}
+SMALL = {"PAIRS": 16, "TEST": 12, "VIEWS": {"depth": 2, "audio": 2}}
 
 
 @pytest.fixture
 def small(monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setattr(data, name, value)
-    for name, value in {"TOWER_PAIRS": 48, "TOWER_STEPS": 4, "TOWER_BATCH": 8}.items():
+    for name, value in {"TOWER_PAIRS": 16, "TOWER_STEPS": 2, "TOWER_BATCH": 8}.items():
         monkeypatch.setattr(towers, name, value)
-    chained = dataclasses.replace(DEPTH, pairs=48, epochs=1, batch_size=8)
+    chained = dataclasses.replace(DEPTH, pairs=16, epochs=1, batch_size=8)
     monkeypatch.setattr(runs, "DEPTH", chained)
     monkeypatch.setattr(jobs.cores, "tell", lambda number, share: None)
 
 
 def ablation(**changed):
-    """A small one: 16 steps in all."""
-    base = dataclasses.replace(DEPTH, pairs=48, epochs=1, batch_size=8)
+    """A small one, of a few steps."""
+    base = dataclasses.replace(DEPTH, pairs=16, epochs=1, batch_size=8)
     other = dataclasses.replace(base, **changed)
     return Ablation(
         "small", "Small", "",
@@ -279,7 +279,7 @@ def test_every_kind_of_setting_has_its_data_and_trains(tmp_path, small, monkeypa
     made = {part: {*names, last_file(part)} for part, names in written.items()}
     for setting in settings:
         read.clear()
-        runs._batches(dataclasses.replace(setting, pairs=48, batch_size=8), Folder(folder, 0))
+        runs._batches(dataclasses.replace(setting, pairs=16, batch_size=8), Folder(folder, 0))
         listed = {
             name
             for part in data.needed(setting)
@@ -291,7 +291,7 @@ def test_every_kind_of_setting_has_its_data_and_trains(tmp_path, small, monkeypa
         }
         assert set(read) <= listed | {f"depth-{data.named(data.way_of(setting))}.npy"}, setting
     short = dict.fromkeys(
-        dataclasses.replace(s, pairs=48, batch_size=8, epochs=1, temperature=0.1) for s in settings
+        dataclasses.replace(s, pairs=16, batch_size=8, epochs=1, temperature=0.1) for s in settings
     )
     assert len(short) >= 15
     for setting in short:
@@ -304,7 +304,7 @@ def test_every_kind_of_setting_has_its_data_and_trains(tmp_path, small, monkeypa
         dataclasses.replace(AUDIO, objective="sigmoid", learned=True, head="mlp"),
         dataclasses.replace(DEPTH, objective="regression", encoder="small"),
     ):
-        setting = dataclasses.replace(setting, pairs=48, batch_size=8, epochs=1)
+        setting = dataclasses.replace(setting, pairs=16, batch_size=8, epochs=1)
         found, _ = runs.run(setting, 0, folder)
         assert found.keys() == {*NAMES, "gap"}
         assert all(np.isfinite(value) for value in found.values())
@@ -314,7 +314,7 @@ def test_what_settings_share_is_drawn_the_same(tmp_path, small):
     folder = Folder(tmp_path, 0)
     for part in data.needed(AUDIO):
         data.make(tmp_path, 0, part)
-    base = dataclasses.replace(AUDIO, pairs=48, batch_size=16, mask_bands=0)
+    base = dataclasses.replace(AUDIO, pairs=16, batch_size=16, mask_bands=0)
     apart = dataclasses.replace(base, aligned=False)
     batches = [runs._batches(setting, folder) for setting in (base, apart)]
     for step in range(4):

@@ -82,7 +82,7 @@ def test_a_model_trains_on_them_and_masks_what_is_broken(pairs, tmp_path):
         model=ImageBindConfig(encoders, embed_dim=8),
         inputs=INPUTS,
         pairs=(Pair(("vision", "depth"), source),),
-        steps=4,
+        steps=2,
         batch_size=8,
         bad_records=1.0,
         log_every=1,

@@ -27,10 +27,10 @@ EMOTIONS = {
     for name in ("ravdess", "crema_d")
 }
 PICTURES = {
-    "imagenet": ([IMAGE], ""),
-    "places365": ([IMAGE], ""),
-    "llvip": ([IMAGE | {"thermal": "image"}], ""),
-    "captions": ([IMAGE], ""),
+    "imagenet": ([IMAGE], None),
+    "places365": ([IMAGE], None),
+    "llvip": ([IMAGE | {"thermal": "image"}], None),
+    "captions": ([IMAGE], None),
 }
 ALL = SOUNDS | VIDEOS | EMOTIONS | PICTURES
 
@@ -40,8 +40,8 @@ def test_a_sample_is_listed_and_its_records_hold_media(samples, name):
     listing = dataset(name).listing(samples(name))
     everything = [row for split in listing.splits.values() for row in split]
     assert len({row["id"] for row in everything}) == len(everything) > 1
-    assert listing.missing.keys() == listing.splits.keys()
     if name in SOUNDS | VIDEOS:
+        assert listing.missing.keys() == listing.splits.keys()
         assert sum(listing.missing.values()) == 1
     record_of = pickle.loads(pickle.dumps(dataset(name).record))  # as other processes have it
     modalities = set(dataset(name).modalities)
@@ -74,7 +74,7 @@ def test_the_folder_itself_is_the_same_download_as_its_parent(samples, name):
 @pytest.mark.parametrize("name", ALL)
 def test_a_folder_of_something_else_is_one_line_with_the_remedy(tmp_path, name):
     (tmp_path / "something").mkdir()
-    absent = "csv|cannot read the folder" if name in SOUNDS else ""
+    absent = "csv|cannot read the folder" if name in SOUNDS else None
     for folder, words in ((tmp_path, ALL[name][1]), (tmp_path / "absent", absent)):
         with pytest.raises(UserError, match=words) as error:
             dataset(name).listing(folder)
@@ -87,8 +87,6 @@ def test_tables_without_one_file_are_refused(copy, name):
     for path in download.rglob("*"):
         if path.suffix in (".wav", ".flac", ".mp4"):
             path.unlink()
-    example = "v" if name in VIDEOS else ""
-    with pytest.raises(
-        UserError, match=rf"none of the \d+ files listed is there: e\.g\. {example}"
-    ):
+    example = r": e\.g\. v" if name in VIDEOS else ""
+    with pytest.raises(UserError, match=rf"none of the \d+ files listed is there{example}"):
         dataset(name).listing(download)
