@@ -18,7 +18,7 @@ from imagebind_jax.ablate.baselines import AUDIO, BASELINE, DEPTH, THERMAL
 from imagebind_jax.ablate.jobs import Job, Results
 from imagebind_jax.errors import UserError
 
-pytestmark = pytest.mark.jax
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
 
 # Table 5, 6 and 7 of the paper and its appendix, typed anew from there: (depth, audio).
 PAPER = {

@@ -32,7 +32,7 @@ from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.plan import compiling, flops
 from imagebind_jax.prepare import anchors
 
-pytestmark = pytest.mark.jax
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
 COUNT, VIEWS, STEPS = 20, Views(3, seed=5), 4
 
 

@@ -16,7 +16,7 @@ from imagebind_jax.inputs.world.samples import samples
 from imagebind_jax.model import TINY, ImageBind, embed
 from imagebind_jax.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.jax
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
 
 SMALL = {"width": 32, "depth": 1, "heads": 2}
 

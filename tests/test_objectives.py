@@ -26,7 +26,7 @@ from imagebind_jax.porting import (
     rules,
 )
 
-pytestmark = pytest.mark.jax
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
 
 OLD = EncoderConfig((8, 4), patch=(2,), width=16, depth=1, heads=2)
 NEW = dataclasses.replace(OLD, logit_scale=5.0, logit_bias=-2.7, mlp_head=True)

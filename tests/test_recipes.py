@@ -92,7 +92,7 @@ LINES = {
     "JITTER": "jitter",
     "MASKED_BANDS": "frequency masking",
 }
-pytestmark = pytest.mark.jax
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
 
 
 @functools.cache

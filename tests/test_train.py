@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -24,7 +22,7 @@ from imagebind_jax.optimizer import OptimizerConfig
 
 STEPS, HALF = 60, 30
 BATCH = 16
-pytestmark = pytest.mark.jax
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
 PAUSE = "IMAGEBIND_JAX_TEST_PAUSE"  # seconds that reading a record takes
 
 
@@ -332,8 +330,8 @@ def test_losses_that_are_no_numbers_stop_the_run_and_are_not_saved(times, words,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"batch_size": 30}, "batch_size 30 is not divisible by 8 devices"),
-        ({"fsdp": 3}, "fsdp 3 does not divide 8 devices"),
+        ({"batch_size": 31}, "batch_size 31 is not divisible by 2 devices"),
+        ({"fsdp": 3}, "fsdp 3 does not divide 2 devices"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"parallel": "ddp"}, "'ddp': not one of sharded, pmap"),
         ({"pairs": (pipeline.Pair(("vision", "smell"), Toy(0)),)}, "a pair needs 'smell'"),
@@ -351,24 +349,17 @@ def test_mistakes_are_named_before_anything_is_written(change, words, tmp_path):
     assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
-SCRIPT = """
-import sys
-import test_train as t
-t.train.fit(t.make_config(checkpoint_every=4), sys.argv[1], say=lambda line: print(line, flush=True))
-"""
+def train_slowly(arguments):
+    """For `zygote`: a run that can be killed in its middle."""
+    os.environ[PAUSE] = "0.01"
+    train.fit(make_config(checkpoint_every=4), arguments[0])
 
 
-def test_a_run_killed_in_the_middle_goes_on_to_the_same_end(full, tmp_path):
-    environment = os.environ | {PAUSE: "0.01", "PYTHONPATH": os.path.dirname(__file__)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, tmp_path / "run"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
-    )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("committed step 8"):
-            break
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL  # and not at its end
+def test_a_run_killed_in_the_middle_goes_on_to_the_same_end(full, tmp_path, zygote):
+    child = zygote.start([tmp_path / "run"], call="test_train:train_slowly", devices=2)
+    child.until("committed step 8")
+    child.signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL  # and not at its end
     said = []
     params = train.fit(make_config(checkpoint_every=100), tmp_path / "run", say=said.append)
     begun = next(int(line.split()[-1]) for line in said if line.startswith("going on from step"))

@@ -19,7 +19,7 @@ from imagebind_jax.evaluators.retrieval import Retrieval
 from imagebind_jax.inputs.pipeline import Pair
 from imagebind_jax.model import ImageBind
 
-pytestmark = pytest.mark.jax
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
 STEPS, EVERY = 12, 5
 RECORDS = 40
 
