@@ -50,7 +50,7 @@ class Spoilt(Toy):
 
 
 def get_config():
-    config = make_config(steps=STEPS, checkpoint_every=HALF)
+    config = make_config(steps=STEPS, checkpoint_every=HALF, compare_every=0)
     encoders = {
         name: dataclasses.replace(config.model.encoders[name], width=64)  # enough to be split
         for name in ("vision", "audio")
@@ -84,19 +84,26 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def together(made_once, zygote):
-    """together("two"): (folder, [what each of two hosts said]).
-
-    In the folder: `one`, a run of one host; `two`, of two hosts; `half`, begun by one and ended by
-    two; `other`, that two began with different configs.
-    """
+def alone(made_once):
+    """The folder of `one`, a run of one host."""
 
     def make(folder):
         (folder / "config.py").write_text("from test_hosts import get_config\n")
         train.fit(get_config(), folder / "one", say=quiet)
 
+    return made_once("hosts", make)
+
+
+@pytest.fixture(scope="module")
+def together(made_once, alone, zygote):
+    """together("two"): (folder, [what each of two hosts said]).
+
+    In the folder: `one`; `two`, a run of two hosts; `half`, begun by one and ended by two; `other`,
+    that two began with different configs.
+    """
+
     def add(name, folder):
-        shutil.copytree(made_once("hosts", make), folder, dirs_exist_ok=True)
+        shutil.copytree(alone, folder, dirs_exist_ok=True)
         if name == "half":
             shutil.copytree(folder / "one", folder / "half")
             shutil.rmtree(folder / "half" / "checkpoints" / str(STEPS))
@@ -129,6 +136,15 @@ def saved(folder):
     state = checkpoints.restore(STEPS, like)
     checkpoints.close()
     return state.params
+
+
+def bad(folder, file="bad_records.jsonl"):
+    return {json.loads(line)["record"] for line in (folder / file).open()}
+
+
+def test_alone_a_host_names_all_records_that_it_cannot_use(alone):
+    assert bad(alone / "one") == set(BAD)
+    assert steps_logged(alone / "one") == list(range(STEPS))
 
 
 of_both = pytest.mark.parametrize("run", ["two", pytest.param("half", marks=pytest.mark.processes)])
@@ -177,14 +193,9 @@ def test_one_host_writes_and_tells_for_all(run, together):
 
 def test_records_that_no_host_could_use_are_all_named(together):
     folder, said = together("two")
-
-    def named(run, file):
-        return {json.loads(line)["record"] for line in (folder / run / file).open()}
-
-    alone = named("one", "bad_records.jsonl")
-    first, second = (named("two", f"bad_records{host}.jsonl") for host in ("", ".host1"))
-    assert alone == set(BAD) and first and second
-    assert first | second == alone
+    first, second = (bad(folder / "two", f"bad_records{host}.jsonl") for host in ("", ".host1"))
+    assert first and second
+    assert first | second == set(BAD)
     assert re.search(r"\d+ rows were masked: see .*bad_records.jsonl and", said[0][0])
 
 
