@@ -35,6 +35,7 @@ def small(config, steps, batch_size):
     )
 
 
+@pytest.mark.notebooks
 def test_the_demo_writes_its_results_and_its_report(tmp_path, monkeypatch):
     def config(seed):
         full = demo.config(seed)
@@ -108,6 +109,7 @@ class Shuffled:
         return [r | {self.modality: records[o][self.modality]} for r, o in zip(records, order)]
 
 
+@pytest.mark.notebooks
 def test_audio_meets_text_through_vision_and_not_with_shuffled_pairs(tmp_path):
     scenes = world.World(0, size=32, antialias=False)
     pairs = [

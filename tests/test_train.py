@@ -17,7 +17,7 @@ from imagebind_jax.config import TrainConfig, facts
 from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import pipeline
-from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.model import ImageBind, ImageBindConfig, embed
 from imagebind_jax.optimizer import OptimizerConfig
 
 STEPS, HALF = 60, 30
@@ -145,6 +145,21 @@ def test_the_loss_falls_well_below_chance(full):
         last = [line for line in lines if line["pair"] == pair][-5:]
         assert np.mean([line["loss"] for line in last]) < 0.4 * chance
         assert np.mean([line["accuracy"] for line in last]) > 0.6
+
+
+def test_audio_meets_imu_through_vision(full, start):
+    """Of records that no training has seen: how often the own imu is nearer than another one."""
+    config = make_config()
+    records = Toy(64, 64).open()
+    x = {m: np.stack([config.inputs[m](each, None) for each in records]) for m in ("audio", "imu")}
+
+    def nearer(params):
+        z = embed(ImageBind(config.model), params, x)
+        cosines = np.asarray(z["audio"] @ z["imu"].T)
+        return float(np.mean(np.diag(cosines)[:, None] > cosines))
+
+    assert nearer(start) < 0.6
+    assert nearer(full[1]) > 0.75
 
 
 def test_the_folder_tells_the_run(full):
