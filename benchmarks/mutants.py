@@ -28,6 +28,7 @@ from mutants_place import ROOT, Place, end_all, places
 from mutants_table import MUTANTS, Mutant
 
 TIERS = {"default": (), "all": ("-m", "")}  # what pytest is told, to run which tests
+UNSEEN = "no test runs it"
 PATIENCE = 180.0  # seconds without the end of any test, at least, after which it hangs
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 
@@ -50,7 +51,8 @@ def make_map(out: pathlib.Path, jobs: int, chosen: tuple[str, ...], tests: list[
         shutil.copy(place.folder / "coverage", out / "coverage")
     made = Map(out)
     print(f"{len(made.seconds)} tests passed")
-    print("\n".join(f"left out, as it fails without a bug: {t}" for t in sorted(made.failing)))
+    for test in sorted(made.failing):
+        print(f"left out, as it fails without a bug: {test}")
 
 
 def hunt(mutant: Mutant, place: Place, made: Map, out: pathlib.Path, options) -> dict:
@@ -61,7 +63,7 @@ def hunt(mutant: Mutant, place: Place, made: Map, out: pathlib.Path, options) ->
 
     def ended(how: str, test: str = "") -> dict:
         seconds = round(time.monotonic() - begun, 1)
-        found = how not in ("survived", "time over")
+        found = how not in ("survived", "time over", UNSEEN)
         return {"name": mutant.name, "key": key_of(mutant), "found": found, "how": how,
                 "test": test, "seconds": seconds, "ran": ran}  # fmt: skip
 
@@ -91,7 +93,7 @@ def hunt(mutant: Mutant, place: Place, made: Map, out: pathlib.Path, options) ->
                 log_alone.unlink()
                 return ended("test", failed["test"])
             left_out.update(line["test"] for line in told)  # the last fails without the bug, too
-    return ended("survived")
+    return ended("survived" if ran else UNSEEN)
 
 
 def key_of(mutant: Mutant) -> str:

@@ -718,7 +718,7 @@ EVALUATING = (
     ),
     _of(
         "evaluators/supervised.py",
-        "stops-by-last-epoch",
+        "patience-not-renewed",
         "best, patience = Fitted(module, kept, epoch + 1, loss), learning.patience\n",
         "best = Fitted(module, kept, epoch + 1, loss)\n",
         "Patience is not renewed when the loss falls, so that training ends too early.",
