@@ -153,15 +153,42 @@ COMMAND = "imagebind-jax ablate all --seeds 3 --first-seed 100"
 SMALL = {"PAIRS": 16, "TEST": 12, "VIEWS": {"depth": 2, "audio": 2}}
 
 
+def shrink(patch):
+    """Make all that a seed's data are made of small."""
+    for name, value in SMALL.items():
+        patch.setattr(data, name, value)
+    for name, value in {"TOWER_PAIRS": 16, "TOWER_STEPS": 2, "TOWER_BATCH": 8}.items():
+        patch.setattr(towers, name, value)
+    chained = dataclasses.replace(DEPTH, pairs=16, epochs=1, batch_size=8)
+    patch.setattr(runs, "DEPTH", chained)
+    patch.setattr(jobs.cores, "tell", lambda number, share: None)
+
+
 @pytest.fixture
 def small(monkeypatch):
-    for name, value in SMALL.items():
-        monkeypatch.setattr(data, name, value)
-    for name, value in {"TOWER_PAIRS": 16, "TOWER_STEPS": 2, "TOWER_BATCH": 8}.items():
-        monkeypatch.setattr(towers, name, value)
-    chained = dataclasses.replace(DEPTH, pairs=16, epochs=1, batch_size=8)
-    monkeypatch.setattr(runs, "DEPTH", chained)
-    monkeypatch.setattr(jobs.cores, "tell", lambda number, share: None)
+    shrink(monkeypatch)
+
+
+SETTINGS = tuple(dict.fromkeys(s for each in claims.ABLATIONS for s in each.settings))
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """(a folder with the data of every setting that there is, of seed 0; {part: the files written of it})"""
+    folder, written = tmp_path_factory.mktemp("made"), {}
+    write = Folder.write
+
+    def spy(self, name, array):
+        written[part].append(name)
+        return write(self, name, array)
+
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        patch.setattr(Folder, "write", spy)
+        for part in dict.fromkeys(part for s in SETTINGS for part in data.needed(s)):
+            written[part] = []
+            data.make(folder, 0, part)
+    return folder, written
 
 
 def ablation(**changed):
@@ -255,43 +282,32 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
     assert text.split("## Small")[1] == (tmp_path / "science.md").read_text().split("## Small")[1]
 
 
-def test_every_kind_of_setting_has_its_data_and_trains(tmp_path, small, monkeypatch):
-    """A batch of each setting that there is, but for its size, on one seed's data."""
-    folder = tmp_path / "made"
-    settings = dict.fromkeys(s for each in claims.ABLATIONS for s in each.settings)
-    written, read = {}, []
-    for name, note in (("write", lambda name: written[part].append(name)), ("read", read.append)):
-        of_folder = getattr(Folder, name)
-
-        def spy(self, name, *array, of_folder=of_folder, note=note):
-            note(name)
-            return of_folder(self, name, *array)
-
-        monkeypatch.setattr(Folder, name, spy)
-    for setting in settings:
-        for part in data.needed(setting):
-            if not Folder(folder, 0).has(part):
-                written[part] = []
-                data.make(folder, 0, part)
-                assert Folder(folder, 0).has(part)
-                assert last_file(part).endswith(".npz") or last_file(part) in written[part]
+def test_every_setting_reads_nothing_but_its_data(everything, small, monkeypatch):
+    folder, written = everything
+    for part, names in written.items():
+        assert Folder(folder, 0).has(part)
+        assert last_file(part).endswith(".npz") or last_file(part) in names
+    read, of_folder = [], Folder.read
+    monkeypatch.setattr(
+        Folder, "read", lambda self, name: read.append(name) or of_folder(self, name)
+    )
     # Towers that are there look at the baseline's pictures together.
     made = {part: {*names, last_file(part)} for part, names in written.items()}
-    for setting in settings:
+    for setting in SETTINGS:
         read.clear()
         runs._batches(dataclasses.replace(setting, pairs=16, batch_size=8), Folder(folder, 0))
         listed = {
             name
             for part in data.needed(setting)
-            for name in (
-                *made.get(part, ()),
-                last_file(part),
-                last_file(part.replace("-large", "-base")),
-            )
+            for name in (*made[part], last_file(part), last_file(part.replace("-large", "-base")))
         }
         assert set(read) <= listed | {f"depth-{data.named(data.way_of(setting))}.npy"}, setting
+
+
+def test_every_kind_of_setting_has_batches_that_its_encoder_takes(everything, small):
+    folder, _ = everything
     short = dict.fromkeys(
-        dataclasses.replace(s, pairs=16, batch_size=8, epochs=1, temperature=0.1) for s in settings
+        dataclasses.replace(s, pairs=16, batch_size=8, epochs=1, temperature=0.1) for s in SETTINGS
     )
     assert len(short) >= 15
     for setting in short:
@@ -299,21 +315,26 @@ def test_every_kind_of_setting_has_its_data_and_trains(tmp_path, small, monkeypa
         shape = towers.config(setting, 0).model.encoders[setting.modality].shape
         assert batch[setting.modality].shape == (8, *shape)
         assert np.allclose(np.linalg.norm(batch["anchor:vision"], axis=1), 1, atol=1e-2)
-    for setting in (
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
         THERMAL,
         dataclasses.replace(AUDIO, objective="sigmoid", learned=True, head="mlp"),
         dataclasses.replace(DEPTH, objective="regression", encoder="small"),
-    ):
-        setting = dataclasses.replace(setting, pairs=16, batch_size=8, epochs=1)
-        found, _ = runs.run(setting, 0, folder)
-        assert found.keys() == {*NAMES, "gap"}
-        assert all(np.isfinite(value) for value in found.values())
+    ],
+    ids=["thermal", "sigmoid", "regression"],
+)
+def test_a_setting_trains(setting, everything, small):
+    setting = dataclasses.replace(setting, pairs=16, batch_size=8, epochs=1)
+    found, _ = runs.run(setting, 0, everything[0])
+    assert found.keys() == {*NAMES, "gap"}
+    assert all(np.isfinite(value) for value in found.values())
 
 
-def test_what_settings_share_is_drawn_the_same(tmp_path, small):
-    folder = Folder(tmp_path, 0)
-    for part in data.needed(AUDIO):
-        data.make(tmp_path, 0, part)
+def test_what_settings_share_is_drawn_the_same(everything, small):
+    folder = Folder(everything[0], 0)
     base = dataclasses.replace(AUDIO, pairs=16, batch_size=16, mask_bands=0)
     apart = dataclasses.replace(base, aligned=False)
     batches = [runs._batches(setting, folder) for setting in (base, apart)]

@@ -190,7 +190,8 @@ def test_readme_and_docs_name_each_other():
 
 def test_search(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    own_files.save(tmp_path / "demo" / "run")
+    (tmp_path / "demo").mkdir()
+    own_files.save(tmp_path / "demo" / "run.safetensors").rename("demo/run")  # content decides
     files.write(tmp_path / "demo" / "samples", World(0, 32, antialias=False), 5)
     assert run(SEARCH, capsys) == 3
     said = capsys.readouterr().out

@@ -75,7 +75,7 @@ def assert_same_bits(found, wanted):
 
 def first_state():
     """With losses of 40 steps before, so that a spike is one."""
-    state = training_step.create_state(CONFIG)
+    state = jax.jit(lambda: training_step.create_state(CONFIG))()
     recent = np.zeros(health.RECENT, np.float32)
     recent[:40] = np.random.default_rng(0).normal(2 * np.log(ROWS), 0.5, 40)
     seen = {"recent": {PAIR: recent}, "accepted": {PAIR: np.int32(40)}}

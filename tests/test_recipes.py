@@ -393,7 +393,7 @@ def test_it_trains_on_the_datasets_sample(stem, tmp_path, monkeypatch):
         log_every=1,
         compare_every=0,
     )
-    before = training_step.create_state(tiny).params
+    before = jax.jit(lambda: training_step.create_state(tiny))().params
     after = train.fit(tiny, tmp_path / "run", say=lambda line: None)
     for modality in pair.modalities:
         old, new = before[modality]["head"]["kernel"], after[modality]["head"]["kernel"]

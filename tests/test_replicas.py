@@ -138,16 +138,9 @@ class Nothing:
         return []
 
 
-@pytest.fixture
-def optimized():
-    """Programs as they are run, as one is to be timed."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)  # as the other tests of this file
-
-
+@pytest.mark.soak
 @pytest.mark.goal("G28")
-def test_a_comparison_takes_less_than_a_step(optimized, measured):
+def test_a_comparison_takes_less_than_a_step(full_compilation, measured):
     """Of a model whose parameters are whole on every device, and few rows: all that is against it."""
     encoder = EncoderConfig((32, 32, 1), patch=(4, 4), width=192, depth=4, heads=4)
     config = TrainConfig(

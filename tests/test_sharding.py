@@ -127,14 +127,12 @@ def run(place, before=None):
 def runs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "SMALLEST_SPLIT", 64)  # so that a width of 32 is split
-        jax.config.update("jax_disable_most_optimizations", True)  # programs that run three times
         one = run(Sharded(devices=jax.devices()[:1]))
         yield {
             "one device": one,
             "sharded": run(Sharded(fsdp=4), one[0]),  # a mesh with two axes
             "replicated": run(Replicated(), one[0]),
         }
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 MANY = ("sharded", "replicated")
