@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
+import numbers
 import os
 import pathlib
 import re
@@ -61,6 +62,10 @@ class TrainConfig:
     younger_fields = ("skip_spikes", "objective")  # than runs that may go on
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, float) and not isinstance(value, numbers.Real):
+                raise UserError(f"{field.name} must be a number, got {value!r}")
         for name in (
             "steps",
             "batch_size",

@@ -174,7 +174,7 @@ def test_a_run_that_cannot_be_written(name, mistake, config, tmp_path):
         (CONFIG.replace('"imu"), Toy', '"smell"), Toy'), "a pair needs 'smell'"),
         (CONFIG.replace("width=32", "width=33"), "width 33 is not divisible by 4 heads"),
         (CONFIG.replace("batch_size=8", "batch_size=8, stepss=3"), "'stepss'"),
-        (CONFIG.replace("batch_size=8", "batch_size='8'"), "batch_size"),
+        (CONFIG.replace("batch_size=8", "batch_size='8'"), "batch_size must be a number, got '8'"),
         ("def get_config(:", "SyntaxError"),
     ],
 )

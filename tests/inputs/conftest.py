@@ -4,7 +4,7 @@ import pytest
 from judge import Judge
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def judge(tmp_path_factory):
     judge = Judge(tmp_path_factory.mktemp("judge"))
     yield judge
