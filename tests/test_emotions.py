@@ -33,7 +33,7 @@ def quick(benchmark: Benchmark) -> Benchmark:
     [
         ("ravdess", "RAVDESS", 0),
         # Trains whole encoders, which takes too long for every run (test_fusion.py does it on toys).
-        pytest.param("crema_d", "CREMA-D", 3, marks=pytest.mark.processes),
+        pytest.param("crema_d", "CREMA-D", 3, marks=pytest.mark.notebooks),
         ("ravdess", "RAVDESS", 4),
         ("crema_d", "CREMA-D", 5),
     ],
