@@ -106,6 +106,7 @@ def place(tmp_path_factory):
         "IMAGEBIND_JAX_CACHE": str(cache),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "False",  # they compute for minutes
         "HOME": str(cache),  # of Jupyter's own files
         "PATH": os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]),
     }
