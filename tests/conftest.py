@@ -1,6 +1,7 @@
 """Every test runs on 8 fake CPU devices, with shapes checked and implicit broadcasting forbidden."""
 
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
@@ -70,7 +71,8 @@ def two_devices():
     """Let runs find two devices: a state is split among them as among eight, which save four times as long."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("devices", "local_devices"):
-            patch.setattr(jax, name, lambda *about, find=getattr(jax, name): find(*about)[:2])
+            find = getattr(jax, name)
+            patch.setattr(jax, name, functools.partial(lambda find, *about: find(*about)[:2], find))
         for name in ("device_count", "local_device_count"):
             patch.setattr(jax, name, lambda *about: 2)
         yield
