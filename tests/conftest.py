@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import shutil
 import time
 
 # Programs run for milliseconds here and are compiled for seconds: no optimizations, and the emitter and the
@@ -102,6 +103,7 @@ def made_once(tmp_path_factory, worker_id):
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not whole.exists():
                 partial = shared / f"once-{name}-{worker_id}"
+                shutil.rmtree(partial, ignore_errors=True)  # of a making that failed
                 partial.mkdir()
                 make(partial)
                 partial.rename(whole)
