@@ -20,11 +20,9 @@ demo: $(VENV)/ready
 	@$(BIN)/imagebind-jax demo --out $(OUT) --seed $(SEED)
 
 # A process that has nothing left to do takes over what another one has still to begin.
-test: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
-
-test-all: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not soak' $(TESTS)
+test-all: TIERS = -m 'not soak'
+test test-all: $(VENV)/ready
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TIERS) $(TESTS)
 
 # Every goal of docs/running.md at full size; its table is written anew.
 soak: $(VENV)/ready

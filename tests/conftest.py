@@ -10,7 +10,7 @@ import shutil
 import time
 
 # Programs run for milliseconds here and are compiled for seconds: no optimizations, and the emitter and the
-# way of cutting modules that compile fastest. Together a sixth of the default's time (BENCHMARKS.md).
+# way of cutting modules that compile fastest. Together a fifth of the default's time, or less (BENCHMARKS.md).
 QUICK = (
     "--xla_force_host_platform_device_count=8",
     "--xla_cpu_parallel_codegen_split_count=1",
@@ -23,7 +23,8 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "True"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # One compile cache for all test processes and their children, kept for the next run of the tests: what is
 # compiled is most of the time. JAX's keys contain its version, all flags and the program itself.
-COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+ROOT = pathlib.Path(__file__).parents[1]
+COMPILED = ROOT / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
@@ -32,7 +33,6 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 import pytest
 from jaxtyping import install_import_hook
 
-ROOT = pathlib.Path(__file__).parents[1]
 # Shapes are checked where they are claimed; but for the world's renderer, which takes twice as long then.
 CLAIMED = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)

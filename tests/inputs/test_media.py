@@ -11,20 +11,22 @@ from samples import png
 from imagebind_jax.inputs import images, media
 
 
-def test_inputs_import_neither_jax_nor_a_decoder():
-    code = (
-        "import sys, imagebind_jax.inputs; print([m for m in "
-        "('jax', 'numpy', 'scipy', 'soundfile', 'PIL', 'regex', 'ftfy') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_no_modality_imports_jax_nor_pyav_before_it_is_needed():
-    code = (
-        "from imagebind_jax.inputs import audio, depth, imu, media, mfcc, text, thermal, vision; "
-        "import sys; print([m for m in ('jax', 'av', 'librosa') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("imported", "unneeded"),
+    [
+        (
+            "import imagebind_jax.inputs",
+            ("jax", "numpy", "scipy", "soundfile", "PIL", "regex", "ftfy"),
+        ),
+        (
+            "from imagebind_jax.inputs import audio, depth, imu, media, mfcc, text, thermal, vision",
+            ("jax", "av", "librosa"),
+        ),
+    ],
+    ids=["inputs", "every modality"],
+)
+def test_what_is_not_needed_yet_is_not_imported(imported, unneeded):
+    code = f"{imported}; import sys; print([m for m in {unneeded} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
