@@ -19,10 +19,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/ready
 	@$(BIN)/imagebind-jax demo --out $(OUT) --seed $(SEED)
 
-# A process that has nothing left to do takes over what another one has still to begin.
+# A process that has nothing left to do takes over what another one has still to begin. Bytecode is kept,
+# even where the environment forbids it: children import the package again and again.
 test-all: TIERS = -m 'not soak'
 test test-all: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TIERS) $(TESTS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TIERS) $(TESTS)
 
 # Every goal of docs/running.md at full size; its table is written anew.
 soak: $(VENV)/ready

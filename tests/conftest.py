@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import gc
 import importlib.metadata
 import json
 import os
@@ -49,6 +50,8 @@ import jax
 from zygote import Zygote
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing makes millions of small objects, which the collector would look through again and again.
+gc.set_threshold(200_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +59,14 @@ def cache(tmp_path, monkeypatch):
     """Made records go to the test's own folder."""
     monkeypatch.setenv("IMAGEBIND_JAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """What one file's tests have compiled: the next file's would not find it, and the memory grows."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +181,7 @@ def pytest_collection_finish(session):
     """What does not end, as its process is killed, is not taken for reached."""
     for item in session.items:
         record(item, goals.BEGUN)
+    gc.freeze()  # what all tests share is never garbage
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,6 @@
 """The local page in a real browser: files are dropped, words typed, the slider moved, hits read."""
 
+import importlib.util
 import pathlib
 import re
 import urllib.parse
@@ -8,7 +9,10 @@ import browser
 import pytest
 from own_files import jpeg
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'imagebind-jax[demo]'")
+if not importlib.util.find_spec("gradio"):  # its import takes seconds, also where no test here is wanted
+    pytest.skip(
+        "gradio is not installed: pip install 'imagebind-jax[demo]'", allow_module_level=True
+    )
 if browser.missing():
     pytest.skip(browser.missing(), allow_module_level=True)
 
