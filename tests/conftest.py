@@ -90,6 +90,39 @@ def two_devices():
         yield
 
 
+UNSEEN = {"inputs", "pairs", "evaluation", "evaluate_every", "checkpoint_every", "log_every"}
+
+
+@pytest.fixture(scope="module")
+def compiled_once():
+    """Let runs of one file share a compiled step, which takes longer to trace than to run.
+
+    UNSEEN are the fields of a config that a step does not depend on.
+    """
+    from imagebind_jax import faults, sharding
+
+    compiled = {}
+
+    def once(compile):
+        def of(place, step, state):
+            config = vars(step.keywords["config"])
+            seen = {name: value for name, value in config.items() if name not in UNSEEN}
+            about = (type(place), vars(place), seen, os.environ.get(faults.VARIABLE), shapes(state))
+            if (key := repr(about)) not in compiled:
+                compiled[key] = compile(place, step, state)
+            return compiled[key]
+
+        return of
+
+    def shapes(state):
+        return jax.tree.map(lambda x: (x.shape, str(x.dtype)), state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (sharding.Sharded, sharding.Replicated):
+            patch.setattr(kind, "compile", once(kind.compile))
+        yield
+
+
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory):
     """A process that has imported everything and is forked into others, quickly."""

@@ -485,6 +485,7 @@ def test_a_deadline_begins_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 def test_an_error_in_a_process_is_heard(tmp_path):
     """Its data are not there, so the run fails, and all ends with what to do."""
     with pytest.raises(UserError, match="seed-0 are damaged .*: remove the folder"):

@@ -423,7 +423,7 @@ def file(tmp_path, monkeypatch):
 )
 def test_a_command_that_cannot_be_understood(arguments, words, mistake, file, tmp_path):
     assert words in mistake("evaluate", *arguments)
-    left = {path.name for path in tmp_path.iterdir()} - {"cache"}  # of compiled programs
+    left = {path.name for path in tmp_path.iterdir()} - {"cache", "__pycache__"}  # of programs
     assert left == {file}
 
 

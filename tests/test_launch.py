@@ -106,13 +106,17 @@ def test_a_command_that_is_killed_is_not_called_this_process(launched):
     assert (code, lines) == (70, [f"{ERROR}the command was killed by SIGKILL; {parting.RESTART}"])
 
 
-@pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize(
+    "code", [0, 2, *(pytest.param(code, marks=pytest.mark.processes) for code in (3, 4, 5, 6))]
+)
 def test_an_end_that_would_come_again_is_not_tried_again(code, launched):
     text = says(f"{ERROR}as it is\n", f"print('out'); sys.exit({code})")
     assert launched(text, restarts=3) == (code, "out\n", [f"{ERROR}as it is"])
 
 
-@pytest.mark.parametrize("code", [1, 70, 76])
+@pytest.mark.parametrize(
+    "code", [70, *(pytest.param(code, marks=pytest.mark.processes) for code in (1, 76))]
+)
 def test_another_end_is_tried_again(code, launched):
     ends, _, lines = launched(says("x\n", f"sys.exit({code})"), restarts=2)
     again = [f"restarting ({n} of 2) in 0.1 s" for n in (1, 2)]
@@ -142,7 +146,9 @@ def test_bytes_are_passed_on_as_they_are(launched):
     assert (process.folder / "err").read_bytes() == b"\x1b[2K\r bar \xff!"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.processes)]
+)
 def test_a_signal_reaches_the_command_once(number, launched):
     text = (
         "count = []; [signal.signal(n, lambda n, f: count.append(n)) for n in (2, 15)]\n"

@@ -533,6 +533,7 @@ def test_questions_that_are_no_questions_are_refused(visitor):
 # ---- the command
 
 
+@pytest.mark.processes
 def test_the_command_ends_on_a_signal_and_leaves_no_folder(gradio, stored, tmp_path):
     made = tmp_path / "made"
     made.mkdir()

@@ -9,7 +9,9 @@ import browser
 import pytest
 from own_files import jpeg
 
-if not importlib.util.find_spec("gradio"):  # its import takes seconds, also where no test here is wanted
+if not importlib.util.find_spec(
+    "gradio"
+):  # its import takes seconds, also where no test here is wanted
     pytest.skip(
         "gradio is not installed: pip install 'imagebind-jax[demo]'", allow_module_level=True
     )

@@ -85,7 +85,7 @@ def company(monkeypatch, capfd):
         thread.join(timeout=0.3)  # some sleep until their process is gone, which it is not here
 
 
-@pytest.mark.parametrize("host", [0, 5])
+@pytest.mark.parametrize("host", [0, pytest.param(5, marks=pytest.mark.processes)])
 def test_all_end_with_the_error_of_the_one_that_failed(host, company):
     company(8)
     company.main(host, parting.Company.leave, "OSError: it broke", 1)
@@ -101,7 +101,9 @@ def test_all_end_with_the_error_of_the_one_that_failed(host, company):
     assert company.ends[0][1] == max(seconds for _, seconds in company.ends.values())
 
 
-@pytest.mark.parametrize("code", [2, 3, 4, 5, 6, 76])
+@pytest.mark.parametrize(
+    "code", [2, 76, *(pytest.param(code, marks=pytest.mark.processes) for code in (3, 4, 5, 6))]
+)
 def test_what_would_come_again_has_its_code_everywhere(code, company):
     company(3)
     company.main(1, parting.Company.leave, "a reason", code)
@@ -135,6 +137,7 @@ def test_a_broken_exchange_is_not_the_reason(company):
     assert [company.ends[h][0] for h in range(3)] == [70, 1, 70]
 
 
+@pytest.mark.processes
 def test_a_broken_exchange_of_which_nobody_is_the_reason(company):
     company(2)
     company.main(1, parting.Company.leave, "ValueError: Gloo timed out", 1)
@@ -158,6 +161,7 @@ def test_a_silent_host_is_named_by_all(company):
     assert first > SILENCE * 0.9 and last < SILENCE + 3
 
 
+@pytest.mark.processes
 def test_a_host_0_that_is_stopped_is_named_by_all(company):
     store = company(3)
     time.sleep(0.5)
@@ -184,6 +188,7 @@ def test_an_orderly_end_waits_for_all_and_is_nobodys_error(company, capfd):
     assert not any(thread.is_alive() for host in company.hosts for thread in host._threads)
 
 
+@pytest.mark.processes
 def test_a_host_that_fails_while_others_wait_at_their_end(company):
     company(3)
     for host in (0, 1):

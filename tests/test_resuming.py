@@ -67,8 +67,9 @@ def kill_runs(train, whole, seed, kills):
     return runs
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G7")
-@pytest.mark.parametrize("end", [pytest.param("sigterm", marks=pytest.mark.processes), "kill"])
+@pytest.mark.parametrize("end", ["sigterm", "kill"])
 def test_in_halves_it_is_the_same_run(end, train, whole, measured):
     at = 2 * EVERY + 1
     code, out, err = train(fault=f"kind={end},step={at}")

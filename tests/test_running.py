@@ -81,6 +81,7 @@ def test_a_second_sigterm_after_all_is_saved_changes_no_exit_code(train):
     assert child.wait() == 0, child.err
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G15")
 @pytest.mark.parametrize(
     "second", [pytest.param(signal.SIGTERM, marks=pytest.mark.processes), signal.SIGINT]
@@ -168,6 +169,7 @@ def test_replicas_that_differ_stop_the_run(train, measured):
     measured("a flipped bit at step 5 is told at step 6 (K = 2)")
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G16", "G29")
 def test_a_second_trainer_is_refused_and_told_by_whom(train, measured):
     child = train.start(fault="kind=sleep,step=2")
@@ -208,6 +210,7 @@ def test_checkpoints_that_cannot_be_written(train, whole, measured):
     measured("one that fails is one line, the run ends bitwise the same; three: exit 5")
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G5", "G29")
 def test_a_damaged_checkpoint_is_stepped_over_unless_told_not_to(
     train, whole, whole_folder, measured

@@ -22,7 +22,7 @@ from imagebind_jax.optimizer import OptimizerConfig
 
 STEPS, HALF = 60, 30
 BATCH = 16
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices", "compiled_once")]
 PAUSE = "IMAGEBIND_JAX_TEST_PAUSE"  # seconds that reading a record takes
 
 
@@ -218,6 +218,8 @@ def test_a_damaged_checkpoint_is_stepped_over_and_made_again(full, tmp_path):
     for path in (folder / "checkpoints" / str(STEPS) / "meta").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
+    with pytest.raises(checkpoint.CheckpointCorrupt):
+        train.fit(make_config(), folder, say=quiet, fallback=False)
     params = train.fit(make_config(), folder, say=said.append)
     assert f"going on from step {HALF}" in said
     assert len([line for line in said if f"checkpoint {STEPS}" in line]) == 1
@@ -362,6 +364,14 @@ def test_mistakes_are_named_before_anything_is_written(change, words, tmp_path):
         train.fit(make_config(**change), tmp_path / "run", say=quiet)
     assert words in str(raised.value)
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_a_second_trainer_is_refused_and_told_by_whom(tmp_path):
+    tmp_path.joinpath("run").mkdir()
+    with files.locked(tmp_path / "run" / ".lock"), pytest.raises(UserError) as raised:
+        train.fit(make_config(), tmp_path / "run", say=quiet)
+    held = f"held by process {os.getpid()} on {os.uname().nodename}"
+    assert "another process is training in" in str(raised.value) and held in str(raised.value)
 
 
 def train_slowly(arguments):

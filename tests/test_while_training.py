@@ -19,7 +19,7 @@ from imagebind_jax.evaluators.retrieval import Retrieval
 from imagebind_jax.inputs.pipeline import Pair
 from imagebind_jax.model import ImageBind
 
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices", "compiled_once")]
 STEPS, EVERY = 12, 5
 RECORDS = 40
 
@@ -133,6 +133,7 @@ def test_an_evaluation_that_breaks_does_not_end_the_run(plain, tmp_path):
     assert [line for line in said if line.startswith(start)] == [f"{start}KeyError: 'none'"] * 3
 
 
+@pytest.mark.processes
 def test_an_evaluation_whose_worker_hangs_leaves_training_its_own(tmp_path):
     """Its file is named, its worker is gone, and those of training make all batches."""
     hangs = {name: Hangs(name, str(tmp_path / "mark")) for name in ("vision", "audio")}
