@@ -7,6 +7,7 @@ import os
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from imagebind_jax.ablate.arrays import Folder, last_file
 from imagebind_jax.ablate.baselines import AUDIO, BASELINE, DEPTH, THERMAL
 from imagebind_jax.ablate.jobs import Job, Results
 from imagebind_jax.errors import UserError
+from imagebind_jax.model import init
 
 pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
 
@@ -182,8 +184,14 @@ def everything(tmp_path_factory):
         written[part].append(name)
         return write(self, name, array)
 
+    def untrained(config, batch, tell=None):
+        return jax.jit(lambda: init(config.model, jax.random.key(config.seed)))()
+
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
+        patch.setattr(
+            towers, "trained", untrained
+        )  # what towers see matters here, not what they learn
         patch.setattr(Folder, "write", spy)
         for part in dict.fromkeys(part for s in SETTINGS for part in data.needed(s)):
             written[part] = []
@@ -243,6 +251,7 @@ def test_a_setting_that_two_ablations_share_is_run_once(tmp_path):
     assert len(settings) == len(set(settings)) == 2 * 6 + 2
 
 
+@pytest.mark.notebooks
 def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
     """Data, runs, verdicts and reports, in this process; and again, from what is kept."""
     done = []

@@ -21,6 +21,7 @@ from imagebind_jax.porting.loading import read_config
 CLIP = pathlib.Path(__file__).parent / "golden" / "clip" / "open_clip.pt"
 pytestmark = [
     pytest.mark.jax,
+    pytest.mark.usefixtures("two_devices"),
     pytest.mark.filterwarnings("ignore:.*a vocabulary of 40"),
 ]
 

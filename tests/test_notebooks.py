@@ -13,6 +13,7 @@ import pytest
 NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.py"))
 LARGEST = 400_000  # bytes of a rendered notebook
+QUICKEST = "02_port_a_checkpoint"  # of the default tier
 SECONDS = 120  # on two cores with nothing else to do, where no other notebook has trained anything
 ABSOLUTE = re.compile(r"""(^|[\s"'(=])/[A-Za-z]""", re.M)
 
@@ -111,11 +112,14 @@ def place(tmp_path_factory):
     }
 
 
-@pytest.mark.notebooks
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == QUICKEST else pytest.mark.notebooks) for name in NAMES],
+)
 def test_a_notebook_runs_in_its_time_and_keeps_its_promise(name, render, place, monkeypatch):
-    for variable in [each for each in os.environ if each.startswith("JAX_")]:
-        monkeypatch.delenv(variable)  # what the other tests compile with, and where they keep it
+    if name != QUICKEST:  # else what the other tests compile with, and where they keep it
+        for variable in [each for each in os.environ if each.startswith("JAX_")]:
+            monkeypatch.delenv(variable)
     folder, environment = place
     notebook = render.read(folder / f"{name}.py")
     before = processor()

@@ -366,13 +366,8 @@ def test_one_step_at_full_size_is_traced(stem):
     assert {"loss", "gradient_norm"} <= numbers.keys()
 
 
-@pytest.mark.parametrize(
-    "stem",
-    [
-        pytest.param(stem, marks=[] if stem == "train_sun_rgbd" else pytest.mark.notebooks)
-        for stem in PAPER
-    ],
-)
+@pytest.mark.notebooks
+@pytest.mark.parametrize("stem", PAPER)
 def test_it_trains_on_the_datasets_sample(stem, tmp_path, monkeypatch):
     """Everything as it is but for the widths of towers, the batch, and how many steps there are."""
     if stem in ("train_audioset", "train_ego4d"):
