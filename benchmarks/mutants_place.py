@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-COVERAGE = "[run]\nrelative_files = true\nsource =\n  imagebind_jax\n  data\n"
+COVERAGE = "[run]\nbranch = true\nrelative_files = true\nsource =\n  imagebind_jax\n  data\n"
 
 _running: set[subprocess.Popen] = set()
 _stopped = threading.Event()
