@@ -311,6 +311,23 @@ def test_anchors_of_anything_else_are_refused(change, words, made, tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists() or not metrics.read(tmp_path / "metrics.jsonl")
 
 
+@dataclasses.dataclass(frozen=True)
+class Younger(Seen):
+    """`Seen`, whose noise was not there when the first anchors were made."""
+
+    younger_fields = ("noise",)
+
+
+def test_anchors_of_a_setting_that_the_transform_lacks_are_refused(tmp_path):
+    wanted, found = (
+        kept_anchors.described("vision", Toy(), COUNT, Younger("vision", 100, *noise), False, VIEWS)
+        for noise in ((), (0.2,))
+    )
+    kept_anchors.check_same(tmp_path, wanted, wanted)
+    with pytest.raises(UserError, match=r"another transform.noise \(0.2, not None\)"):
+        kept_anchors.check_same(tmp_path, found, wanted)
+
+
 def test_no_anchors_and_those_of_no_views(made, tmp_path):
     with pytest.raises(UserError, match=f"no anchors in {tmp_path}"):
         train.fit(make_config(folder=tmp_path), tmp_path / "run", say=quiet)

@@ -11,11 +11,12 @@ import pytest
 from own_files import given, jpeg, tone, write_files
 
 import imagebind_jax as ib
-from imagebind_jax import cli
+from imagebind_jax import cli, embed_files, storing
 from imagebind_jax.encoding import Encoders
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import finding
 from imagebind_jax.inputs.known import by_shape
+from imagebind_jax.inputs.rows import Rows, ToInputs
 from imagebind_jax.store import Store
 
 pytest_plugins = ["own_files"]
@@ -200,6 +201,23 @@ def test_only_what_is_new_or_changed(embed, tmp_path):
     assert code == 0 and "3 embedded" in out
     found = Store(tmp_path / "store")
     assert len(found) == 6 and found.replaced.sum() == 1
+
+
+def test_a_file_that_changes_while_it_is_read_is_known_as_it_was_before(tmp_path):
+    """So that it is embedded again: what is in the store is of what was read."""
+    path, see = tmp_path / "a.jpg", by_shape("vision", own_files.MODEL.encoders["vision"].shape)
+    path.write_bytes(jpeg((9, 9, 9)))
+    before = storing.stamp(str(path))
+
+    def then_changed(*arguments):
+        seen = see(*arguments)
+        path.write_bytes(jpeg((200, 200, 200), size=(48, 48)))
+        return seen
+
+    records = finding.Records(finding.find([str(path)]).items)
+    make = embed_files._Make(Rows(records, ToInputs({"vision": then_changed}), "own"), "vision")
+    made, _ = make(0)
+    assert json.loads(made["about"].tobytes())["stamp"] == before != storing.stamp(str(path))
 
 
 def test_what_a_manifest_says_more_is_taken_in(embed, tmp_path):

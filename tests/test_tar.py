@@ -261,6 +261,13 @@ def test_what_is_no_archive_says_why(make, words, shard):
     assert words in refused(shard)
 
 
+def test_of_two_archives_in_one_file_neither_is_lost_silently(shard, tmp_path):
+    other = pack(tmp_path / "other.tar", {"b/1.txt": b"lost"})
+    shard.write_bytes(shard.read_bytes() + other.read_bytes())
+    with pytest.raises(MediaError, match="several archives in one file"):
+        list(members(str(shard)))
+
+
 @pytest.mark.parametrize("mutants", [30, pytest.param(300, marks=pytest.mark.fuzz)])
 def test_any_damage_is_an_error_or_harmless(mutants, shard, rotating_seed):
     content = shard.read_bytes()

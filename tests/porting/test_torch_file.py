@@ -188,6 +188,14 @@ def test_a_flipped_bit_is_found_when_its_tensor_is_used_and_not_before(saved):
             file["bad"]
 
 
+def test_a_tensor_may_reach_its_records_last_element_and_none_beyond(saved):
+    last = mapping(a=tensor((2, 2), (2, 1)), b=tensor((1,), offset=3))
+    assert [array.max() for array in saved(torch_file(last)).values()] == [4, 4]
+    for beyond in (tensor((5,)), tensor(offset=1), tensor((2, 2), (3, 1)), tensor((), (), 4)):
+        with pytest.raises(UserError, match="reaches beyond its storage"):
+            saved(torch_file(mapping(w=beyond)))
+
+
 def test_only_zeros_and_ones_are_bools(saved):
     top = mapping(w=tensor(kind="torch.BoolStorage"))
     np.testing.assert_array_equal(
