@@ -322,6 +322,14 @@ def test_what_a_colour_asks_for_is_boxed():
     assert (found.samples, found.unusable, found.numbers["mean_iou"].n) == (6, 0, 3)
 
 
+def test_what_stands_in_the_middle_of_a_wide_picture_is_found_by_chance():
+    bench, mask = Planted(), np.zeros((16, 32), bool)
+    mask[6:10, 12:20] = True
+    where = {"mask": run_lengths(mask), "box": box_of(mask)}
+    bench.asked = [{**note, **where} for note in bench.asked]
+    assert measured(bench).chance == {"mean_iou": 1, "success": 1, "pointing": 1}
+
+
 def test_asking_for_the_other_colour_finds_the_other_thing():
     bench = Planted()
     bench.queries = bench.queries[::-1]

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
@@ -162,6 +163,24 @@ def test_one_modality_alone_has_its_numbers_alone():
     alone = dataclasses.replace(found, train=found.train[:1], test=found.test[:1])
     numbers = alone.measure(Planted()).numbers
     assert next(iter(numbers)) == "audio" and not {"fusion", "gain"} & numbers.keys()
+
+
+class Linear(nn.Module):
+    """The smallest classifier."""
+
+    @nn.compact
+    def __call__(self, x, there, train=False):
+        return nn.Dense(2)(x["audio"])
+
+
+def test_patience_begins_anew_where_the_loss_falls(monkeypatch):
+    """Two epochs in a row without a smaller loss end it, and not two of all."""
+    losses = iter([3.0, 4.0, 2.0, 4.0, 1.0, 4.0, 4.0])  # more would be asked for in vain
+    monkeypatch.setattr(supervised, "_loss", lambda *_: next(losses))
+    samples = supervised.Samples.of({"audio": (np.eye(4, dtype=np.float32), np.ones(4, bool))})
+    rows, learning = np.arange(4), Learning(epochs=20, patience=2)
+    found = supervised.fit(Linear(), samples, rows % 2, rows, rows, learning, seed=(0,))
+    assert (found.epoch, found.loss, list(losses)) == (5, 1.0, [])
 
 
 # ---- speakers
