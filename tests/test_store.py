@@ -220,7 +220,7 @@ def test_a_note_of_another_version(tmp_path):
 @pytest.mark.parametrize("where", range(1, 60, 3))
 def test_interrupted_within_a_row_or_a_commit(tmp_path, where):
     """Ctrl-C at any line of what adds and commits leaves a store that is whole."""
-    lines = 0
+    lines, before = 0, sys.gettrace()  # a debugger's, or that of who measures what tests run
 
     def trace(frame, event, _):
         nonlocal lines
@@ -229,7 +229,7 @@ def test_interrupted_within_a_row_or_a_commit(tmp_path, where):
         if event == "line":
             lines += 1
             if lines == where:
-                sys.settrace(None)
+                sys.settrace(before)
                 raise KeyboardInterrupt
         return trace
 
@@ -246,7 +246,7 @@ def test_interrupted_within_a_row_or_a_commit(tmp_path, where):
     except KeyboardInterrupt:
         pass
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     found = Store(tmp_path / "s")
     assert 3 <= len(found) <= 6
     check(tmp_path / "s", len(found))
