@@ -12,10 +12,19 @@ import jax
 import numpy as np
 import pytest
 
-from imagebind_jax import checkpoint, files, metrics, sharding, step_folders, train, training_step
+from imagebind_jax import (
+    checkpoint,
+    faults,
+    files,
+    metrics,
+    sharding,
+    step_folders,
+    train,
+    training_step,
+)
 from imagebind_jax.config import TrainConfig, facts
 from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.errors import UserError
+from imagebind_jax.errors import Preempted, UserError
 from imagebind_jax.inputs import pipeline
 from imagebind_jax.model import ImageBind, ImageBindConfig, embed
 from imagebind_jax.optimizer import OptimizerConfig
@@ -204,6 +213,29 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(full, half):
         assert {k: v for k, v in a.items() if k not in lost} == {
             k: v for k, v in b.items() if k not in lost
         }
+
+
+@pytest.fixture
+def handler():
+    """Let SIGTERM mean after the test what it meant before: past a run that it ended it is ignored."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("handler")
+def test_a_preempted_run_goes_on_to_the_same_end_bit_for_bit(full, half, monkeypatch):
+    def terminate(step, host):
+        if step == HALF + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)  # in which it is heard
+
+    with monkeypatch.context() as patch:  # IBJ_FAULT would have the step compiled anew
+        patch.setattr(faults, "strike", terminate)
+        with pytest.raises(Preempted, match=r"preempted at step [345]\d, saved"):
+            train.fit(make_config(), half, say=quiet)
+    assert_same_bits(train.fit(make_config(), half, say=quiet), full[1])
+    assert steps_logged(half) == list(range(STEPS))
 
 
 def test_a_finished_run_is_not_run_again(full, tmp_path, monkeypatch):
