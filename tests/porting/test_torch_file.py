@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 
 import ml_dtypes
 import numpy as np
@@ -30,6 +31,7 @@ from torch_bytes import (
 )
 
 from imagebind_jax.errors import UserError
+from imagebind_jax.porting import machine
 from imagebind_jax.porting.torch_file import TensorSpec, TorchFile
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "torch"
@@ -194,6 +196,26 @@ def test_a_tensor_may_reach_its_records_last_element_and_none_beyond(saved):
     for beyond in (tensor((5,)), tensor(offset=1), tensor((2, 2), (3, 1)), tensor((), (), 4)):
         with pytest.raises(UserError, match="reaches beyond its storage"):
             saved(torch_file(mapping(w=beyond)))
+
+
+@pytest.mark.parametrize("container", [b"]", b"}", b"N\x85"], ids=["lists", "dicts", "tuples"])
+def test_a_description_may_make_only_so_many_objects(saved, container, monkeypatch):
+    monkeypatch.setattr(machine, "MAX_NODES", 1000)
+    few, many = (mapping(w=tensor(), x=b"](" + container * n + b"e") for n in (900, 1000))
+    assert list(saved(torch_file(few))) == ["w"]
+    with pytest.raises(UserError, match="some weights.pth: .* has more than 1,000 objects"):
+        saved(torch_file(many))
+
+
+@pytest.mark.parametrize("member", ["data.pkl", "byteorder", "data/0", "version"])
+def test_no_bytes_hide_behind_a_member(saved, member):
+    """Not even behind one alone, the others following one another without a gap."""
+    hidden = b"#!/bin/sh\n"
+    told = {"data.pkl": description(mapping(w=tensor())), "byteorder": b"little", "data/0": FOUR}
+    data = told.get(member, b"3\n")
+    lie = {"packed": len(data), "size": len(data), "crc": zlib.crc32(data), "data": data + hidden}
+    with pytest.raises(UserError, match="bytes .* are in no member"):
+        saved(torch_file(mapping(w=tensor()), each={f"top/{member}": lie}))
 
 
 def test_only_zeros_and_ones_are_bools(saved):
