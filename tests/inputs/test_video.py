@@ -16,7 +16,7 @@ from samples import GOLDEN
 
 import imagebind_jax as ib
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import video, vision
+from imagebind_jax.inputs import containers, video, vision
 from imagebind_jax.inputs.augment import Spatial, View
 from imagebind_jax.inputs.media import MediaError
 
@@ -106,6 +106,13 @@ def test_no_more_is_read_than_from_the_keyframe(container, monkeypatch):
     monkeypatch.setattr(video, "MAX_PACKETS", 40)  # of 60
     assert [stamps(source, i / 30, 1 / 30) for i in range(44, 60)] == [[i] for i in range(44, 60)]
     assert video.duration(source) == pytest.approx(2, abs=2e-3)
+
+
+def test_no_more_than_so_many_bytes_are_looked_through_for_what_is_missing(monkeypatch):
+    monkeypatch.setattr(containers, "MAX_OPENING", 1 << 20)
+    head = movie(12, "libvpx", "webm")[:300]  # it announces a video, of which nothing is there
+    with pytest.raises(MediaError, match="too much to look through for one part"):
+        video.duration(head + bytes(3 << 20))
 
 
 def test_frames_without_their_keyframe_are_not_there():
