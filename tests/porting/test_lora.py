@@ -389,6 +389,20 @@ def test_a_changed_scale_is_noticed(tmp_path):
         lora.load(path, BASE, base())
 
 
+def test_a_parameter_that_somebody_adds_to_a_file_is_refused(tmp_path):
+    path = tmp_path / "some.safetensors"
+    lora.save(path, *adapted())
+    with safetensors.safe_open(path, framework="np") as file:
+        told = file.metadata()
+    held = safetensors.numpy.load_file(path)
+    safetensors.numpy.save_file(held, path, told)
+    lora.load(path, BASE, base())  # written again, but the same
+    added = {"text/log_logit_scale": np.array(1.5, np.float32)}
+    safetensors.numpy.save_file(held | added, path, told)
+    with pytest.raises(UserError, match="text/log_logit_scale is damaged: it is not what was"):
+        lora.load(path, BASE, base())
+
+
 # ---- the PyTorch project's files
 
 
