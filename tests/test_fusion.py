@@ -11,7 +11,7 @@ from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.evaluators import speakers, supervised
 from imagebind_jax.evaluators.benchmark import UNUSABLE, Bench, Items
 from imagebind_jax.evaluators.convolutional import Convolutional
-from imagebind_jax.evaluators.fusion import Fusion
+from imagebind_jax.evaluators.fusion import Fusion, frozen
 from imagebind_jax.evaluators.fusion_heads import HEADS
 from imagebind_jax.evaluators.supervised import Learning
 from imagebind_jax.model import ImageBindConfig, init
@@ -165,6 +165,24 @@ def test_one_modality_alone_has_its_numbers_alone():
     assert next(iter(numbers)) == "audio" and not {"fusion", "gain"} & numbers.keys()
 
 
+class Far(Planted):
+    """The same, whose records to be tested on are far from those to learn from."""
+
+    def embed(self, items):
+        return super().embed(items) + np.float32(3.0 * (items.source.name == "test"))
+
+
+def test_embeddings_are_standardised_by_those_to_learn_from_alone():
+    learned = np.arange(192)  # of 256: the others are held out
+    found = frozen(Far(), fusion().splits, learned)
+    near = frozen(Planted(), fusion().splits, learned)
+    for modality, x in found.samples.x.items():
+        np.testing.assert_allclose(x[learned].mean(axis=0), 0, atol=1e-5)
+        assert x[learned].std() == pytest.approx(1, rel=1e-4)
+        np.testing.assert_array_equal(x[:256], near.samples.x[modality][:256])
+        assert abs(x[256:].mean(axis=0)).max() > 0.5  # those to be tested on stay far
+
+
 class Linear(nn.Module):
     """The smallest classifier."""
 
@@ -186,12 +204,12 @@ def test_patience_begins_anew_where_the_loss_falls(monkeypatch):
 # ---- speakers
 
 
-def parts(train, test, validation=None, **options):
+def parts(train, test, validation=None, seed=0, **options):
     sources = [
         Exclusive(48, name, speakers=who) if who else None
         for name, who in (("train", train), ("validation", validation), ("test", test))
     ]
-    return speakers.parts(Planted(), *sources, group="actor", **options)
+    return speakers.parts(Planted(seed), *sources, group="actor", **options)
 
 
 def test_nobody_is_in_two_splits():
@@ -212,6 +230,14 @@ def test_whole_speakers_are_held_out():
     np.testing.assert_array_equal(found.held_out, again.held_out)
     assert speakers.hold_out(None, 2, 0.01, 0).sum() == 1
     assert speakers.hold_out(np.array([4, 4, 9, 9]), 4, 0.99, 0).sum() == 2
+
+
+def test_anyone_may_be_held_out_as_the_seed_has_it():
+    held_out = [
+        frozenset(found.groups[found.held_out].tolist())
+        for found in (parts(tuple(range(8)), (20, 21), seed=seed, share=0.25) for seed in range(40))
+    ]
+    assert frozenset.union(*held_out) == set(range(8))  # their codes: those of train come first
 
 
 def test_speakers_are_drawn_together():

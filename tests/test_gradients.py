@@ -111,6 +111,24 @@ def test_what_is_dropped_matters_here():
     assert abs(loss - whole()[0]) > 1e-2
 
 
+def test_what_is_dropped_is_drawn_by_the_seed_of_the_run_and_the_step():
+    def over_devices(of_pair):
+        def drawn(trained, frozen, batch, key):  # in place of a loss: what dropout draws from
+            return jax.random.uniform(key), {}, jax.tree.map(jnp.zeros_like, trained)
+
+        return drawn
+
+    def loss(seed, number):
+        settings = config(seed=seed)
+        state = training_step.create_state(settings).replace(step=number)
+        step = functools.partial(training_step.train_step, over_devices=over_devices)
+        return step(state, batch(), config=settings)[1]["loss"]
+
+    both = jax.jit(lambda number: [loss(0, number), loss(1, number)])
+    found = [float(each) for number in (0, 1, 0) for each in both(jnp.int32(number))]
+    assert found[:2] == found[4:] and len(set(found)) == 4
+
+
 def over(place, settings, start=None):
     """(compiled, placed): of a batch's gradient by the trained parameters."""
     trained, frozen = optimizer.split(start or params(), settings.optimizer)

@@ -343,6 +343,20 @@ def test_files_of_ours_that_are_not_as_they_were_written_are_refused(tmp_path):
         StoredBench(config(), folder).embed(ITEMS)
 
 
+def test_embeddings_of_one_modality_by_two_models_are_refused(tmp_path):
+    encoder = EncoderConfig((4, 2), patch=(2,), **SMALL)
+    model = ImageBind(ImageBindConfig({"audio": encoder}, embed_dim=WIDTH))
+    first, second, third = (Items(Ids(name), "audio", Line()) for name in ("one", "two", "three"))
+    made = ModelBench(config(), model, parameters(model.config), folder=tmp_path)
+    made.embed(first), made.embed(second)
+    made.replace(parameters(model.config, seed=1))
+    made.embed(third)
+    stored = StoredBench(config(), tmp_path / "embeddings")
+    assert stored.embed(first).shape == stored.embed(second).shape == (N, WIDTH)
+    with pytest.raises(UserError, match=r"three.audio.npy is of other weights than .* of audio"):
+        stored.embed(third)
+
+
 def test_embeddings_of_any_length_are_directions(tmp_path):
     z = np.eye(N, WIDTH) + 0.5
     for scale in (1e300, 1e-300):

@@ -251,6 +251,15 @@ def test_masks_have_all_widths_and_places_alike():
     assert min(lowest) == 0 and max(lowest) > 120 and 57 < np.mean(lowest) < 64
 
 
+def test_masks_reach_every_band_up_to_the_highest():
+    reached, rng = np.zeros(128, bool), np.random.default_rng(0)
+    for _ in range(1000):
+        mel = np.ones((128, 1), np.float32)
+        spectrograms.mask_bands(mel, 12, rng)
+        reached |= mel[:, 0] == 0
+    assert reached.all()
+
+
 def test_the_sound_of_a_video_is_heard_where_no_other_is_given():
     waveform = np.random.default_rng(0).normal(0, 0.1, (1, 96_000)).astype(np.float32)
     encoded = io.BytesIO()
