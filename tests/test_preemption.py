@@ -2,10 +2,12 @@
 
 import os
 import signal
+import threading
 import time
 
 import pytest
 
+from imagebind_jax import preemption
 from imagebind_jax.preemption import Notice
 
 
@@ -40,3 +42,20 @@ def test_where_one_came_more_change_nothing_even_after_the_block(theirs):
     terminate()
     assert theirs == []
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # which Python's end leaves as it is
+
+
+@pytest.mark.parametrize("again, ends", [(3600, []), (-1, [128 + signal.SIGTERM])])
+@pytest.mark.usefixtures("theirs")
+def test_a_second_one_ends_it_unless_it_comes_with_the_first(again, ends, monkeypatch):
+    found = []
+    monkeypatch.setattr(os, "_exit", found.append)
+    monkeypatch.setattr(
+        preemption, "AGAIN", again
+    )  # so that a busy machine is never late, or always
+    with Notice():
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+    for thread in threading.enumerate():
+        if thread.name == "sigterm":
+            thread.join()  # which has then seen both
+    assert found == ends

@@ -226,6 +226,25 @@ def test_a_stopped_preparation_goes_on_with_what_is_left(run, out, tmp_path, mon
             assert tree(out)[name] == data
 
 
+def test_a_shard_is_entered_once_a_power_cut_cannot_take_its_name(run, out, monkeypatch):
+    safe, entered = set(), []
+
+    def synced(descriptor, fsync=os.fsync):
+        fsync(descriptor)
+        if os.path.samestat(os.fstat(descriptor), out.stat()):
+            safe.update(os.listdir(descriptor))
+
+    def enter(folder, done, enter=parts.enter):
+        entered.append((done.shard.file, done.shard.file in safe))
+        enter(folder, done)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(parts, "enter", enter)
+    run()
+    assert entered == [(f"{name}.array_record", True) for name in ALL]
+    assert "dataset.json" in safe
+
+
 def test_other_files_are_noticed(run, out, download, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, "train-00002.array_record")
