@@ -189,9 +189,8 @@ def everything(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
-        patch.setattr(
-            towers, "trained", untrained
-        )  # what towers see matters here, not what they learn
+        # What towers see matters here, not what they learn.
+        patch.setattr(towers, "trained", untrained)
         patch.setattr(Folder, "write", spy)
         for part in dict.fromkeys(part for s in SETTINGS for part in data.needed(s)):
             written[part] = []

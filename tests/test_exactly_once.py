@@ -46,7 +46,7 @@ def test_of_two_sources_every_record_once_in_each_epoch_over_reshapes(measured):
     for pair, size in SIZES.items():
         numbers = [n for name, batch in history if name == pair for n in batch]
         epochs = [numbers[at : at + size] for at in range(0, len(numbers), size)]
-        assert len(epochs) > 10
+        assert len(epochs) > goals.size(10, 20)
         first = 100 * (pair == "vision+imu")
         assert all(sorted(epoch) == list(range(first, first + size)) for epoch in epochs[:-1])
         assert len(set(epochs[-1])) == len(epochs[-1])

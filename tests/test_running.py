@@ -83,9 +83,7 @@ def test_a_second_sigterm_after_all_is_saved_changes_no_exit_code(train):
 
 @pytest.mark.processes
 @pytest.mark.goal("G15")
-@pytest.mark.parametrize(
-    "second", [pytest.param(signal.SIGTERM, marks=pytest.mark.processes), signal.SIGINT]
-)
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(second, train, measured):
     # A step that hangs, so that the first is not heeded.
     child = train.start(fault=f"kind=sleep,step={EVERY + 2}")

@@ -66,7 +66,6 @@ SECTIONS = [
     "demo",
     "cli",
 ]
-KEEP_CLI = {"imagebind_jax.cli": "imagebind_jax.cli"}
 
 
 def do(section):
@@ -79,7 +78,7 @@ def do(section):
             sh(f"git add -f {f}")
 
 
-def main(upto=None):
+def main():
     g = R / ".gitignore"
     g.write_text(g.read_text().replace("\nruns/\ndemo/\n", "\n/runs/\n/demo/\n"))
     for s in SECTIONS:

@@ -1,6 +1,6 @@
 """Moves modules as the table of moves has it, and rewrites every import by the syntax tree: see build.py."""
 
-import ast, pathlib, re, subprocess, sys, builtins, keyword
+import ast, pathlib, re, subprocess, sys
 
 REPO, MOVES = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 PKG = "imagebind_jax"
@@ -258,15 +258,6 @@ def main():
     for old, new in pick:
         dst = REPO / PKG / new
         dst.parent.mkdir(parents=True, exist_ok=True)
-        d = dst.parent
-        while d != REPO / PKG:
-            init = d / "__init__.py"
-            if (
-                not init.exists()
-                and f"{d.relative_to(REPO / PKG)}/__init__.py" not in pathmap.values()
-            ):
-                pass
-            d = d.parent
         run("git", "mv", f"{PKG}/{old}", f"{PKG}/{new}")
     files = [REPO / f for f in run("git", "ls-files").splitlines()]
     for f in files:

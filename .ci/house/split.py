@@ -1,13 +1,8 @@
 """move_symbols(repo, src, dst, names, doc): top-level definitions go to another file; everybody follows."""
 
-import ast, pathlib, re, subprocess, sys
+import ast, pathlib, re
 
-PKG = "imagebind_jax"
-
-
-def dotted(path):
-    parts = list(pathlib.PurePosixPath(path).with_suffix("").parts)
-    return ".".join([PKG, *parts]).removesuffix(".__init__")
+from move import PKG, Line, dotted
 
 
 def defined(node):
@@ -25,17 +20,6 @@ def span(node, lines):
     while first > 1 and lines[first - 2].startswith("#"):
         first -= 1
     return first - 1, node.end_lineno
-
-
-class Line:
-    def __init__(s, text):
-        s.lines = text.splitlines(keepends=True)
-        s.starts = [0]
-        for l in s.lines:
-            s.starts.append(s.starts[-1] + len(l))
-
-    def pos(s, line, col):
-        return s.starts[line - 1] + len(s.lines[line - 1].encode()[:col].decode())
 
 
 def add_import(text, stmt):
