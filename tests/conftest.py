@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import time
 
 # Programs run for milliseconds here and are compiled for seconds: no optimizations, and the emitter and the
@@ -154,6 +155,15 @@ def made_once(tmp_path_factory, worker_id):
         return whole
 
     return folder
+
+
+@pytest.fixture
+def theirs():
+    """A handler of those who call `fit`: what it was told."""
+    told = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    yield told
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -11,15 +11,6 @@ from imagebind_jax import preemption
 from imagebind_jax.preemption import Notice
 
 
-@pytest.fixture
-def theirs():
-    """A handler of those who call `fit`: what it was told."""
-    told = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
-    yield told
-    signal.signal(signal.SIGTERM, before)
-
-
 def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.01)  # in which Python's handlers are called

@@ -215,15 +215,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(full, half):
         }
 
 
-@pytest.fixture
-def handler():
-    """Let SIGTERM mean after the test what it meant before: past a run that it ended it is ignored."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.usefixtures("handler")
+@pytest.mark.usefixtures("theirs")
 def test_a_preempted_run_goes_on_to_the_same_end_bit_for_bit(full, half, monkeypatch):
     def terminate(step, host):
         if step == HALF + 2:
