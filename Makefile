@@ -13,6 +13,9 @@ SEED ?= 0
 TESTS ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
+# Installs in a fifth of pip's time.
+UV = $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode
 
 .PHONY: demo test test-all soak notebooks lint lock clean
 
@@ -46,8 +49,9 @@ $(VENV)/ready: $(LOCK) setup.cfg pyproject.toml
 	  { echo "imagebind_jax needs Python 3.11 or newer: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@echo "setting up $(VENV) with $$($(PYTHON) --version): about a minute"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $(LOCK)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@$(PIP) uv && $(UV) -r $(LOCK) && $(UV) --no-deps -e . || { \
+	  echo "uv could not install it (above); pip takes some minutes"; \
+	  $(PIP) -r $(LOCK) && $(PIP) --no-deps -e .; }
 	@touch $@
 
 # Both JAX lines in one file: 0.10 on Python 3.11, the newest on 3.12 and later. A second one for what

@@ -20,7 +20,7 @@ from imagebind_jax.ablate.jobs import Job, Results
 from imagebind_jax.errors import UserError
 from imagebind_jax.model import init
 
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 # Table 5, 6 and 7 of the paper and its appendix, typed anew from there: (depth, audio).
 PAPER = {
@@ -175,27 +175,31 @@ SETTINGS = tuple(dict.fromkeys(s for each in claims.ABLATIONS for s in each.sett
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory):
-    """(a folder with the data of every setting that there is, of seed 0; {part: the files written of it})"""
+def made(tmp_path_factory):
+    """made(settings): (a folder with their data, of seed 0; {part: the files written of it})"""
     folder, written = tmp_path_factory.mktemp("made"), {}
     write = Folder.write
 
     def spy(self, name, array):
-        written[part].append(name)
+        [*written.values()][-1].append(name)  # of the part that is being made
         return write(self, name, array)
 
     def untrained(config, batch, tell=None):
         return jax.jit(lambda: init(config.model, jax.random.key(config.seed)))()
 
-    with pytest.MonkeyPatch.context() as patch:
-        shrink(patch)
-        # What towers see matters here, not what they learn.
-        patch.setattr(towers, "trained", untrained)
-        patch.setattr(Folder, "write", spy)
-        for part in dict.fromkeys(part for s in SETTINGS for part in data.needed(s)):
-            written[part] = []
-            data.make(folder, 0, part)
-    return folder, written
+    def make(settings):
+        with pytest.MonkeyPatch.context() as patch:
+            shrink(patch)
+            # What towers see matters here, not what they learn.
+            patch.setattr(towers, "trained", untrained)
+            patch.setattr(Folder, "write", spy)
+            for part in dict.fromkeys(part for s in settings for part in data.needed(s)):
+                if part not in written:
+                    written[part] = []
+                    data.make(folder, 0, part)
+        return folder, written
+
+    return make
 
 
 def ablation(**changed):
@@ -290,8 +294,9 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
     assert text.split("## Small")[1] == (tmp_path / "science.md").read_text().split("## Small")[1]
 
 
-def test_every_setting_reads_nothing_but_its_data(everything, small, monkeypatch):
-    folder, written = everything
+@pytest.mark.variants
+def test_every_setting_reads_nothing_but_its_data(made, small, monkeypatch):
+    folder, written = made(SETTINGS)
     for part, names in written.items():
         assert Folder(folder, 0).has(part)
         assert last_file(part).endswith(".npz") or last_file(part) in names
@@ -300,20 +305,21 @@ def test_every_setting_reads_nothing_but_its_data(everything, small, monkeypatch
         Folder, "read", lambda self, name: read.append(name) or of_folder(self, name)
     )
     # Towers that are there look at the baseline's pictures together.
-    made = {part: {*names, last_file(part)} for part, names in written.items()}
+    files = {part: {*names, last_file(part)} for part, names in written.items()}
     for setting in SETTINGS:
         read.clear()
         runs._batches(dataclasses.replace(setting, pairs=16, batch_size=8), Folder(folder, 0))
         listed = {
             name
             for part in data.needed(setting)
-            for name in (*made[part], last_file(part), last_file(part.replace("-large", "-base")))
+            for name in (*files[part], last_file(part), last_file(part.replace("-large", "-base")))
         }
         assert set(read) <= listed | {f"depth-{data.named(data.way_of(setting))}.npy"}, setting
 
 
-def test_every_kind_of_setting_has_batches_that_its_encoder_takes(everything, small):
-    folder, _ = everything
+@pytest.mark.variants
+def test_every_kind_of_setting_has_batches_that_its_encoder_takes(made, small):
+    folder, _ = made(SETTINGS)
     short = dict.fromkeys(
         dataclasses.replace(s, pairs=16, batch_size=8, epochs=1, temperature=0.1) for s in SETTINGS
     )
@@ -325,26 +331,31 @@ def test_every_kind_of_setting_has_batches_that_its_encoder_takes(everything, sm
         assert np.allclose(np.linalg.norm(batch["anchor:vision"], axis=1), 1, atol=1e-2)
 
 
+@pytest.mark.jax
 @pytest.mark.parametrize(
     "setting",
     [
-        THERMAL,
-        dataclasses.replace(AUDIO, objective="sigmoid", learned=True, head="mlp"),
-        dataclasses.replace(DEPTH, objective="regression", encoder="small"),
+        pytest.param(THERMAL, id="thermal", marks=pytest.mark.variants),
+        pytest.param(
+            dataclasses.replace(AUDIO, objective="sigmoid", learned=True, head="mlp"), id="sigmoid"
+        ),
+        pytest.param(
+            dataclasses.replace(DEPTH, objective="regression", encoder="small"),
+            id="regression", marks=pytest.mark.variants,
+        ),
     ],
-    ids=["thermal", "sigmoid", "regression"],
-)
-def test_a_setting_trains(setting, everything, small):
+)  # fmt: skip
+def test_a_setting_trains(setting, made, small):
     setting = dataclasses.replace(setting, pairs=16, batch_size=8, epochs=1)
-    found, _ = runs.run(setting, 0, everything[0])
+    found, _ = runs.run(setting, 0, made([setting])[0])
     assert found.keys() == {*NAMES, "gap"}
     assert all(np.isfinite(value) for value in found.values())
 
 
-def test_what_settings_share_is_drawn_the_same(everything, small):
-    folder = Folder(everything[0], 0)
+def test_what_settings_share_is_drawn_the_same(made, small):
     base = dataclasses.replace(AUDIO, pairs=16, batch_size=16, mask_bands=0)
     apart = dataclasses.replace(base, aligned=False)
+    folder = Folder(made([base, apart])[0], 0)
     batches = [runs._batches(setting, folder) for setting in (base, apart)]
     for step in range(4):
         a, b = (batch(step) for batch in batches)
@@ -481,6 +492,7 @@ def test_jobs_wait_for_what_they_need_and_each_process_has_a_core(tmp_path, monk
     assert heard == sorted(heard) and heard[-1] == pytest.approx(sum(job.cost for job in todo))
 
 
+@pytest.mark.processes
 def test_a_process_that_is_killed_ends_all_with_what_to_do(tmp_path):
     todo = [Job((0,), "captioned"), Job((1,), "kill"), Job((2,), "captioned")]
     with pytest.raises(UserError, match="ended before its time .*the same command goes on"):

@@ -32,7 +32,7 @@ from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.plan import compiling, flops
 from imagebind_jax.prepare import anchors
 
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
+pytestmark = pytest.mark.usefixtures("two_devices")
 COUNT, VIEWS, STEPS = 20, Views(3, seed=5), 4
 
 
@@ -135,6 +135,7 @@ def batches(config, **options):
 # ---- the same training
 
 
+@pytest.mark.jax
 @pytest.mark.parametrize("with_vision", [True, False])
 def test_the_loss_is_that_of_the_tower(with_vision, uncached, made, tmp_path, monkeypatch):
     monkeypatch.setattr(Seen, "__call__", blind(Seen.__call__))

@@ -62,6 +62,7 @@ def downloads(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.variants
 @pytest.mark.filterwarnings("ignore:.*a vocabulary of 40")
 def test_porting(downloads, capsys):
     assert run(PORTING, capsys) >= 8
@@ -188,6 +189,7 @@ def test_readme_and_docs_name_each_other():
         assert f"docs/{page.name}" in readme
 
 
+@pytest.mark.variants
 def test_search(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()

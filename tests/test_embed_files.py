@@ -270,6 +270,7 @@ def test_another_checkpoint_is_refused(embed, files, tmp_path):
     assert code == 2 and "holds embeddings of another checkpoint" in err
 
 
+@pytest.mark.processes
 @pytest.mark.jax
 def test_workers_and_batches_change_nothing(embed, files, stored, tmp_path):
     code, _, err = embed(files / "photos", files / "sounds", "--workers", 2, "--batch-size", 5)

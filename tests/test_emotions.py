@@ -31,10 +31,10 @@ def quick(benchmark: Benchmark) -> Benchmark:
 @pytest.mark.parametrize(
     "dataset, name, which",
     [
-        ("ravdess", "RAVDESS", 0),
+        pytest.param("ravdess", "RAVDESS", 0, marks=pytest.mark.variants),
         # Trains whole encoders, which takes too long for every run (test_fusion.py does it on toys).
-        pytest.param("crema_d", "CREMA-D", 3, marks=pytest.mark.notebooks),
-        ("ravdess", "RAVDESS", 4),
+        pytest.param("crema_d", "CREMA-D", 3, marks=pytest.mark.variants),
+        pytest.param("ravdess", "RAVDESS", 4, marks=pytest.mark.variants),
         ("crema_d", "CREMA-D", 5),
     ],
 )

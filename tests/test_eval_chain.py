@@ -243,6 +243,7 @@ def test_all_of_the_paper_in_one_run(records, tmp_path):
             assert entry["reported"][who] == numbers
 
 
+@pytest.mark.variants
 def test_the_world_is_measured_as_the_demo_does(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "TEST", 16)
     monkeypatch.setattr(demo, "PROBE", 16)

@@ -16,9 +16,13 @@ from imagebind_jax.evaluators.fusion_heads import HEADS
 from imagebind_jax.evaluators.supervised import Learning
 from imagebind_jax.model import ImageBindConfig, init
 
-pytestmark = pytest.mark.jax
-
 QUICK = Learning(epochs=12, patience=12, batch_size=32, learning_rate=3e-3)
+# The dearest to compile has a tier of its own.
+SOME_HEADS = [
+    pytest.param(head, marks=[pytest.mark.variants] * (head == "transformer")) for head in HEADS
+]
+BRIEF = dataclasses.replace(QUICK, epochs=1)
+FAST = {"head": "concatenation", "learning": QUICK, "seeds": 1, "width": 16, "dropout": 0.0}
 CODES = np.eye(4, 8)  # orthogonal: two for what is heard, two for what is seen
 
 
@@ -98,7 +102,7 @@ def items(count, name, **options):
 
 def fusion(train=256, test=64, same=None, **options):
     same = same or {}
-    settings = {"learning": QUICK, "seeds": 1, "width": 16, "dropout": 0.0} | options
+    settings = FAST | options
     return Fusion(items(train, "train", **same), items(test, "test", **same), **settings)
 
 
@@ -106,7 +110,8 @@ def test_the_planted_bench_is_one():
     assert isinstance(Planted(), Bench)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.jax
+@pytest.mark.parametrize("head", SOME_HEADS)
 def test_what_only_both_tell_is_learned(head):
     found = fusion(head=head, seeds=2).measure(Planted())
     assert next(iter(found.numbers)) == "fusion"
@@ -135,7 +140,7 @@ def test_equal_seeds_give_equal_numbers():
     assert values(0) == values(0) != values(1)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", SOME_HEADS)
 def test_records_may_lack_a_modality_but_not_both(head):
     def lacks(modality, row):
         return row % 8 == 1 or (modality == "audio" and row % 8 == 2)
@@ -243,7 +248,7 @@ def test_anyone_may_be_held_out_as_the_seed_has_it():
 def test_speakers_are_drawn_together():
     same = {"speakers": (1, 2, 3, 4)}
     train, test = items(64, "train", **same), items(64, "test", speakers=(5, 6))
-    found = Fusion(train, test, group="actor", learning=QUICK, width=16, seeds=1).measure(Planted())
+    found = Fusion(train, test, group="actor", **FAST | {"learning": BRIEF}).measure(Planted())
     assert found.numbers["fusion"].n == found.numbers["gain"].n == 2
 
 
@@ -268,6 +273,7 @@ class Tunable(Planted):
         return ENCODERS, {m: params[m] for m in modalities}
 
 
+@pytest.mark.variants
 def test_encoders_learn_where_they_may():
     found = fusion(fine_tune=True, encoder_rate=1.0, head="concatenation").measure(Tunable())
     assert found.numbers["fusion"].value == 1.0 > found.numbers["audio"].value
@@ -275,6 +281,7 @@ def test_encoders_learn_where_they_may():
         fusion(fine_tune=True).measure(Planted())
 
 
+@pytest.mark.jax
 def test_a_tuned_encoder_moves_and_starts_where_it_was():
     import jax
 
@@ -322,6 +329,7 @@ class Heard(Exclusive):
         return [{**each, "label": each["heard"]} for each in super().open()]
 
 
+@pytest.mark.jax
 def test_a_convolutional_network_learns_what_one_modality_tells():
     sources = Heard(256, "train"), Heard(64, "test")
     config = network("audio")
@@ -360,5 +368,7 @@ def test_mistakes_are_one_line():
     with pytest.raises(UserError, match="no record of train.audio to learn from"):
         good.measure(Planted(lacks=lambda modality, row: modality == "audio"))
     blown = dataclasses.replace(QUICK, learning_rate=1e30)
-    with pytest.raises(UserError, match="fusion, transformer: the loss is .*lower the learning_ra"):
+    with pytest.raises(
+        UserError, match="fusion, concatenation: the loss is .*lower the learning_ra"
+    ):
         dataclasses.replace(good, learning=blown).measure(Planted())

@@ -108,7 +108,7 @@ class Run:
 
 
 @pytest.mark.goal("G27")
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", [pytest.param("pmap", marks=pytest.mark.variants), "sharded"])
 def test_no_fault_moves_a_bit_and_the_next_step_is_as_ever(name, monkeypatch, measured):
     place = PLACES[name]()
     monkeypatch.setenv(faults.VARIABLE, f"{ASKED};kind=nan_grad,step={TEN},steps=10")

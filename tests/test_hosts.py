@@ -142,6 +142,7 @@ def bad(folder, file="bad_records.jsonl"):
     return {json.loads(line)["record"] for line in (folder / file).open()}
 
 
+@pytest.mark.variants
 def test_alone_a_host_names_all_records_that_it_cannot_use(alone):
     assert bad(alone / "one") == set(BAD)
     assert steps_logged(alone / "one") == list(range(STEPS))

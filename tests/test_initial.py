@@ -20,7 +20,6 @@ from imagebind_jax.porting.loading import read_config
 
 CLIP = pathlib.Path(__file__).parent / "golden" / "clip" / "open_clip.pt"
 pytestmark = [
-    pytest.mark.jax,
     pytest.mark.usefixtures("two_devices"),
     pytest.mark.filterwarnings("ignore:.*a vocabulary of 40"),
 ]
@@ -83,7 +82,8 @@ def run(tmp_path_factory):
     return folder, train.fit(config(), folder, say=quiet)
 
 
-@pytest.mark.parametrize("parallel", ["sharded", "pmap"])
+@pytest.mark.jax
+@pytest.mark.parametrize("parallel", ["sharded", pytest.param("pmap", marks=pytest.mark.variants)])
 def test_frozen_towers_are_clips(run, tmp_path, parallel):
     params = run[1]
     if parallel == "pmap":
@@ -100,6 +100,7 @@ def test_the_new_encoder_learns_and_does_not_come_from_the_checkpoint(run):
     assert max(jax.tree.leaves(moved)) > 0
 
 
+@pytest.mark.jax
 def test_a_run_is_a_checkpoint_to_load(run):
     folder, params = run
     for path in (folder, folder / "checkpoints", folder / "checkpoints" / "2"):

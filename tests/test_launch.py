@@ -128,6 +128,7 @@ def test_until_it_does_not_end_that_way(launched, tmp_path):
     assert launched(text, restarts=5)[0] == 0
 
 
+@pytest.mark.processes
 def test_lines_of_libraries_that_are_no_end_are_passed_on(launched):
     text = "".join(f"{kind}1123 06:07:21.8   4690 pjrt.cc:1] note\n" for kind in "WE") + "half"
     code, _, lines = launched(says(text))

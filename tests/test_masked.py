@@ -23,8 +23,6 @@ from imagebind_jax.inputs.rows import Rows, ToInputs
 from imagebind_jax.inputs.sources.identity import identity
 from imagebind_jax.masked_autoencoder import MaskedAutoencoder, MaskedConfig, Tokens
 
-pytestmark = pytest.mark.jax
-
 ENCODER = EncoderConfig((40, 2), patch=(4,), width=16, depth=1, heads=2)  # 10 patches
 CONFIG = MaskedConfig(ENCODER, mask=0.5, decoder_width=16, decoder_depth=1, decoder_heads=2)
 
@@ -197,6 +195,7 @@ def two_devices(monkeypatch):
     monkeypatch.setattr(sharding, "Sharded", two)
 
 
+@pytest.mark.variants
 @pytest.mark.usefixtures("two_devices")
 def test_a_run_that_was_killed_goes_on_to_the_same_parameters(tmp_path, monkeypatch):
     one = functools.partial(
@@ -374,6 +373,7 @@ class Planted:
         self.told.append(what)
 
 
+@pytest.mark.jax
 @pytest.mark.usefixtures("two_devices")
 def test_the_benchmark_pretrains_once_and_probes_its_features(tmp_path, monkeypatch):
     few = FewShot((items(40, 1),), (items(60, 2),), shots=(2,), draws=2)

@@ -89,6 +89,7 @@ def test_all_that_came_name_those_that_did_not(address, measured):
     assert "1 of 40 hosts" in line and "host 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ...:" in line
 
 
+@pytest.mark.variants
 def test_a_host_that_gives_up_is_missed_again(address):
     told = {}
     first = threading.Thread(target=lambda: told.update(meet(address, 0, wait=2)))
@@ -152,6 +153,7 @@ def test_a_port_that_something_else_has(address):
     assert line.startswith(f"port {port} cannot be listened at within 1 s (Address already in use)")
 
 
+@pytest.mark.variants
 def test_somebody_else_at_the_coordinators_address(address):
     server = socket.create_server(meeting.place(address))
 

@@ -432,6 +432,7 @@ def test_nothing_is_told_to_anybody(visitor, page):
 # ---- mutants
 
 
+@pytest.mark.fuzz
 @pytest.mark.goal("G31")
 def test_mutated_uploads_get_an_answer_and_leave_nothing(page, files, measured):
     count = goals.size(500, 5000)

@@ -174,6 +174,7 @@ def test_a_host_0_that_is_stopped_is_named_by_all(company):
     store.state = "gone"
 
 
+@pytest.mark.variants
 def test_an_orderly_end_waits_for_all_and_is_nobodys_error(company, capfd):
     company(4)
     threads = [company.main(host, parting.Company.part) for host in range(3)]

@@ -47,6 +47,7 @@ def pairs(tmp_path_factory):
     return tuple(made)
 
 
+@pytest.mark.processes
 def test_prepared_datasets_give_the_same_batches_from_processes(pairs):
     options = {"seed": 1, "batch_size": 4, "steps": 6}
     wanted = [Batches(pairs, INPUTS, **options)[step] for step in range(6)]

@@ -92,7 +92,7 @@ LINES = {
     "JITTER": "jitter",
     "MASKED_BANDS": "frequency masking",
 }
-pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 
 @functools.cache
@@ -344,6 +344,7 @@ def test_the_tower_of_text_can_be_added_as_a_docstring_says(stem, tmp_path):
     assert state.opt_state.keys() == {parts(settings)[1]}
 
 
+@pytest.mark.jax
 @pytest.mark.parametrize("stem", STEPS)
 def test_one_step_at_full_size_is_traced(stem):
     settings = config(stem)

@@ -106,6 +106,7 @@ def test_before_the_first_step_there_is_nothing_to_save(train):
 # ---- ends that are failures
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G29", "G12")
 def test_an_exception_is_one_line_and_loses_no_commit(train, measured):
     code, out, err = train(fault=f"kind=raise,step={EVERY}")
@@ -133,6 +134,7 @@ def test_a_step_that_hangs_ends_the_run(train, measured):
     assert waited < goals.within(1.25 * 3 + 3)
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G27", "G29")
 def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run(train, measured):
     code, out, err = train(
@@ -190,6 +192,7 @@ def test_a_second_trainer_is_refused_and_told_by_whom(train, measured):
     assert max(waits) < goals.within(2)
 
 
+@pytest.mark.processes
 @pytest.mark.goal("G6", "G29")
 def test_checkpoints_that_cannot_be_written(train, whole, measured):
     code, out, err = train(fault=f"kind=disk_full,step={EVERY}")

@@ -296,6 +296,7 @@ def test_a_config_with_tuples_in_tuples_may_go_on(full, tmp_path):
     assert json.loads(json.dumps(facts(config))) == facts(config)
 
 
+@pytest.mark.variants
 def test_a_sharded_run_may_go_on_as_pmap_to_the_same_end(full, half, start):
     said = []
     params = train.fit(make_config(parallel="pmap"), half, say=said.append)

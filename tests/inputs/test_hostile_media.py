@@ -227,6 +227,7 @@ def test_names_of_several_lines_make_one(tmp_path):
         assert caught.value.source == str(broken)
 
 
+@pytest.mark.fuzz
 def test_the_judge_sees_greed_a_hang_and_a_crash(judge, monkeypatch):
     problems = judge.answer(Greed(), {}, 0).problems
     # On a slow machine so much memory takes its seconds, too.
