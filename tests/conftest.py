@@ -1,5 +1,6 @@
 """Every test runs on 8 fake CPU devices, with shapes checked and implicit broadcasting forbidden."""
 
+import contextlib
 import fcntl
 import functools
 import gc
@@ -82,12 +83,27 @@ def full_compilation():
 @pytest.fixture(scope="module")
 def two_devices():
     """Let runs find two devices: a state is split among them as among eight, which save four times as long."""
+    with few_devices(2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def four_devices():
+    """As `two_devices`, for what two hosts with two devices each do, too."""
+    with few_devices(4):
+        yield
+
+
+@contextlib.contextmanager
+def few_devices(count):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("devices", "local_devices"):
             find = getattr(jax, name)
-            patch.setattr(jax, name, functools.partial(lambda find, *about: find(*about)[:2], find))
+            patch.setattr(
+                jax, name, functools.partial(lambda find, *about: find(*about)[:count], find)
+            )
         for name in ("device_count", "local_device_count"):
-            patch.setattr(jax, name, lambda *about: 2)
+            patch.setattr(jax, name, lambda *about: count)
         yield
 
 

@@ -32,9 +32,9 @@ from imagebind_jax.arguments import parser
 from imagebind_jax.inputs import pipeline
 
 STEPS, HALF = 4, 2
-HOSTS, DEVICES = 2, 4  # of each host; this process has as many as both
+HOSTS, DEVICES = 2, 2  # of each host; this process has as many as both
 BAD = (5, 6, 20, 21)  # records, of which each host meets some
-pytestmark = pytest.mark.jax
+pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("four_devices")]
 HERE = pathlib.Path(__file__).parent
 
 
@@ -84,7 +84,7 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def alone(made_once):
+def alone(made_once, four_devices):
     """The folder of `one`, a run of one host."""
 
     def make(folder):
