@@ -21,12 +21,13 @@ import time
 import jax
 import numpy as np
 
-from imagebind_jax import sharding, training_step
 from imagebind_jax.config import TrainConfig, load
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.anchors import ANCHOR, Anchors, Views
-from imagebind_jax.plan import compiling, flops, planning
+from imagebind_jax.inputs.pipeline.precomputed import ANCHOR, Anchors, Views
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.plan import aot_compile, flops, step_estimate
+from imagebind_jax.training import step as training_step
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "train_audioset.py"
 REMAT = ("full", "products", "none")
@@ -60,15 +61,15 @@ def limit(config: TrainConfig) -> float:
 
 
 def compiled(config: TrainConfig, topology: str) -> list[Numbers]:
-    devices, rows = compiling.devices(topology), []
+    devices, rows = aot_compile.devices(topology), []
     for remat in REMAT:
         for what, kind in (("frozen tower", config), ("anchors", anchored(config))):
             model = dataclasses.replace(kind.model, remat=remat)
             each = dataclasses.replace(kind, model=model)
             row = {"what": what, "remat": remat}
             try:
-                found = planning.of_pair(each, each.pairs[0], topology, devices)
-            except compiling.DoesNotFit as error:
+                found = step_estimate.of_pair(each, each.pairs[0], topology, devices)
+            except aot_compile.DoesNotFit as error:
                 row |= {"fits": False, "gigabytes": error.wanted / 1e9}
             else:
                 row |= {

@@ -37,7 +37,7 @@ RATE = 1e-4
 
 def example(task: str) -> tuple[Any, Any, np.ndarray]:
     """(encoder's config, width of the space, inputs) of a task."""
-    from imagebind_jax.model import HUGE
+    from imagebind_jax.models.imagebind import HUGE
 
     config = HUGE.encoders["audio" if task == "step" else task]
     rng, shape = np.random.default_rng(0), (BATCH[task], *config.shape)
@@ -52,7 +52,7 @@ def ours(task: str) -> Callable[[], None]:
     import jax.numpy as jnp
 
     from imagebind_jax import optimizer
-    from imagebind_jax.model import ImageBind, ImageBindConfig, embed, init
+    from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig, embed, init
 
     config, width, x = example(task)
     settings = ImageBindConfig({"it": config}, embed_dim=width, remat=REMAT)

@@ -18,12 +18,12 @@ import time
 import numpy as np
 from PIL import Image, ImageDraw
 
-from imagebind_jax import train
-from imagebind_jax.dense import patch_embeddings
-from imagebind_jax.evaluate.embedding import ModelBench
-from imagebind_jax.evaluators import detection
-from imagebind_jax.inputs.masks import mask_of
-from imagebind_jax.model import ImageBind
+from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.tasks import detection
+from imagebind_jax.inputs.transforms.rle import mask_of
+from imagebind_jax.models.imagebind import ImageBind
+from imagebind_jax.models.patch_embeddings import patch_embeddings
+from imagebind_jax.training import fit
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 GOAL = 2.0  # times the centred box's mean IoU
@@ -108,7 +108,7 @@ def main() -> int:
     for seed in options.seeds:
         begun = time.monotonic()
         settings, asked = config("world_detection", seed), config("eval_world_detection", seed)
-        params = train.fit(settings, options.out / str(seed))
+        params = fit.fit(settings, options.out / str(seed))
         seconds.append(time.monotonic() - begun)
         bench = ModelBench(asked, ImageBind(settings.model), params)
         runs.append(measure(bench, asked.benchmarks))

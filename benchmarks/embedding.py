@@ -27,17 +27,17 @@ GOAL = 0.85
 def write_checkpoint(path: pathlib.Path) -> None:
     import jax
 
-    from imagebind_jax.encoders import EncoderConfig
-    from imagebind_jax.model import ImageBindConfig, init
-    from imagebind_jax.porting import folder, note
-    from imagebind_jax.porting.weights import InMemory
+    from imagebind_jax.models.encoder import EncoderConfig
+    from imagebind_jax.models.imagebind import ImageBindConfig, init
+    from imagebind_jax.porting.files import own_checkpoint, provenance
+    from imagebind_jax.porting.files.parameter_source import InMemory
 
     encoder = EncoderConfig(
         (2, 224, 224, 3), patch=(2, 16, 16), width=384, depth=12, heads=6, pre_norm=True
     )
     config = ImageBindConfig({"vision": encoder}, embed_dim=1024)
     weights = InMemory(config, jax.device_get(init(config, jax.random.key(0))))
-    folder.write(path, weights, lambda d: note.Note(config, {"licence": ""}, dict(d)))
+    own_checkpoint.write(path, weights, lambda d: provenance.Note(config, {"licence": ""}, dict(d)))
 
 
 def write_files(root: pathlib.Path, count: int) -> None:
@@ -50,7 +50,7 @@ def write_files(root: pathlib.Path, count: int) -> None:
 
 def bare(checkpoint: str, count: int) -> float:
     """Seconds of the model alone."""
-    from imagebind_jax.encoding import Encoders
+    from imagebind_jax.search.encoders import Encoders
 
     bench = Encoders(checkpoint).bench("vision")
     run, size = bench.runner("bare", "vision", {}), bench.batch_size

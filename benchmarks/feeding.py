@@ -31,9 +31,9 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import footage
 import numpy as np
 
-from imagebind_jax.inputs import audio, augment, depth, imu, text, thermal, vision
-from imagebind_jax.inputs.pipeline import Batches, Pair, Transform
-from imagebind_jax.model import HUGE
+from imagebind_jax.inputs.pipeline.batches import Batches, Pair, Transform
+from imagebind_jax.inputs.transforms import audio, augment, depth, imu, text, thermal, vision
+from imagebind_jax.models.imagebind import HUGE
 from imagebind_jax.plan import flops
 
 ROWS = 8  # of a batch: small, so that a turn is short

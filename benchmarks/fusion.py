@@ -16,8 +16,10 @@ import statistics
 import sys
 import time
 
-from imagebind_jax import demo, evaluate, files
-from imagebind_jax.evaluators.fusion_heads import HEADS
+from imagebind_jax.demo import run as demo
+from imagebind_jax.evaluation import run
+from imagebind_jax.evaluation.trained.fusion_heads import HEADS
+from imagebind_jax.storage import atomic
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "eval_world_fusion.py"
 GOAL = 10.0  # points
@@ -37,7 +39,7 @@ def measure(folder: pathlib.Path, seed: int, only: tuple[str, ...]) -> dict[str,
     """{benchmark: {number: percent}} of one seed's world."""
     if not (folder / "results.json").exists():
         demo.run(folder, seed=seed)
-    found = evaluate.run(config(seed), checkpoint=folder / "run", out=folder / "fusion", only=only)
+    found = run.run(config(seed), checkpoint=folder / "run", out=folder / "fusion", only=only)
     return {
         name: {number: 100 * each.value for number, each in entry.numbers.items()}
         for name, entry in found.benchmarks.items()
@@ -70,7 +72,7 @@ def main() -> int:
         print(f"| {name} | {networks[name]['accuracy']:.1f} |")
     if options.out:
         found[0] |= networks
-        files.replace_text(options.out, json.dumps(dict(zip(options.seeds, found)), indent=1))
+        atomic.replace_text(options.out, json.dumps(dict(zip(options.seeds, found)), indent=1))
     gains = {head: statistics.mean(each[head]["gain"] for each in found) for head in HEADS}
     short = [head for head, gain in gains.items() if gain < GOAL]
     print(f"\ngoal: {GOAL:.0f} points above the better modality:", "MISSED by" if short else "reached",

@@ -33,9 +33,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagebind_jax import losses, optimizer
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.model import HUGE, TINY, ImageBind, ImageBindConfig, init
+from imagebind_jax import optimizer
+from imagebind_jax.losses import contrastive
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import HUGE, TINY, ImageBind, ImageBindConfig, init
 
 Steps = Callable[[int], None]  # runs so many steps, and waits for the last
 
@@ -135,7 +136,7 @@ def our_step(model: ImageBind, row: Row, state: Any, frozen: Any, batch: Any) ->
         anchors = batch["anchor"]
         if row.hub:
             anchors = model.apply({"params": frozen}, {row.hub: batch[row.hub]})[0][row.hub]
-        return losses.pair_loss(z[row.modality], anchors, scales[row.modality])[0]
+        return contrastive.pair_loss(z[row.modality], anchors, scales[row.modality])[0]
 
     loss, gradient = jax.value_and_grad(loss_fn)(trained)
     rate = jnp.float32(1e-4)

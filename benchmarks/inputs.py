@@ -24,7 +24,8 @@ from collections.abc import Callable
 import numpy as np
 import pictures
 
-from imagebind_jax.inputs import audio, recordings, resampling
+from imagebind_jax.inputs.decoders import audio_files, resampling
+from imagebind_jax.inputs.transforms import audio
 
 Call = Callable[[], object]
 TURN = 0.03  # seconds that a contestant has at a time, at least one call
@@ -134,8 +135,8 @@ def clip(make: Callable[[], bytes]) -> Callable[[], tuple[Call, None]]:
 def parts() -> tuple[Call, Call]:
     """A clip from the middle of a file against all of the file."""
     encoded = file("FLAC")
-    part = lambda: recordings.read_audio(encoded, 4.0, 2.0)  # noqa: E731
-    return part, lambda: recordings.read_audio(encoded)
+    part = lambda: audio_files.read_audio(encoded, 4.0, 2.0)  # noqa: E731
+    return part, lambda: audio_files.read_audio(encoded)
 
 
 FBANK = "torchaudio fbank"

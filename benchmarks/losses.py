@@ -23,12 +23,13 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from imagebind_jax import losses, sharding
+from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
-from imagebind_jax.plan import compiling, schedule, topologies
+from imagebind_jax.losses import contrastive
+from imagebind_jax.plan import aot_compile, hlo_schedule, tpu_topologies
 
 WIDTH = 1024  # ImageBind's
-FORMS = ("naive", *losses.FORMS[1:])
+FORMS = ("naive", *contrastive.FORMS[1:])
 ROWS = P(sharding.BATCH)
 
 
@@ -53,7 +54,9 @@ def program(form: str):
     def loss(a, b, scale, weight):
         if form == "naive":
             return naive(a, b, scale, weight)
-        return losses.pair_loss(a, b, scale, weight=weight, axis_name=sharding.BATCH, form=form)[0]
+        return contrastive.pair_loss(
+            a, b, scale, weight=weight, axis_name=sharding.BATCH, form=form
+        )[0]
 
     return jax.value_and_grad(loss, argnums=(0, 1, 2))
 
@@ -72,7 +75,7 @@ def measure(topology: str, devices: list, size: int, form: str) -> dict:
         return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
 
     rows = shape(ROWS, size, WIDTH)
-    chip, begun = topologies.chip(topology), time.monotonic()
+    chip, begun = tpu_topologies.chip(topology), time.monotonic()
     said = {
         "size": size,
         "form": form,
@@ -85,7 +88,7 @@ def measure(topology: str, devices: list, size: int, form: str) -> dict:
         if not wanted:
             raise
         return said | {"does_not_fit": float(wanted[1]) * 2**30}
-    read = schedule.read(compiled.as_text())
+    read = hlo_schedule.read(compiled.as_text())
     exchanged: collections.Counter = collections.Counter()
     for each in read.collectives:
         exchanged[each.kind] += each.sent * each.runs
@@ -123,11 +126,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", default="v5e:16x16")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32_768, 262_144, 1_048_576])
-    parser.add_argument("--forms", nargs="+", default=FORMS, choices=("naive", *losses.FORMS))
+    parser.add_argument("--forms", nargs="+", default=FORMS, choices=("naive", *contrastive.FORMS))
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
     try:
-        devices = compiling.devices(options.topology)
+        devices = aot_compile.devices(options.topology)
         found = []
         for size in options.sizes:
             for form in options.forms:

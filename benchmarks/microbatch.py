@@ -19,12 +19,12 @@ import pathlib
 import jax
 import numpy as np
 
-from imagebind_jax import gradients
 from imagebind_jax.config import TrainConfig, load
-from imagebind_jax.devices import Device
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.model import ImageBindConfig, init
+from imagebind_jax.distributed.device_view import Device
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBindConfig, init
+from imagebind_jax.training import gradients
 
 TOPOLOGY = "v5e:4x4"
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "train_audioset.py"
@@ -86,9 +86,9 @@ def exact() -> list[dict[str, float]]:
 
 
 def compiled() -> list[dict[str, float]]:
-    from imagebind_jax.plan import compiling, planning
+    from imagebind_jax.plan import aot_compile, step_estimate
 
-    devices = compiling.devices(TOPOLOGY)
+    devices = aot_compile.devices(TOPOLOGY)
     rows = []
     for batch, parts, remat in (
         (2_048, 1, "none"),
@@ -101,9 +101,9 @@ def compiled() -> list[dict[str, float]]:
         config = load(CONFIG, TrainConfig, [*overrides, "--model.remat", remat])
         row = {"batch": batch, "parts": parts, "remat": remat}
         try:
-            found = planning.of_pair(config, config.pairs[0], TOPOLOGY, devices)
+            found = step_estimate.of_pair(config, config.pairs[0], TOPOLOGY, devices)
             row |= {"temporaries": found["memory"]["temporaries"], "seconds": found["seconds"]}
-        except compiling.DoesNotFit as error:
+        except aot_compile.DoesNotFit as error:
             row |= {"wanted": error.wanted}
         rows.append(row)
         print(row, flush=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from imagebind_jax.inputs import augment, vision
+from imagebind_jax.inputs.transforms import augment, vision
 
 Call = Callable[[], object]
 

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from imagebind_jax.model import HUGE
-from imagebind_jax.porting import writing
-from imagebind_jax.porting.reference import reference_tensors
-from imagebind_jax.porting.weights import Weights, stacked
+from imagebind_jax.models.imagebind import HUGE
+from imagebind_jax.porting.files import tensor_writers
+from imagebind_jax.porting.files.parameter_source import Weights, stacked
+from imagebind_jax.porting.imagebind_export import reference_tensors
 
 COPY = """
 import os, shutil, sys
@@ -33,7 +33,7 @@ with open(sys.argv[2]) as file: os.fsync(file.fileno())
 """
 CONVERT = """
 import os, sys
-from imagebind_jax.porting.converting import convert
+from imagebind_jax.porting.convert import convert
 convert(sys.argv[1], sys.argv[2], overwrite=True)
 os.sync()
 """
@@ -98,7 +98,7 @@ def main() -> None:
         weights = Random(HUGE, "float32", {})
         specs, tensors = reference_tensors(weights)
         print(f"writing {source}", flush=True)
-        writing.write_torch(source, specs, tensors)
+        tensor_writers.write_torch(source, specs, tensors)
     size = source.stat().st_size
 
     results: dict[str, list[dict]] = {}

@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from imagebind_jax.evaluators import common, ranking
+from imagebind_jax.evaluation.metrics import ranking, similarity
 
 WIDTH = 1024  # ImageBind's
 SOME = 8192  # queries of which the bare product is timed where n is larger
@@ -32,9 +32,9 @@ def embeddings(n: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of unit vectors of which most, but not all, are nearest to each other."""
     query, key = (np.empty((n, WIDTH), dtype) for _ in range(2))
     rng = np.random.default_rng(0)
-    for rows in common.stretches(n):
+    for rows in similarity.stretches(n):
         z, noise = (rng.standard_normal((rows.stop - rows.start, WIDTH), np.float32) for _ in "zn")
-        query[rows], key[rows] = common.unit(z), common.unit(z + 7 * noise)
+        query[rows], key[rows] = similarity.unit(z), similarity.unit(z + 7 * noise)
     return query, key
 
 
@@ -50,9 +50,9 @@ def plain(query: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def bare(query: np.ndarray, key: np.ndarray) -> None:
     """As much of it as the first SOME queries need."""
-    for rows in common.stretches(min(len(query), SOME)):
+    for rows in similarity.stretches(min(len(query), SOME)):
         z = query[rows].astype(np.float32, copy=False)
-        for columns in common.stretches(len(key)):
+        for columns in similarity.stretches(len(key)):
             z @ key[columns].astype(np.float32, copy=False).T
 
 

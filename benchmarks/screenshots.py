@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
 import browser
 
-from imagebind_jax.page.serving import serving
+from imagebind_jax.web.server import serving
 
 WIDTH, MOST = 1200, 300_000  # pixels, bytes
 

@@ -18,9 +18,10 @@ import time
 
 import numpy as np
 
-from imagebind_jax import approximate, search, storing
-from imagebind_jax.search import nearest
-from imagebind_jax.store import Store
+from imagebind_jax.search import approximate, store_writer
+from imagebind_jax.search import exact as search
+from imagebind_jax.search.exact import nearest
+from imagebind_jax.search.store import Store
 
 WIDTH, INNER, GROUPS, PIECE = 1024, 64, 2000, 20_000
 ROUNDS, ASKED = 15, 300
@@ -45,7 +46,7 @@ def drawn(count: int, seed: int):
 def make(folder: pathlib.Path, count: int) -> float:
     """Seconds to write a store of so many rows."""
     begun = time.perf_counter()
-    with storing.writing(folder, WIDTH, "c", "family") as writer:
+    with store_writer.writing(folder, WIDTH, "c", "family") as writer:
         writer.describe("vision", {})
         row = 0
         for piece in drawn(count, 0):

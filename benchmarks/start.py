@@ -33,8 +33,10 @@ def start(config: str, folder: str, begun: float) -> dict[str, float]:
     """Seconds of the parts of one start, in this process."""
     seconds: collections.Counter[str] = collections.Counter()
     parts: dict[str, float] = {}  # of what came before the end of the first step
-    from imagebind_jax import checkpoint, compiled, metrics, train
+    from imagebind_jax.checkpointing import checkpointer
     from imagebind_jax.config import TrainConfig, load
+    from imagebind_jax.runtime import compilation_cache, metrics_log
+    from imagebind_jax.training import fit
 
     seconds["import"] = time.time() - begun
     import jax
@@ -45,20 +47,20 @@ def start(config: str, folder: str, begun: float) -> dict[str, float]:
 
     jax.monitoring.register_event_duration_secs_listener(heard)
 
-    class Restored(checkpoint.Checkpoints):
+    class Restored(checkpointer.Checkpoints):
         def restore_newest(self, *arguments):
             before = time.perf_counter()
             found = super().restore_newest(*arguments)
             seconds["restore"] = time.perf_counter() - before
             return found
 
-    class FirstStep(metrics.Metrics):
+    class FirstStep(metrics_log.Metrics):
         def write(self, *arguments):
             if not parts:
                 parts.update(seconds, **{"first step ended at": time.time() - begun})
             super().write(*arguments)
 
-    checkpoint.Checkpoints, metrics.Metrics = Restored, FirstStep  # type: ignore[misc]
+    checkpointer.Checkpoints, metrics_log.Metrics = Restored, FirstStep  # type: ignore[misc]
 
     def say(line: str) -> None:
         if line == "committed step 1":
@@ -68,8 +70,8 @@ def start(config: str, folder: str, begun: float) -> dict[str, float]:
     settings = load(
         config, TrainConfig, ["--steps", "2", "--checkpoint-every", "1", "--log-every", "1"]
     )
-    with compiled.kept(say):
-        train.fit(settings, folder, say=say)
+    with compilation_cache.kept(say):
+        fit.fit(settings, folder, say=say)
     return parts
 
 
@@ -103,8 +105,8 @@ def main() -> None:
     if options.cache:
         os.environ["IMAGEBIND_JAX_CACHE"] = options.cache
     from imagebind_jax.config import TrainConfig, cached, load
-    from imagebind_jax.demo import render
     from imagebind_jax.inputs.sources import cache_folder
+    from imagebind_jax.inputs.sources.cached import render
 
     render(cached(load(options.config, TrainConfig, [])))
     rows = []

@@ -1,6 +1,6 @@
 """The six encoders written with PyTorch's own modules: what cpu.py and gpu.py are measured against.
 
-Written from the same facts as `imagebind_jax.encoders`, channels last like it; `fill` copies our
+Written from the same facts as `imagebind_jax.models.encoder`, channels last like it; `fill` copies our
 parameters over, after which both give the same embeddings (tests/test_torch_encoders.py).
 """
 
@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
+from imagebind_jax.models.encoder import EncoderConfig
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

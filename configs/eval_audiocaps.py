@@ -15,10 +15,10 @@ Not settled: how many of the 796 anybody still has. Without the subset's tables 
 975 segments, and a note says so: recall is then another number.
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig
-from imagebind_jax.evaluators.retrieval import Retrieval
-from imagebind_jax.inputs import audio
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig
+from imagebind_jax.evaluation.tasks.retrieval import Retrieval
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import audio
 
 REPORTED = {
     "paper": {"r1": 9.3, "r10": 42.3},

@@ -12,10 +12,10 @@ Not settled: nobody has all segments any more; the paper had 19,048 of 20,383. G
 records beside mAP.
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.zero_shot import ZeroShot
-from imagebind_jax.inputs import audio
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import audio
 
 REPORTED = {
     "paper": {"mAP": 17.6},

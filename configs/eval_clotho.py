@@ -12,10 +12,10 @@ the first is paired with text, the second supervised.
 Not settled: which version the paper had; the recordings of `evaluation` are as many in both.
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig
-from imagebind_jax.evaluators.retrieval import Retrieval
-from imagebind_jax.inputs import audio
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig
+from imagebind_jax.evaluation.tasks.retrieval import Retrieval
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import audio
 
 REPORTED = {
     "paper": {"r1": 6.0, "r10": 28.4},

@@ -16,14 +16,14 @@ Reported: nothing by the paper, which has no emotions.
 Not settled: classes and split, which are ours (data/crema_d/README.md); every setting of the heads.
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.convolutional import Convolutional
-from imagebind_jax.evaluators.fusion import Fusion
-from imagebind_jax.evaluators.fusion_heads import HEADS
-from imagebind_jax.evaluators.supervised import Learning
-from imagebind_jax.inputs import audio, mfcc, vision
-from imagebind_jax.inputs.pipeline import Transform
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.trained.cnn import Convolutional
+from imagebind_jax.evaluation.trained.fit_classifier import Learning
+from imagebind_jax.evaluation.trained.fusion import Fusion
+from imagebind_jax.evaluation.trained.fusion_heads import HEADS
+from imagebind_jax.inputs.pipeline.batches import Transform
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import audio, mfcc, vision
 
 FOLDER, NAME = "crema_d", "CREMA-D"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}

@@ -13,10 +13,10 @@ sensors' 200 Hz (records hold 5 s, so that would need others); units and normali
 random split, which here is by video.
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.zero_shot import ZeroShot
-from imagebind_jax.inputs import imu
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import imu
 
 REPORTED = {"paper": {"top1": 25.0}}
 

@@ -13,10 +13,10 @@ top-5 by the card of the dataset uzumibi/esc50-elevenlabs-fold1.
 Not settled: how the paper wrote the names (`_` is a space here).
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.zero_shot import ZeroShot
-from imagebind_jax.inputs import audio
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import audio
 
 REPORTED = {
     "paper": {"top1": 66.9},

@@ -16,14 +16,14 @@ self-supervised AudioMAE at 4 shots and fewer, and above supervised AudioMAE up 
 Not settled: draws, batches, schedule and which features (see evaluators/few_shot.py).
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.few_shot import FewShot
-from imagebind_jax.evaluators.from_scratch import FromScratch
-from imagebind_jax.evaluators.masked import Masked
-from imagebind_jax.evaluators.pretraining import Pretraining
-from imagebind_jax.inputs import audio
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.few_shot import FewShot
+from imagebind_jax.evaluation.trained.from_scratch import FromScratch
+from imagebind_jax.evaluation.trained.mae_pretraining import Pretraining
+from imagebind_jax.evaluation.trained.masked_autoencoder import Masked
 from imagebind_jax.inputs.sources import Prepared
-from imagebind_jax.model import HUGE
+from imagebind_jax.inputs.transforms import audio
+from imagebind_jax.models.imagebind import HUGE
 
 FITTED = {"learning_rate": 1.6e-3, "weight_decay": 0.05, "epochs": 50}
 

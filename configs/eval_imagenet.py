@@ -10,10 +10,10 @@ Reported: 77.7 by the paper (table 2), 76.31 by FreeBind with the released weigh
 Not settled: nothing that we know of. Both towers are OpenCLIP's ViT-H, frozen.
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.zero_shot import ZeroShot
-from imagebind_jax.inputs import vision
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import vision
 
 REPORTED = {
     "paper": {"top1": 77.7},

@@ -14,10 +14,10 @@ K400-kinetics-prompts, to which nobody's number is known to belong. The same emb
 """
 
 from imagebind_jax.data import reading
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.zero_shot import ZeroShot
-from imagebind_jax.inputs import vision
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import vision
 
 REPORTED = {"paper": {"top1": 50.0}, "paper's best supervised": {"top1": 89.9}}
 

@@ -13,10 +13,10 @@ Not settled: normalisation, how the paper drew background boxes, whether the ann
 before or after their correction of February 2023, and that the best of a class's names counts.
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.zero_shot import ZeroShot
-from imagebind_jax.inputs import thermal
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import thermal
 
 REPORTED = {"paper": {"top1": 63.4}, "pull request 73": {"top1": 62.4}}
 

@@ -14,10 +14,10 @@ Not settled: that table 2's 36.1 is of pictures alone is our inference; and what
 videos that have no sound. Here they cannot be found by it, and by both they are found by pictures.
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig
-from imagebind_jax.evaluators.retrieval import Retrieval
-from imagebind_jax.inputs import audio, vision
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig
+from imagebind_jax.evaluation.tasks.retrieval import Retrieval
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import audio, vision
 
 PICTURES = {
     "paper": {"r1": 36.1},

@@ -14,10 +14,10 @@ Not settled: normalisation (here issue 134's, of which no result is known), whic
 the paper had, and its number of frames (653 in table 1, 794 in the text).
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.zero_shot import ZeroShot
-from imagebind_jax.inputs import depth
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import depth
 
 REPORTED = {
     "paper": {"top1": 54.0},

@@ -11,9 +11,9 @@ of their own (FromScratch, Masked) are not among them, as no checkpoint is measu
 import pathlib
 
 from imagebind_jax.config import load
-from imagebind_jax.evaluators.benchmark import EvalConfig
-from imagebind_jax.evaluators.from_scratch import FromScratch
-from imagebind_jax.evaluators.masked import Masked
+from imagebind_jax.evaluation.benchmark import EvalConfig
+from imagebind_jax.evaluation.trained.from_scratch import FromScratch
+from imagebind_jax.evaluation.trained.masked_autoencoder import Masked
 
 # In the order of tables 2 to 4 and figure 3.
 CONFIGS = (

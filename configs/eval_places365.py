@@ -11,10 +11,10 @@ Not settled: how the paper wrote names with a qualifier (here "outdoor apartment
 whether it had the 256 x 256 images, which have lost their aspect ratio, or the large ones.
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.zero_shot import ZeroShot
-from imagebind_jax.inputs import vision
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import vision
 
 REPORTED = {"paper": {"top1": 45.4}, "paper's best supervised": {"top1": 60.7}}
 

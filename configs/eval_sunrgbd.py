@@ -12,10 +12,10 @@ Not settled: how the files are to be read. SUN-D is issue 134's reading, SUN-D-o
 omnivore, to which ImageBind's authors point: nearly one map (docs/data.md). Measure both.
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.zero_shot import ZeroShot
-from imagebind_jax.inputs import depth
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import depth
 
 PAPER = {
     "paper": {"top1": 35.1},

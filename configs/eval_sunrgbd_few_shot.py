@@ -19,15 +19,15 @@ eval_sunrgbd.py; here issue 134's reading).
 
 import dataclasses
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.few_shot import FewShot
-from imagebind_jax.evaluators.from_scratch import FromScratch
-from imagebind_jax.evaluators.masked import Masked
-from imagebind_jax.evaluators.pretraining import Pretraining
-from imagebind_jax.inputs import augment, depth
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.few_shot import FewShot
+from imagebind_jax.evaluation.trained.from_scratch import FromScratch
+from imagebind_jax.evaluation.trained.mae_pretraining import Pretraining
+from imagebind_jax.evaluation.trained.masked_autoencoder import Masked
 from imagebind_jax.inputs.sources import Prepared
-from imagebind_jax.masked_autoencoder import MaskedConfig
-from imagebind_jax.model import HUGE
+from imagebind_jax.inputs.transforms import augment, depth
+from imagebind_jax.models.imagebind import HUGE
+from imagebind_jax.models.masked_autoencoder import MaskedConfig
 
 FITTED = {"learning_rate": 1e-2, "weight_decay": 0.0, "epochs": 60}
 # He et al. 2022, table 8: 1.5e-4 for every 256 of a batch, 40 epochs of warm-up, crops and flips.

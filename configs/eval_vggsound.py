@@ -12,10 +12,10 @@ Not settled: which clips. The table lists 15,496 and the paper could get 14,073.
 records beside the accuracy.
 """
 
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.zero_shot import ZeroShot
-from imagebind_jax.inputs import audio
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
+from imagebind_jax.inputs.transforms import audio
 
 REPORTED = {"paper": {"top1": 27.8}, "paper's best supervised": {"top1": 52.5}}
 

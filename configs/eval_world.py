@@ -14,15 +14,15 @@ Reported: nothing. The README's table has the zero-shot numbers' means over thre
 import dataclasses
 from collections.abc import Sequence
 
-from imagebind_jax import demo
-from imagebind_jax.evaluators.arithmetic import Arithmetic
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.few_shot import FewShot
-from imagebind_jax.evaluators.retrieval import Retrieval
-from imagebind_jax.evaluators.zero_shot import ZeroShot
+from imagebind_jax.demo import run
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.arithmetic import Arithmetic
+from imagebind_jax.evaluation.tasks.few_shot import FewShot
+from imagebind_jax.evaluation.tasks.retrieval import Retrieval
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.sources import Record
-from imagebind_jax.inputs.world.samples import samples
+from imagebind_jax.inputs.world.world import samples
 
 SEED = 0  # of the demo
 PAIRS = (("audio", "thermal"), ("depth", "thermal"), ("audio", "imu"), ("text", "depth"))
@@ -39,7 +39,7 @@ class Scenes:
     seed: int = SEED
 
     def open(self) -> Sequence[Record]:
-        return Labelled(samples(demo.scenes(self.seed), self.split, self.count).open(), self.task)
+        return Labelled(samples(run.scenes(self.seed), self.split, self.count).open(), self.task)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,21 +58,21 @@ class Labelled(Sequence[Record]):
 
 
 def get_config() -> EvalConfig:
-    every = Scenes("world-test", "test", demo.TEST)
+    every = Scenes("world-test", "test", run.TEST)
 
-    def items(modality: str, task: str, split: str = "test", count: int = demo.TEST) -> Items:
+    def items(modality: str, task: str, split: str = "test", count: int = run.TEST) -> Items:
         scenes = Scenes(f"world-{split}-{task}", split, count, task)
-        return Items(scenes, modality, demo.INPUTS[modality])
+        return Items(scenes, modality, run.INPUTS[modality])
 
     def asked(modality: str, task: str) -> ZeroShot:
         options = {"classes": world.CLASS_NAMES[task], "prompts": world.PROMPTS[task]}
         return ZeroShot((items(modality, task),), ("top1",), **options)
 
     def retrieved(a: str, b: str) -> Retrieval:
-        return Retrieval(every, {a: 1.0}, {b: 1.0}, {m: demo.INPUTS[m] for m in (a, b)})
+        return Retrieval(every, {a: 1.0}, {b: 1.0}, {m: run.INPUTS[m] for m in (a, b)})
 
-    clip, sound = (Items(every, m, demo.INPUTS[m]) for m in ("vision", "audio"))
-    heard = items("audio", "material", "probe", demo.PROBE), items("audio", "material")
+    clip, sound = (Items(every, m, run.INPUTS[m]) for m in ("vision", "audio"))
+    heard = items("audio", "material", "probe", run.PROBE), items("audio", "material")
     return EvalConfig(
         (
             *(

@@ -14,15 +14,15 @@ Reported: nothing. The paper's own detector (Detic with audio for classes) has n
 import dataclasses
 from collections.abc import Sequence
 
-from imagebind_jax import demo
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.detection import Detection
+from imagebind_jax.demo import run
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.tasks.detection import Detection
 from imagebind_jax.inputs.sources import Cached, Record
-from imagebind_jax.inputs.windows import Windows
-from imagebind_jax.inputs.world.gatherings import Gatherings, gatherings
+from imagebind_jax.inputs.transforms.tiles import Windows
+from imagebind_jax.inputs.world.multi_object import Gatherings, gatherings
 
 SCENES = 135
-WINDOWS = Windows(size=demo.SIZE, picture=384, stride=32)
+WINDOWS = Windows(size=run.SIZE, picture=384, stride=32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,6 @@ def get_config(seed: int = 0) -> EvalConfig:
         seen = Items(Named(f"world-scenes-{split}", pictures), "vision", WINDOWS)
         for modality in ("audio", "text"):
             source = Named(f"world-objects-{split}", objects)
-            asked = Items(source, modality, demo.INPUTS[modality])
+            asked = Items(source, modality, run.INPUTS[modality])
             benchmarks.append(Benchmark(f"{prefix}{modality}", Detection(asked, seen)))
     return EvalConfig(tuple(benchmarks))

@@ -19,16 +19,17 @@ The heads took 5 minutes on two busy cores, with embeddings that were there alre
 import dataclasses
 from collections.abc import Sequence
 
-from imagebind_jax import demo
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluators.convolutional import Convolutional
-from imagebind_jax.evaluators.fusion import Fusion
-from imagebind_jax.evaluators.fusion_heads import HEADS
-from imagebind_jax.evaluators.supervised import Learning
-from imagebind_jax.inputs import mfcc, world
-from imagebind_jax.inputs.pipeline import Transform
+from imagebind_jax.demo import run
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.trained.cnn import Convolutional
+from imagebind_jax.evaluation.trained.fit_classifier import Learning
+from imagebind_jax.evaluation.trained.fusion import Fusion
+from imagebind_jax.evaluation.trained.fusion_heads import HEADS
+from imagebind_jax.inputs import world
+from imagebind_jax.inputs.pipeline.batches import Transform
 from imagebind_jax.inputs.sources import Record
-from imagebind_jax.inputs.world.samples import samples
+from imagebind_jax.inputs.transforms import mfcc
+from imagebind_jax.inputs.world.world import samples
 
 SEED = 0  # of the demo
 CLASSES = 4
@@ -38,7 +39,7 @@ SPLITS = {
     "validation": ("probe", 512, 3072),
     "test": ("test", 1024, 0),
 }
-TRANSFORMS: dict[str, Transform] = {m: demo.INPUTS[m] for m in ("audio", "depth")}
+TRANSFORMS: dict[str, Transform] = {m: run.INPUTS[m] for m in ("audio", "depth")}
 NETWORK = Learning(epochs=10, patience=3, batch_size=32)
 FEWER = {**SPLITS, "train": ("probe", 768, 0), "validation": ("probe", 256, 3072)}  # of networks
 
@@ -56,7 +57,7 @@ class Scenes:
 
     def open(self) -> Sequence[Record]:
         made = samples(
-            demo.scenes(self.seed), self.split, self.count, self.first, ("depth", "audio")
+            run.scenes(self.seed), self.split, self.count, self.first, ("depth", "audio")
         )
         return Labelled(made.open(), self.task)
 
@@ -96,7 +97,7 @@ def get_config(seed: int = SEED) -> EvalConfig:
         }  # fmt: skip
 
     def network(modality: str, task: str) -> Convolutional:
-        transform = mfcc.Mfcc(2.0, 20) if modality == "audio" else demo.INPUTS[modality]
+        transform = mfcc.Mfcc(2.0, 20) if modality == "audio" else run.INPUTS[modality]
         own = {p: of for p, (of,) in items(task, {modality: transform}, FEWER, "-few").items()}
         names = () if task == "both" else world.CLASS_NAMES[task]
         return Convolutional(**own, channels=(8, 16, 32), learning=NETWORK, classes=tuple(names))

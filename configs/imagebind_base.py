@@ -24,10 +24,10 @@ paper found better than the ablations' ViT-B (table 6: 30.7 against 26.7 % on SU
 import dataclasses
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs import audio, augment, vision
-from imagebind_jax.inputs.pipeline import Pair
+from imagebind_jax.inputs.pipeline.batches import Pair
 from imagebind_jax.inputs.sources import Prepared
-from imagebind_jax.model import BASE
+from imagebind_jax.inputs.transforms import audio, augment, vision
+from imagebind_jax.models.imagebind import BASE
 from imagebind_jax.optimizer import OptimizerConfig
 
 # The ablations' (section 5, tables 5 to 7 of arXiv:2305.05665v2).

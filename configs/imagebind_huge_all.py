@@ -15,10 +15,10 @@ Time and memory: BENCHMARKS.md has what is estimated for TPUs. Nobody has run it
 import dataclasses
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs import audio, augment, depth, imu, text, thermal, vision
-from imagebind_jax.inputs.pipeline import Pair
+from imagebind_jax.inputs.pipeline.batches import Pair
 from imagebind_jax.inputs.sources import Prepared
-from imagebind_jax.model import HUGE
+from imagebind_jax.inputs.transforms import audio, augment, depth, imu, text, thermal, vision
+from imagebind_jax.models.imagebind import HUGE
 from imagebind_jax.optimizer import OptimizerConfig
 
 

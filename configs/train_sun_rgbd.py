@@ -24,10 +24,10 @@ changed here, in BATCH_SIZE, as steps are counted by it.
 import dataclasses
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs import augment, depth, vision
-from imagebind_jax.inputs.pipeline import Pair
+from imagebind_jax.inputs.pipeline.batches import Pair
 from imagebind_jax.inputs.sources import Prepared
-from imagebind_jax.model import HUGE
+from imagebind_jax.inputs.transforms import augment, depth, vision
+from imagebind_jax.models.imagebind import HUGE
 from imagebind_jax.optimizer import OptimizerConfig
 
 # Table 9, column SUN RGB-D, row by row (arXiv:2305.05665v2).

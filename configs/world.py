@@ -5,9 +5,9 @@
 The demo's training run alone: what `imagebind-jax demo` expects of it stands in the README.
 """
 
-from imagebind_jax import demo
 from imagebind_jax.config import TrainConfig
+from imagebind_jax.demo import run
 
 
 def get_config() -> TrainConfig:
-    return demo.config(seed=0)
+    return run.config(seed=0)

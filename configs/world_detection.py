@@ -9,12 +9,12 @@ no outline is ever seen. Expect a mean IoU of 0.6, five times that of a centred 
 
 import dataclasses
 
-from imagebind_jax import demo
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs import pipeline
-from imagebind_jax.inputs.world.gatherings import Lone
-from imagebind_jax.inputs.world.samples import samples
-from imagebind_jax.model import TINY, ImageBindConfig
+from imagebind_jax.demo import run
+from imagebind_jax.inputs.pipeline import batches
+from imagebind_jax.inputs.world.multi_object import Lone
+from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.models.imagebind import TINY, ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
 
 SAMPLES = 2400  # of each pair
@@ -29,12 +29,12 @@ def get_config(seed: int = 0) -> TrainConfig:
     encoders = {"vision": vision, **{m: TINY.encoders[m] for m in others}}
     return TrainConfig(
         model=ImageBindConfig(encoders, embed_dim=TINY.embed_dim),
-        inputs={m: demo.INPUTS[m] for m in encoders},
+        inputs={m: run.INPUTS[m] for m in encoders},
         pairs=tuple(
-            pipeline.Pair(
+            batches.Pair(
                 ("vision", m),
                 samples(
-                    Lone(seed, demo.SIZE, antialias=False),
+                    Lone(seed, run.SIZE, antialias=False),
                     "train",
                     SAMPLES,
                     i * SAMPLES,

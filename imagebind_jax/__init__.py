@@ -6,6 +6,7 @@ from imagebind_jax.version import __version__
 
 if TYPE_CHECKING:
     from imagebind_jax.errors import UserError
+    from imagebind_jax.inputs.decoders.media import MediaError
     from imagebind_jax.inputs.loaders import (
         load_audio,
         load_depth,
@@ -14,9 +15,8 @@ if TYPE_CHECKING:
         load_thermal,
         load_videos,
     )
-    from imagebind_jax.inputs.media import MediaError
-    from imagebind_jax.inputs.text import tokenize
-    from imagebind_jax.model import (
+    from imagebind_jax.inputs.transforms.text import tokenize
+    from imagebind_jax.models.imagebind import (
         BASE,
         HUGE,
         TINY,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         init,
         similarity,
     )
-    from imagebind_jax.porting.loading import load
+    from imagebind_jax.porting.load import load
 
 __all__ = [
     "BASE",
@@ -58,11 +58,11 @@ def __getattr__(name: str) -> Any:
 
         return UserError
     if name == "tokenize":
-        from imagebind_jax.inputs.text import tokenize
+        from imagebind_jax.inputs.transforms.text import tokenize
 
         return tokenize
     if name == "MediaError":
-        from imagebind_jax.inputs.media import MediaError
+        from imagebind_jax.inputs.decoders.media import MediaError
 
         return MediaError
     if name.startswith("load_") and name in __all__:
@@ -70,13 +70,13 @@ def __getattr__(name: str) -> Any:
 
         return getattr(loaders, name)
     if name == "load":
-        from imagebind_jax.porting.loading import load
+        from imagebind_jax.porting.load import load
 
         return load
     if name in __all__:
-        from imagebind_jax import model
+        from imagebind_jax.models import imagebind
 
-        return getattr(model, name)
+        return getattr(imagebind, name)
     raise AttributeError(f"module 'imagebind_jax' has no attribute {name!r}")
 
 

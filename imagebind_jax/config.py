@@ -12,14 +12,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from imagebind_jax import losses, sharding
+from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluators.benchmark import EvalConfig
-from imagebind_jax.inputs import pipeline
-from imagebind_jax.inputs.described import digest, flat, told
+from imagebind_jax.evaluation.benchmark import EvalConfig
+from imagebind_jax.inputs.pipeline import batches
 from imagebind_jax.inputs.sources import Cached
-from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.losses import contrastive
+from imagebind_jax.models.imagebind import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
+from imagebind_jax.storage.fingerprint import digest, flat, told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +28,8 @@ class TrainConfig:
     """A whole training run; a config file returns one from `get_config()`."""
 
     model: ImageBindConfig
-    inputs: Mapping[str, pipeline.Transform]  # modality -> record to model input
-    pairs: tuple[pipeline.Pair, ...]
+    inputs: Mapping[str, batches.Transform]  # modality -> record to model input
+    pairs: tuple[batches.Pair, ...]
     steps: int
     batch_size: int  # global, over all devices and hosts
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -100,11 +101,11 @@ class TrainConfig:
             raise UserError(
                 f"parallel {self.parallel!r}: not one of {', '.join(sharding.PARALLEL)}"
             )
-        if self.loss not in ("auto", *losses.FORMS):
-            raise UserError(f"loss {self.loss!r}: not one of auto, {', '.join(losses.FORMS)}")
-        if self.objective not in losses.OBJECTIVES:
+        if self.loss not in ("auto", *contrastive.FORMS):
+            raise UserError(f"loss {self.loss!r}: not one of auto, {', '.join(contrastive.FORMS)}")
+        if self.objective not in contrastive.OBJECTIVES:
             raise UserError(
-                f"objective {self.objective!r}: not one of {', '.join(losses.OBJECTIVES)}"
+                f"objective {self.objective!r}: not one of {', '.join(contrastive.OBJECTIVES)}"
             )
         if self.objective == "sigmoid" and self.loss not in ("auto", "gathered"):
             raise UserError(

@@ -1,5 +1,7 @@
 """The errors that a command line prints as one line, each with its exit code; and lines in which to say things."""
 
+RESTART = "restart with the same command"
+
 
 class UserError(ValueError):
     """Something was asked that cannot be done; the message names the value and the remedy."""

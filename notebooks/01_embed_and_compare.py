@@ -25,15 +25,17 @@ import plots
 import small_world
 
 import imagebind_jax as ib
-from imagebind_jax import cli, demo, train
+from imagebind_jax import cli
+from imagebind_jax.demo import run
 from imagebind_jax.inputs import world
+from imagebind_jax.training import fit
 
 # %% [markdown]
 # First a model: six small encoders, trained here on a procedural world in about a minute, unless
 # another notebook has left them already (04 shows how they learn).
 
 # %%
-train.fit(small_world.get_config(), small_world.RUN, say=lambda line: None)
+fit.fit(small_world.get_config(), small_world.RUN, say=lambda line: None)
 model, params = ib.load(small_world.RUN)
 {modality: encoder.shape for modality, encoder in model.config.encoders.items()}
 
@@ -42,7 +44,7 @@ model, params = ib.load(small_world.RUN)
 # motion that training never saw.
 
 # %%
-records = [demo.scenes(0).record("test", index) for index in range(96)]
+records = [run.scenes(0).record("test", index) for index in range(96)]
 figure, axes = plt.subplots(1, 6, figsize=(9, 1.9))
 for ax, modality in zip(axes, world.ALL):
     plots.medium(ax, modality, records[1])
@@ -54,7 +56,7 @@ plt.show()
 
 # %%
 inputs = {
-    modality: np.stack([demo.INPUTS[modality](record, None) for record in records])
+    modality: np.stack([run.INPUTS[modality](record, None) for record in records])
     for modality in world.ALL
 }
 z = ib.embed(model, params, inputs)

@@ -23,20 +23,22 @@ import plots
 import small_world
 
 import imagebind_jax as ib
-from imagebind_jax import demo, train
-from imagebind_jax.evaluate.embedding import ModelBench
-from imagebind_jax.evaluators import intervals, zero_shot
-from imagebind_jax.evaluators.benchmark import EvalConfig, Items
-from imagebind_jax.evaluators.retrieval import Retrieval
-from imagebind_jax.evaluators.zero_shot import ZeroShot
+from imagebind_jax.demo import run
+from imagebind_jax.evaluation.benchmark import EvalConfig, Items
+from imagebind_jax.evaluation.metrics import bootstrap
+from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.tasks import zero_shot
+from imagebind_jax.evaluation.tasks.retrieval import Retrieval
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs import world
+from imagebind_jax.training import fit
 
 # %% [markdown]
 # The model is the small world's, trained here in about a minute or found where another notebook has
 # left it.
 
 # %%
-train.fit(small_world.get_config(), small_world.RUN, say=lambda line: None)
+fit.fit(small_world.get_config(), small_world.RUN, say=lambda line: None)
 model, params = ib.load(small_world.RUN)
 
 # %% [markdown]
@@ -55,7 +57,7 @@ labels = {task: np.array([note["labels"][task] for note in bench.notes(held_out)
 
 # %%
 asked = ZeroShot(
-    (Items(held_out, "audio", demo.INPUTS["audio"]),),
+    (Items(held_out, "audio", run.INPUTS["audio"]),),
     ("top1",),
     classes=world.CLASS_NAMES["material"],
     prompts=world.PROMPTS["material"],
@@ -75,11 +77,11 @@ print(
 # %%
 results = {}
 for modality, tasks in world.TASKS.items():
-    z = bench.embed(Items(held_out, modality, demo.INPUTS[modality]))
+    z = bench.embed(Items(held_out, modality, run.INPUTS[modality]))
     for task in tasks:
         classes = bench.classes(task, world.CLASS_NAMES[task], world.PROMPTS[task])
         right = zero_shot.predict(z, classes) == labels[task]
-        results[modality, task] = intervals.mean(right.astype(float)), 1 / len(classes)
+        results[modality, task] = bootstrap.mean(right.astype(float)), 1 / len(classes)
 
 figure, ax = plt.subplots(figsize=(7.5, 3.2))
 for row, ((modality, _), (top1, chance)) in enumerate(results.items()):
@@ -105,7 +107,7 @@ plt.show()
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.9))
 for ax, (modality, task) in zip(axes, (("audio", "material"), ("imu", "motion"))):
-    z = bench.embed(Items(held_out, modality, demo.INPUTS[modality]))
+    z = bench.embed(Items(held_out, modality, run.INPUTS[modality]))
     classes = bench.classes(task, world.CLASS_NAMES[task], world.PROMPTS[task])
     confusion = np.zeros((len(classes), len(classes)))
     np.add.at(confusion, (labels[task], zero_shot.predict(z, classes)), 1)
@@ -127,13 +129,13 @@ plt.show()
 # best: here is each alone, and all together, on the sounds.
 
 # %%
-z = bench.embed(Items(held_out, "audio", demo.INPUTS["audio"]))
+z = bench.embed(Items(held_out, "audio", run.INPUTS["audio"]))
 templates = {template: (template,) for template in ("{}", *world.PROMPTS["material"])}
 templates["all five sentences"] = world.PROMPTS["material"]
 for number, (said, prompts) in enumerate(templates.items()):
     classes = bench.classes(f"prompt-{number}", world.CLASS_NAMES["material"], prompts)
     right = zero_shot.predict(z, classes) == labels["material"]
-    found = intervals.mean(right.astype(float))
+    found = bootstrap.mean(right.astype(float))
     print(
         f"{said.format('glass') if '{' in said else said:24} {found.value:6.1%} "
         f"({found.low:.1%} to {found.high:.1%})"
@@ -150,7 +152,7 @@ found = np.full((6, 6), np.nan)
 for i, a in enumerate(world.ALL):
     for j, b in enumerate(world.ALL):
         if i < j:
-            inputs = {m: demo.INPUTS[m] for m in (a, b) if m != "text"}
+            inputs = {m: run.INPUTS[m] for m in (a, b) if m != "text"}
             numbers = Retrieval(held_out, {a: 1.0}, {b: 1.0}, inputs).measure(bench).numbers
             found[i, j], found[j, i] = numbers["r10"].value, numbers["back_r10"].value
 

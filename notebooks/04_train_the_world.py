@@ -24,11 +24,13 @@ import plots
 import small_world
 
 import imagebind_jax as ib
-from imagebind_jax import demo, metrics, train
-from imagebind_jax.evaluate.embedding import ModelBench
-from imagebind_jax.evaluators.benchmark import EvalConfig, Items
-from imagebind_jax.evaluators.common import unit
+from imagebind_jax.demo import run
+from imagebind_jax.evaluation.benchmark import EvalConfig, Items
+from imagebind_jax.evaluation.metrics.similarity import unit
+from imagebind_jax.evaluation.model_embedder import ModelBench
 from imagebind_jax.inputs import world
+from imagebind_jax.runtime import metrics_log
+from imagebind_jax.training import fit
 
 # %% [markdown]
 # ## The world
@@ -37,7 +39,7 @@ from imagebind_jax.inputs import world
 # and told.
 
 # %%
-scenes = demo.scenes(seed=0)
+scenes = run.scenes(seed=0)
 figure, axes = plt.subplots(3, 6, figsize=(9, 4.9))
 for row, index in zip(axes, (0, 2, 3)):
     for ax, modality in zip(row, world.ALL):
@@ -77,8 +79,8 @@ for benchmark in config.evaluation.benchmarks:
 # that is done is read in a moment, and one that was interrupted goes on.
 
 # %%
-params = train.fit(config, small_world.RUN, say=lambda line: None)
-history = metrics.read(f"{small_world.RUN}/metrics.jsonl")
+params = fit.fit(config, small_world.RUN, say=lambda line: None)
+history = metrics_log.read(f"{small_world.RUN}/metrics.jsonl")
 
 # %% [markdown]
 # ## What happened
@@ -140,7 +142,7 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
 matrices = []
 for ax, weights, title in zip(axes, (before, params), ("before", "after")):
     bench.replace(weights)
-    z = bench.embed(Items(heard, "audio", demo.INPUTS["audio"]))
+    z = bench.embed(Items(heard, "audio", run.INPUTS["audio"]))
     sounds = np.stack([unit(z[labels == each].mean(axis=0)) for each in range(8)])
     text = bench.classes("material", world.CLASS_NAMES["material"], world.PROMPTS["material"])
     # Without what all of them have in common, which says nothing.

@@ -26,13 +26,15 @@ import small_world
 import tactile
 
 import imagebind_jax as ib
-from imagebind_jax import demo, train
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.evaluators import intervals, zero_shot
-from imagebind_jax.evaluators.common import nearest
+from imagebind_jax.demo import run
+from imagebind_jax.evaluation.metrics import bootstrap
+from imagebind_jax.evaluation.metrics.similarity import nearest
+from imagebind_jax.evaluation.tasks import zero_shot
 from imagebind_jax.inputs import world
-from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.model import TINY
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import TINY
+from imagebind_jax.training import fit
 
 # %% [markdown]
 # ## The file
@@ -42,7 +44,7 @@ from imagebind_jax.model import TINY
 # the surface makes it tremble (light).
 
 # %%
-records = tactile.Touches(demo.scenes(0), "test", first=0, count=192).open()
+records = tactile.Touches(run.scenes(0), "test", first=0, count=192).open()
 touch = tactile.Touch()
 figure, axes = plt.subplots(2, 4, figsize=(9, 3.4), height_ratios=(1.2, 1))
 for (above, below), record in zip(axes.T, records):
@@ -71,7 +73,7 @@ model = dataclasses.replace(TINY, encoders={**TINY.encoders, "tactile": row})
 
 # %%
 before = small_world.get_config()
-train.fit(before, small_world.RUN, say=lambda line: None)
+fit.fit(before, small_world.RUN, say=lambda line: None)
 print(*before.model.encoders)
 
 # %% [markdown]
@@ -82,14 +84,14 @@ print(*before.model.encoders)
 config = dataclasses.replace(
     before,
     model=model,
-    inputs={**demo.INPUTS, "tactile": touch},
-    pairs=(Pair(("vision", "tactile"), tactile.Touches(demo.scenes(0), "train", 10_000, 960)),),
+    inputs={**run.INPUTS, "tactile": touch},
+    pairs=(Pair(("vision", "tactile"), tactile.Touches(run.scenes(0), "train", 10_000, 960)),),
     initial=(small_world.RUN,),
     optimizer=dataclasses.replace(before.optimizer, frozen=("vision/",)),
     steps=350,
     evaluation=None,
 )
-train.fit(config, "runs/tactile", say=lambda line: None)
+fit.fit(config, "runs/tactile", say=lambda line: None)
 model, params = ib.load("runs/tactile")
 print(*model.config.encoders)
 
@@ -102,7 +104,7 @@ print(*model.config.encoders)
 # %%
 inputs = {
     "tactile": np.stack([touch(record, None) for record in records]),
-    "vision": np.stack([demo.INPUTS["vision"](record, None) for record in records]),
+    "vision": np.stack([run.INPUTS["vision"](record, None) for record in records]),
 }
 z = {modality: np.asarray(each) for modality, each in ib.embed(model, params, inputs).items()}
 
@@ -118,7 +120,7 @@ for task in ("material", "shape"):
     classes = zero_shot.classifier(text, world.CLASS_NAMES[task], world.PROMPTS[task])
     for modality in ("tactile", "vision"):
         right = zero_shot.predict(z[modality], classes) == labels
-        found[modality, task] = intervals.mean(right.astype(float))
+        found[modality, task] = bootstrap.mean(right.astype(float))
 
 figure, ax = plt.subplots(figsize=(6.5, 1.9))
 for place, ((modality, _), top1) in enumerate(found.items()):
@@ -162,9 +164,9 @@ plt.show()
 # material?
 
 # %%
-heard = [demo.scenes(0).record("test", index, ("audio",)) for index in range(200, 296)]
+heard = [run.scenes(0).record("test", index, ("audio",)) for index in range(200, 296)]
 sounds = ib.embed(
-    model, params, {"audio": np.stack([demo.INPUTS["audio"](record, None) for record in heard])}
+    model, params, {"audio": np.stack([run.INPUTS["audio"](record, None) for record in heard])}
 )["audio"]
 closest, _ = nearest(z["tactile"], np.asarray(sounds), 1)
 material = np.array([record["labels"]["material"] for record in heard])

@@ -26,25 +26,26 @@ import small_world
 from PIL import Image
 
 import imagebind_jax as ib
-from imagebind_jax import demo, train
-from imagebind_jax.evaluate.embedding import ModelBench
-from imagebind_jax.evaluators.arithmetic import Arithmetic, compose
-from imagebind_jax.evaluators.benchmark import EvalConfig, Items
-from imagebind_jax.evaluators.common import nearest
-from imagebind_jax.evaluators.detection import boxes, heat_map, iou
-from imagebind_jax.evaluators.fusion import Fusion
-from imagebind_jax.evaluators.supervised import Learning
+from imagebind_jax.demo import run
+from imagebind_jax.evaluation.benchmark import EvalConfig, Items
+from imagebind_jax.evaluation.metrics.similarity import nearest
+from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.tasks.arithmetic import Arithmetic, compose
+from imagebind_jax.evaluation.tasks.detection import boxes, heat_map, iou
+from imagebind_jax.evaluation.trained.fit_classifier import Learning
+from imagebind_jax.evaluation.trained.fusion import Fusion
 from imagebind_jax.inputs import world
-from imagebind_jax.inputs.windows import Windows
-from imagebind_jax.inputs.world.gatherings import Gatherings
-from imagebind_jax.inputs.world.samples import samples
+from imagebind_jax.inputs.transforms.tiles import Windows
+from imagebind_jax.inputs.world.multi_object import Gatherings
+from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.training import fit
 
 # %% [markdown]
 # The model is the small world's, trained here in about a minute or found where another notebook has
 # left it.
 
 # %%
-train.fit(small_world.get_config(), small_world.RUN, say=lambda line: None)
+fit.fit(small_world.get_config(), small_world.RUN, say=lambda line: None)
 model, params = ib.load(small_world.RUN)
 bench = ModelBench(EvalConfig((), batch_size=128), model, params)
 held_out = small_world.HeldOut("material", count=256)
@@ -56,7 +57,7 @@ held_out = small_world.HeldOut("material", count=256)
 # material that one hears.
 
 # %%
-depths, sounds, clips = (Items(held_out, m, demo.INPUTS[m]) for m in ("depth", "audio", "vision"))
+depths, sounds, clips = (Items(held_out, m, run.INPUTS[m]) for m in ("depth", "audio", "vision"))
 z = {items.modality: bench.embed(items) for items in (depths, sounds, clips)}
 records = held_out.open()
 labels = np.array([[r["labels"]["shape"], r["labels"]["material"]] for r in records])
@@ -109,7 +110,7 @@ print(f"picture plus sound: {number.value:.1%} ({number.low:.1%} to {number.high
 
 # %%
 gatherings = Gatherings(seed=0, size=192)
-windows = Windows(size=demo.SIZE, picture=256, stride=16)
+windows = Windows(size=run.SIZE, picture=256, stride=16)
 
 
 def seen(picture):
@@ -127,7 +128,7 @@ def seen(picture):
 def asked(thing):
     """The vector of an object's sound."""
     return np.asarray(
-        ib.embed(model, params, {"audio": demo.INPUTS["audio"](thing, None)[None]})["audio"][0]
+        ib.embed(model, params, {"audio": run.INPUTS["audio"](thing, None)[None]})["audio"][0]
     )
 
 
@@ -194,7 +195,7 @@ print(
 
 # %% [markdown]
 # Windows are the simple way, and coarse. A model whose patches are small can be asked patch by
-# patch (`imagebind_jax/dense.py`), which is slower to train and finds more:
+# patch (`imagebind_jax/models/patch_embeddings.py`), which is slower to train and finds more:
 #
 # ```
 # imagebind-jax train configs/world_detection.py --out detection
@@ -218,14 +219,14 @@ class Sums:
     name: str
 
     def open(self):
-        made = samples(demo.scenes(0), self.split, self.count, modalities=("audio", "imu")).open()
+        made = samples(run.scenes(0), self.split, self.count, modalities=("audio", "imu")).open()
         told = [(r["labels"]["material"] + r["labels"]["motion"]) % 4 for r in made]
         return [{**record, "label": label} for record, label in zip(made, told)]
 
 
 learned, tested = Sums("probe", 1024, "sums-probe"), Sums("test", 384, "sums-test")
 parts = [
-    tuple(Items(source, modality, demo.INPUTS[modality]) for modality in ("audio", "imu"))
+    tuple(Items(source, modality, run.INPUTS[modality]) for modality in ("audio", "imu"))
     for source in (learned, tested)
 ]
 

@@ -34,12 +34,14 @@ import numpy as np
 import plots
 
 import imagebind_jax as ib
-from imagebind_jax import config, sharding, training_step
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.model import HUGE, ImageBindConfig, count_parameters
+from imagebind_jax import config
+from imagebind_jax.distributed import sharding
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import HUGE, ImageBindConfig, count_parameters
 from imagebind_jax.optimizer import OptimizerConfig
-from imagebind_jax.plan import flops, topologies
+from imagebind_jax.plan import flops, tpu_topologies
+from imagebind_jax.training import step as training_step
 
 print(len(jax.devices()), "devices, all of them this processor")
 
@@ -174,7 +176,7 @@ print(
 state = jax.eval_shape(functools.partial(training_step.create_state, huge))
 total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 for chip in ("v5e", "v5p"):
-    memory = topologies.CHIPS[chip].memory
+    memory = tpu_topologies.CHIPS[chip].memory
     print(
         f"{chip}: {memory / 1e9:.0f} GB a chip; the state is {total / 1e9:.1f} GB whole, "
         f"{total / 1e9 / huge.fsdp:.1f} GB over {huge.fsdp} chips"
@@ -186,7 +188,7 @@ for chip in ("v5e", "v5p"):
 
 # %%
 shares = flops.trained_shares(huge)
-chips, v5e = 256, topologies.CHIPS["v5e"]
+chips, v5e = 256, tpu_topologies.CHIPS["v5e"]
 for pair in huge.pairs:
     work = flops.step(huge, pair.modalities, shares)
     print(
@@ -220,7 +222,7 @@ planned = {"v5e:16x16": 0.343, "v5p:4x4x4": 0.605}  # seconds a step, from the t
 price = {"v5e": 1.2, "v5p": 4.2}  # dollars a chip-hour: put in today's
 for name, seconds in planned.items():
     hours = huge.steps * seconds / 3600
-    chip_hours = topologies.devices(name) * hours
+    chip_hours = tpu_topologies.devices(name) * hours
     dollars = chip_hours * price[name.split(":")[0]]
     print(
         f"{name:10} {huge.steps:,} steps in {hours:.1f} h = {chip_hours:,.0f} chip-hours, "

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from imagebind_jax import demo
+from imagebind_jax.demo import run
 
 COLOURS = {"vision": "#1b1e23", "text": "#2159b8", "audio": "#b3470f", "depth": "#0f766e",
            "thermal": "#b91c4b", "imu": "#6d3fc0", "tactile": "#8a6d00"}  # fmt: skip
@@ -39,10 +39,10 @@ def medium(axes, modality, record, title=None):
         near = -np.minimum(picture, 8000) if modality == "depth" else picture
         axes.imshow(near, cmap="viridis" if modality == "depth" else "inferno")
     elif modality == "audio":
-        mel = demo.INPUTS["audio"](record, None)[:, :198, 0]  # what follows is padding
+        mel = run.INPUTS["audio"](record, None)[:, :198, 0]  # what follows is padding
         axes.imshow(mel, origin="lower", aspect="auto", cmap="magma")
     elif modality == "imu":
-        trace = demo.INPUTS["imu"](record, None)
+        trace = run.INPUTS["imu"](record, None)
         smooth = trace.reshape(-1, 20, 6).mean(axis=1)  # of 2,000 steps
         axes.plot(smooth - smooth[:5].mean(axis=0), lw=1)
 

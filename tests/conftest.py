@@ -116,7 +116,8 @@ def compiled_once():
 
     UNSEEN are the fields of a config that a step does not depend on.
     """
-    from imagebind_jax import faults, sharding
+    from imagebind_jax.distributed import sharding
+    from imagebind_jax.runtime import fault_injection
 
     compiled = {}
 
@@ -124,7 +125,13 @@ def compiled_once():
         def of(place, step, state):
             config = vars(step.keywords["config"])
             seen = {name: value for name, value in config.items() if name not in UNSEEN}
-            about = (type(place), vars(place), seen, os.environ.get(faults.VARIABLE), shapes(state))
+            about = (
+                type(place),
+                vars(place),
+                seen,
+                os.environ.get(fault_injection.VARIABLE),
+                shapes(state),
+            )
             if (key := repr(about)) not in compiled:
                 compiled[key] = compile(place, step, state)
             return compiled[key]

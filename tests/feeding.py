@@ -15,9 +15,11 @@ from multiprocessing import shared_memory
 
 import numpy as np
 
-from imagebind_jax import faults, files
-from imagebind_jax.inputs import augment, crumbs, media
-from imagebind_jax.inputs.pipeline import Batches, Pair
+from imagebind_jax.inputs.decoders import media
+from imagebind_jax.inputs.pipeline.batches import Batches, Pair
+from imagebind_jax.inputs.transforms import augment
+from imagebind_jax.runtime import breadcrumbs, fault_injection
+from imagebind_jax.storage import atomic
 
 if "FEEDING_BLOCKS" in os.environ:  # by their names, a test knows whose shared memory is left
     shared_memory._SHM_NAME_PREFIX = f"/{os.environ['FEEDING_BLOCKS']}"
@@ -54,10 +56,10 @@ class Noisy:
         if self.mark and number in (self.deadly, self.endless):
             pathlib.Path(self.mark).touch()
         if number == self.deadly:
-            crumbs.detail("/media/deadly.mp4")
+            breadcrumbs.detail("/media/deadly.mp4")
             signal.raise_signal(signal.SIGSEGV)
         while number == self.endless:
-            crumbs.detail("/media/endless.mp4")
+            breadcrumbs.detail("/media/endless.mp4")
             time.sleep(60)
         own = shared = -1.0
         if rng is not None:
@@ -102,10 +104,10 @@ def commit_what_is_seen(history, hosts, workers):
     shares = [Batches(pairs, inputs, host=host, **options) for host in range(int(hosts))]
     streams = [share.stream(len(seen), workers=int(workers)) for share in shares]
     for step, parts in enumerate(zip(*streams), len(seen)):
-        faults.strike(step)
+        fault_injection.strike(step)
         seen.append([int(number) for part in parts for number in part["vision"][:, 0]])
         if len(seen) % EVERY == 0:
-            files.replace_text(path, json.dumps(seen))
+            atomic.replace_text(path, json.dumps(seen))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ import jax
 import pytest
 from test_train import make_config
 
-from imagebind_jax import checkpoint, metrics, sharding, training_step
+from imagebind_jax.checkpointing import checkpointer
+from imagebind_jax.distributed import sharding
+from imagebind_jax.runtime import metrics_log
+from imagebind_jax.training import step as training_step
 
 STEPS, EVERY = 12, 4
 ERROR = "imagebind-jax: error: "
@@ -65,12 +68,13 @@ def whole(whole_folder):
 def losses(folder):
     """{step: its loss, bit for bit}"""
     return {
-        line["step"]: float(line["loss"]).hex() for line in metrics.read(folder / "metrics.jsonl")
+        line["step"]: float(line["loss"]).hex()
+        for line in metrics_log.read(folder / "metrics.jsonl")
     }
 
 
 def digests(folder, step=STEPS):
-    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    checkpoints = checkpointer.Checkpoints(folder / "checkpoints")
     try:
         return checkpoints.meta(step)["digest"]
     finally:
@@ -85,7 +89,7 @@ def restored(folder, config):
         like,
         sharding.Sharded().state_shardings(like),
     )
-    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    checkpoints = checkpointer.Checkpoints(folder / "checkpoints")
     try:
         return checkpoints.restore_newest(like, pytest.fail)
     finally:

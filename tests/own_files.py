@@ -13,11 +13,11 @@ import soundfile
 from flax import traverse_util
 from PIL import Image
 
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.model import ImageBindConfig, init
-from imagebind_jax.porting import folder, note, writing
-from imagebind_jax.porting.reference import reference_tensors
-from imagebind_jax.porting.weights import InMemory, shapes
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBindConfig, init
+from imagebind_jax.porting.files import own_checkpoint, provenance, tensor_writers
+from imagebind_jax.porting.files.parameter_source import InMemory, shapes
+from imagebind_jax.porting.imagebind_export import reference_tensors
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220)}
 WORDS = ("a red dog", "the sea", "thunder at night", "two cups of tea, and a cake")
@@ -54,15 +54,15 @@ def save(path, seed=0, config=MODEL):
     weights = InMemory(config, jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, begun))
 
     def told(digests):
-        return note.Note(config, {"licence": ""}, dict(digests))
+        return provenance.Note(config, {"licence": ""}, dict(digests))
 
     if path.suffix != ".safetensors":
-        folder.write(path, weights, told)
+        own_checkpoint.write(path, weights, told)
         return path
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the reference would compute otherwise
         specs, tensors = reference_tensors(weights)
-    writing.write_safetensors(path, specs, tensors, told)
+    tensor_writers.write_safetensors(path, specs, tensors, told)
     return path
 
 

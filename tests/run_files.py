@@ -8,10 +8,12 @@ import json
 import numpy as np
 import pytest
 
-from imagebind_jax import files, metrics, same_run
 from imagebind_jax.errors import UserError
-from imagebind_jax.goodput import Goodput
-from imagebind_jax.inputs.bad_records import BadRecords
+from imagebind_jax.inputs.pipeline.bad_records import BadRecords
+from imagebind_jax.runtime import metrics_log
+from imagebind_jax.storage import checksummed
+from imagebind_jax.training import run_identity
+from imagebind_jax.training.goodput import Goodput
 
 WHOLE, TOLD = "as it was", "told"
 
@@ -24,22 +26,22 @@ class Notes:
     records = [["vision+audio", 32], ["vision+imu", 3650]]
 
     def write(self, folder):
-        same_run.write_config(folder, self.facts)
-        same_run.write_records(folder, self.records)
+        run_identity.write_config(folder, self.facts)
+        run_identity.write_records(folder, self.records)
 
     def read(self, folder):
         said = []
-        begun = same_run.begun_before(folder, self.facts, said.append)
-        same_run.check_records(folder, self.records, self.records, said.append)
-        if said or not begun or not (folder / same_run.RECORDS).exists():
+        begun = run_identity.begun_before(folder, self.facts, said.append)
+        run_identity.check_records(folder, self.records, self.records, said.append)
+        if said or not begun or not (folder / run_identity.RECORDS).exists():
             return TOLD
         with pytest.raises(UserError, match="seed = 0, not 8"):
-            same_run.begun_before(
+            run_identity.begun_before(
                 folder, {"config": self.facts["config"] | {"seed": 8}}, pytest.fail
             )
         with pytest.raises(UserError, match="3650 records"):
             other = [["vision+audio", 32], ["vision+imu", 3651]]
-            same_run.check_records(folder, other, None, pytest.fail)
+            run_identity.check_records(folder, other, None, pytest.fail)
         return WHOLE
 
 
@@ -53,7 +55,9 @@ class Clock:
         clock.begin(0)
         clock.mark(3)
         clock.close()
-        self.seconds = self.without_down(files.read_sealed(folder / "goodput.json")["seconds"])
+        self.seconds = self.without_down(
+            checksummed.read_sealed(folder / "goodput.json")["seconds"]
+        )
         assert self.seconds["steps"] > 0
 
     def without_down(self, seconds):
@@ -73,7 +77,7 @@ class Lines:
     refusals = ()
 
     def write(self, folder):
-        log, bad = metrics.Metrics(folder), BadRecords(folder)
+        log, bad = metrics_log.Metrics(folder), BadRecords(folder)
         for step in range(9):
             log.write(step, {"pair": "vision+audio", "loss": 0.5 + step})
             said = {"record": step, "file": f"{step}.wav", "reason": "broken"}
@@ -91,7 +95,7 @@ class Lines:
 
     def read(self, folder):
         untouched = [each for each in self.all(folder) if each in self.lines]
-        metrics.Metrics(folder, 9).close()
+        metrics_log.Metrics(folder, 9).close()
         BadRecords(folder, start=9)
         left = self.all(folder)
         assert all(each in left for each in untouched)

@@ -14,12 +14,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from imagebind_jax import hosts, step_folders
-from imagebind_jax.checkpoint import CheckpointCorrupt, CheckpointError, Checkpoints, abstract
+from imagebind_jax.checkpointing import step_dir
+from imagebind_jax.checkpointing.checkpointer import (
+    CheckpointCorrupt,
+    CheckpointError,
+    Checkpoints,
+    abstract,
+)
+from imagebind_jax.checkpointing.step_dir import CheckpointUnreadable
+from imagebind_jax.distributed import initialize
 from imagebind_jax.errors import SavesFail
-from imagebind_jax.step_folders import CheckpointUnreadable
 
-READ_META = step_folders.read_meta
+READ_META = step_dir.read_meta
 
 
 def state(step):
@@ -108,7 +114,7 @@ def fail(arguments):
 def host(arguments):
     """FOLDER COORDINATOR HOST: what each of the two does; it prints what it found, as JSON."""
     folder, coordinator, number = arguments
-    hosts.start(coordinator, 2, int(number), wait=60)
+    initialize.start(coordinator, 2, int(number), wait=60)
     fails = number == "1"  # alone
     lines, like = [], abstract(state(0))
     checkpoints = Checkpoints(folder, failed=lines.append)
@@ -152,9 +158,9 @@ def unreadable(step, kind):
             raise kind(f"checkpoint {step}: cannot be read here")
         return READ_META(folder)
 
-    step_folders.read_meta = read
+    step_dir.read_meta = read
     yield
-    step_folders.read_meta = READ_META
+    step_dir.read_meta = READ_META
 
 
 @contextlib.contextmanager

@@ -11,14 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from imagebind_jax import ablate, cli
-from imagebind_jax.ablate import choosing, claims, data, jobs, runs, schedule, towers
-from imagebind_jax.ablate.ablation import Ablation, Claim, Row, Setting
-from imagebind_jax.ablate.arrays import Folder, last_file
-from imagebind_jax.ablate.baselines import AUDIO, BASELINE, DEPTH, THERMAL
-from imagebind_jax.ablate.jobs import Job, Results
+from imagebind_jax import cli
+from imagebind_jax.ablations import budget, datasets, jobs, models, registry, run, scheduler, trial
+from imagebind_jax.ablations.array_cache import Folder, last_file
+from imagebind_jax.ablations.baselines import AUDIO, BASELINE, DEPTH, THERMAL
+from imagebind_jax.ablations.jobs import Job, Results
+from imagebind_jax.ablations.spec import Ablation, Claim, Row, Setting
 from imagebind_jax.errors import UserError
-from imagebind_jax.model import init
+from imagebind_jax.models.imagebind import init
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 
@@ -40,13 +40,13 @@ PAPER = {
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_numbers_stand_in_the_table(name):
-    rows = claims.BY_NAME[name].rows
+    rows = registry.BY_NAME[name].rows
     assert [(row.paper.get("depth"), row.paper.get("audio")) for row in rows] == PAPER[name]
 
 
 def test_each_claim_of_the_paper_holds_in_the_paper():
     checked = 0
-    for ablation in claims.ABLATIONS:
+    for ablation in registry.ABLATIONS:
         rows = {row.label: row for row in ablation.rows}
         for claim in ablation.claims:
             if not claim.ours:
@@ -69,11 +69,11 @@ def test_settings_of_an_ablation_differ_in_what_it_is_about_alone():
         "pairs": {"pairs", "epochs"}, "gap": {"temperature"}, "sigmoid": {"objective", "batch_size"},
         "chained": {"hub", "epochs", "pairs"},
     }  # fmt: skip
-    assert varied.keys() == claims.BY_NAME.keys()
+    assert varied.keys() == registry.BY_NAME.keys()
     for name, fields in varied.items():
-        for task in claims.BY_NAME[name].tasks:
+        for task in registry.BY_NAME[name].tasks:
             settings = [
-                row.settings[task] for row in claims.BY_NAME[name].rows if task in row.settings
+                row.settings[task] for row in registry.BY_NAME[name].rows if task in row.settings
             ]
             found = {
                 field.name
@@ -85,34 +85,34 @@ def test_settings_of_an_ablation_differ_in_what_it_is_about_alone():
 
 def test_the_baseline_is_in_each_of_the_papers_tables():
     for name in PAPER:
-        for task in claims.BY_NAME[name].tasks:
-            settings = [row.settings.get(task) for row in claims.BY_NAME[name].rows]
+        for task in registry.BY_NAME[name].tasks:
+            settings = [row.settings.get(task) for row in registry.BY_NAME[name].rows]
             assert BASELINE[task] in settings, (name, task)
 
 
 def test_no_recording_is_in_two_sets_of_a_seed():
-    first, each = data.FIRST, data.MOMENTS * data.PAIRS
-    assert all(place % data.MOMENTS == 0 for place in first.values())
-    assert first["depth"] >= data.MOMENTS * towers.TOWER_PAIRS
+    first, each = datasets.FIRST, datasets.MOMENTS * datasets.PAIRS
+    assert all(place % datasets.MOMENTS == 0 for place in first.values())
+    assert first["depth"] >= datasets.MOMENTS * models.TOWER_PAIRS
     assert first["depth"] + each <= first["audio"]
     assert first["audio"] + each <= first["thermal"]
 
 
 def test_as_many_steps_for_any_number_of_pairs():
     for task in BASELINE:
-        steps = {towers.steps(row.settings[task]) for row in claims.BY_NAME["pairs"].rows}
+        steps = {models.steps(row.settings[task]) for row in registry.BY_NAME["pairs"].rows}
         assert len(steps) == 1
 
 
 def test_a_setting_is_the_training_that_it_says():
-    config = towers.config(dataclasses.replace(DEPTH, head="mlp", temperature=0.5), seed=3)
+    config = models.config(dataclasses.replace(DEPTH, head="mlp", temperature=0.5), seed=3)
     encoder = config.model.encoders["depth"]
     assert (encoder.mlp_head, encoder.logit_scale, encoder.learn_scale) == (True, 2.0, False)
     assert (config.batch_size, config.steps, config.seed) == (32, 32 * 1024 // 32, 3)
-    sigmoid = towers.config(dataclasses.replace(AUDIO, objective="sigmoid", batch_size=33), seed=0)
+    sigmoid = models.config(dataclasses.replace(AUDIO, objective="sigmoid", batch_size=33), seed=0)
     assert sigmoid.objective == "sigmoid"
     assert sigmoid.model.encoders["audio"].logit_bias == pytest.approx(-math.log(32))
-    again = towers.config(dataclasses.replace(DEPTH, repeat=1), seed=3)
+    again = models.config(dataclasses.replace(DEPTH, repeat=1), seed=3)
     assert again.seed != config.seed and again.steps == config.steps
 
 
@@ -128,10 +128,10 @@ def on_circle(degrees):
 def test_numbers_known_by_hand():
     pictures = on_circle([0.0, 90.0, 180.0, 270.0])
     classes = on_circle([0.0, 90.0, 180.0, 270.0])
-    found = runs.numbers(pictures, pictures, classes, np.arange(4))
+    found = trial.numbers(pictures, pictures, classes, np.arange(4))
     assert found.pop("gap") == 0 and found == dict.fromkeys(NAMES, 100)
     far = on_circle([0.0, 4.0, 8.0, 12.0])  # all beside the first class, in another order
-    found = runs.numbers(far, pictures, classes, np.arange(4))
+    found = trial.numbers(far, pictures, classes, np.arange(4))
     assert found["top1"] == 25 and found["r1"] == 25
     assert found["gap"] == pytest.approx(1.0, abs=0.01)  # the pictures' mean is 0
 
@@ -143,7 +143,7 @@ def test_what_a_shared_offset_hides_centring_shows():
     offset[0, 0] = 12.0
     unit = lambda z: z / np.linalg.norm(z, axis=1, keepdims=True)  # noqa: E731
     moved = unit(pictures + rng.standard_normal((64, 16)).astype(np.float32) + offset)
-    found = runs.numbers(moved, unit(pictures), unit(pictures), np.arange(64))
+    found = trial.numbers(moved, unit(pictures), unit(pictures), np.arange(64))
     assert found["r1_centred"] > found["r1"] + 20
 
 
@@ -158,11 +158,11 @@ SMALL = {"PAIRS": 16, "TEST": 12, "VIEWS": {"depth": 2, "audio": 2}}
 def shrink(patch):
     """Make all that a seed's data are made of small."""
     for name, value in SMALL.items():
-        patch.setattr(data, name, value)
+        patch.setattr(datasets, name, value)
     for name, value in {"TOWER_PAIRS": 16, "TOWER_STEPS": 2, "TOWER_BATCH": 8}.items():
-        patch.setattr(towers, name, value)
+        patch.setattr(models, name, value)
     chained = dataclasses.replace(DEPTH, pairs=16, epochs=1, batch_size=8)
-    patch.setattr(runs, "DEPTH", chained)
+    patch.setattr(trial, "DEPTH", chained)
     patch.setattr(jobs.cores, "tell", lambda number, share: None)
 
 
@@ -171,7 +171,7 @@ def small(monkeypatch):
     shrink(monkeypatch)
 
 
-SETTINGS = tuple(dict.fromkeys(s for each in claims.ABLATIONS for s in each.settings))
+SETTINGS = tuple(dict.fromkeys(s for each in registry.ABLATIONS for s in each.settings))
 
 
 @pytest.fixture(scope="module")
@@ -191,12 +191,12 @@ def made(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             shrink(patch)
             # What towers see matters here, not what they learn.
-            patch.setattr(towers, "trained", untrained)
+            patch.setattr(models, "trained", untrained)
             patch.setattr(Folder, "write", spy)
-            for part in dict.fromkeys(part for s in settings for part in data.needed(s)):
+            for part in dict.fromkeys(part for s in settings for part in datasets.needed(s)):
                 if part not in written:
                     written[part] = []
-                    data.make(folder, 0, part)
+                    datasets.make(folder, 0, part)
         return folder, written
 
     return make
@@ -215,7 +215,7 @@ def ablation(**changed):
 
 
 def test_parts_of_a_seed_come_one_after_the_other_and_before_its_runs():
-    needed = data.needed(DEPTH)
+    needed = datasets.needed(DEPTH)
     parts = [Job((seed,), part) for part in needed for seed in (0, 1)]
     runs_of = [Job((0,), setting=DEPTH), Job((0, 1), setting=AUDIO)]
     waiting = list(enumerate([*parts, *runs_of]))
@@ -229,7 +229,7 @@ def test_parts_of_a_seed_come_one_after_the_other_and_before_its_runs():
 
 
 def test_only_what_a_setting_needs_is_made(tmp_path):
-    todo = Results(tmp_path).todo([claims.BY_NAME["temperature"]], [0])
+    todo = Results(tmp_path).todo([registry.BY_NAME["temperature"]], [0])
     parts = [job.part for job in todo if job.part]
     assert parts[:4] == ["captioned", "tower-base", "test", "test-base"]
     assert sorted(parts[4:]) == [
@@ -238,17 +238,17 @@ def test_only_what_a_setting_needs_is_made(tmp_path):
         "depth-strong-aligned-erased-base",
     ]
     [job, *_] = [
-        job for job in Results(tmp_path).todo([claims.BY_NAME["chained"]], [0]) if job.part
+        job for job in Results(tmp_path).todo([registry.BY_NAME["chained"]], [0]) if job.part
     ]
     assert job.part == "captioned"
     (tmp_path / "seed-0").mkdir()
     (tmp_path / "seed-0" / "tower-base.npz").touch()
-    todo = Results(tmp_path).todo([claims.BY_NAME["temperature"]], [0])
+    todo = Results(tmp_path).todo([registry.BY_NAME["temperature"]], [0])
     assert "captioned" not in [job.part for job in todo]
 
 
 def test_a_setting_that_two_ablations_share_is_run_once(tmp_path):
-    chosen = [claims.BY_NAME["temperature"], claims.BY_NAME["head"], claims.BY_NAME["gap"]]
+    chosen = [registry.BY_NAME["temperature"], registry.BY_NAME["head"], registry.BY_NAME["gap"]]
     settings = [job.setting for job in Results(tmp_path).todo(chosen, range(3)) if job.setting]
     # Six temperatures of each, of which the gap has four and one is the baseline; an MLP of each.
     assert len(settings) == len(set(settings)) == 2 * 6 + 2
@@ -264,11 +264,11 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
             jobs.work(folder, number, job, math.inf)
             done.append(job)
 
-    monkeypatch.setattr(schedule, "do", do)
-    monkeypatch.setattr(claims, "ABLATIONS", (ablation(repeat=1),))
+    monkeypatch.setattr(scheduler, "do", do)
+    monkeypatch.setattr(registry, "ABLATIONS", (ablation(repeat=1),))
     said = []
-    found = ablate.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
-    assert len(done) == 3 * len(data.needed(DEPTH)) + 2
+    found = run.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
+    assert len(done) == 3 * len(datasets.needed(DEPTH)) + 2
     [told] = found["ablations"]
     scores = [row["scores"]["depth"]["top1"] for row in told["rows"]]
     assert np.shape(scores) == (2, 3) and all(0 <= x <= 100 for row in scores for x in row)
@@ -280,16 +280,16 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
 
     before, text = found["ablations"], (tmp_path / "science.md").read_text()
     done.clear()
-    again = ablate.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
+    again = run.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
     assert not done and again["ablations"] == before
     results = Results(jobs.made(tmp_path))
     path = results._path(told_setting := ablation().settings[0], 101)
     path.write_text(path.read_text().replace('"top1"', '"top2"'))  # damaged: not believed
     assert results.get(told_setting, 101) is None
-    ablate.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
+    run.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
     assert [(job.setting, job.seeds) for job in done] == [(told_setting, (101,))]
     assert (
-        ablate.gather(results, claims.ABLATIONS, range(100, 103))["ablations"] == before
+        run.gather(results, registry.ABLATIONS, range(100, 103))["ablations"] == before
     )  # made the same
     assert text.split("## Small")[1] == (tmp_path / "science.md").read_text().split("## Small")[1]
 
@@ -308,13 +308,15 @@ def test_every_setting_reads_nothing_but_its_data(made, small, monkeypatch):
     files = {part: {*names, last_file(part)} for part, names in written.items()}
     for setting in SETTINGS:
         read.clear()
-        runs._batches(dataclasses.replace(setting, pairs=16, batch_size=8), Folder(folder, 0))
+        trial._batches(dataclasses.replace(setting, pairs=16, batch_size=8), Folder(folder, 0))
         listed = {
             name
-            for part in data.needed(setting)
+            for part in datasets.needed(setting)
             for name in (*files[part], last_file(part), last_file(part.replace("-large", "-base")))
         }
-        assert set(read) <= listed | {f"depth-{data.named(data.way_of(setting))}.npy"}, setting
+        assert set(read) <= listed | {f"depth-{datasets.named(datasets.way_of(setting))}.npy"}, (
+            setting
+        )
 
 
 @pytest.mark.variants
@@ -325,8 +327,8 @@ def test_every_kind_of_setting_has_batches_that_its_encoder_takes(made, small):
     )
     assert len(short) >= 15
     for setting in short:
-        batch = runs._batches(setting, Folder(folder, 0))(1)
-        shape = towers.config(setting, 0).model.encoders[setting.modality].shape
+        batch = trial._batches(setting, Folder(folder, 0))(1)
+        shape = models.config(setting, 0).model.encoders[setting.modality].shape
         assert batch[setting.modality].shape == (8, *shape)
         assert np.allclose(np.linalg.norm(batch["anchor:vision"], axis=1), 1, atol=1e-2)
 
@@ -347,7 +349,7 @@ def test_every_kind_of_setting_has_batches_that_its_encoder_takes(made, small):
 )  # fmt: skip
 def test_a_setting_trains(setting, made, small):
     setting = dataclasses.replace(setting, pairs=16, batch_size=8, epochs=1)
-    found, _ = runs.run(setting, 0, made([setting])[0])
+    found, _ = trial.run(setting, 0, made([setting])[0])
     assert found.keys() == {*NAMES, "gap"}
     assert all(np.isfinite(value) for value in found.values())
 
@@ -356,80 +358,80 @@ def test_what_settings_share_is_drawn_the_same(made, small):
     base = dataclasses.replace(AUDIO, pairs=16, batch_size=16, mask_bands=0)
     apart = dataclasses.replace(base, aligned=False)
     folder = Folder(made([base, apart])[0], 0)
-    batches = [runs._batches(setting, folder) for setting in (base, apart)]
+    batches = [trial._batches(setting, folder) for setting in (base, apart)]
     for step in range(4):
         a, b = (batch(step) for batch in batches)
         assert (a["audio"] == b["audio"]).all()
         assert (a["anchor:vision"] != b["anchor:vision"]).any()
-    masked = runs._batches(dataclasses.replace(base, mask_bands=12), folder)(0)["audio"]
-    plain = runs._batches(base, folder)(0)["audio"]
+    masked = trial._batches(dataclasses.replace(base, mask_bands=12), folder)(0)["audio"]
+    plain = trial._batches(base, folder)(0)["audio"]
     bands = (masked != plain).any(axis=(2, 3)).sum(axis=1)
     assert 0 < bands.max() <= 12
-    assert np.unique(masked[masked != plain]).tolist() == [np.float32(runs.MASKED)]
+    assert np.unique(masked[masked != plain]).tolist() == [np.float32(trial.MASKED)]
 
 
 # ---- budgets and the command line
 
 
 def test_a_budget_takes_seeds_first_and_then_ablations(tmp_path):
-    results, chosen = Results(tmp_path), list(claims.ABLATIONS)
-    everything = choosing.fit(results, chosen, range(6), math.inf, 2)
+    results, chosen = Results(tmp_path), list(registry.ABLATIONS)
+    everything = budget.fit(results, chosen, range(6), math.inf, 2)
     assert everything == (chosen, range(6), [])
 
     def cost(some, seeds, workers=2):
         return jobs.lasts(results.todo(some, range(seeds)), workers)
 
-    fitting, seeds, left = choosing.fit(results, chosen, range(6), cost(chosen, 5) + 1, 2)
+    fitting, seeds, left = budget.fit(results, chosen, range(6), cost(chosen, 5) + 1, 2)
     assert (len(fitting), len(seeds), left) == (len(chosen), 5, [])
-    fitting, seeds, left = choosing.fit(results, chosen, range(6), cost(chosen, 5) / 2, 2)
+    fitting, seeds, left = budget.fit(results, chosen, range(6), cost(chosen, 5) / 2, 2)
     assert len(seeds) == 5 and 1 < len(fitting) < len(chosen)
     assert [each["name"] for each in left] == [each.name for each in chosen[len(fitting) :]]
     assert cost(fitting, 5) <= cost(chosen, 5) / 2 < cost(chosen[: len(fitting) + 1], 5)
-    fitting, seeds, left = choosing.fit(results, chosen, range(6), 1.0, 2)
+    fitting, seeds, left = budget.fit(results, chosen, range(6), 1.0, 2)
     assert (len(fitting), len(seeds)) == (1, 3)  # as little as there is
-    parts = {part for each in chosen for s in each.settings for part in data.needed(s)}
+    parts = {part for each in chosen for s in each.settings for part in datasets.needed(s)}
     one_seed = sum(Job((0,), part).cost for part in parts)
     assert cost(chosen, 3, workers=1000) > one_seed  # its parts wait for each other
 
 
-@pytest.mark.parametrize("name", claims.BY_NAME)
+@pytest.mark.parametrize("name", registry.BY_NAME)
 def test_any_ablation_takes_ten_minutes_on_two_cores(name, tmp_path):
     """By the costs, with the seeds that it then has."""
-    results, chosen = Results(tmp_path), [claims.BY_NAME[name]]
-    seeds = choosing.few(results, chosen, range(100, 109), ablate.QUICKLY, 2)
+    results, chosen = Results(tmp_path), [registry.BY_NAME[name]]
+    seeds = budget.few(results, chosen, range(100, 109), run.QUICKLY, 2)
     assert 3 <= len(seeds) <= 9
-    assert jobs.lasts(results.todo(chosen, seeds), 2) <= ablate.QUICKLY
+    assert jobs.lasts(results.todo(chosen, seeds), 2) <= run.QUICKLY
 
 
 def test_the_same_command_takes_the_same_seeds_however_much_is_done(tmp_path):
-    results, chosen = Results(tmp_path), [claims.BY_NAME["temperature"]]
-    before = choosing.few(results, chosen, range(9), ablate.QUICKLY, 2)
+    results, chosen = Results(tmp_path), [registry.BY_NAME["temperature"]]
+    before = budget.few(results, chosen, range(9), run.QUICKLY, 2)
     assert len(before) < 9
     for setting in chosen[0].settings:
         for seed in before:
             results.put(setting, seed, {"top1": 1.0})
-    assert choosing.few(results, chosen, range(9), ablate.QUICKLY, 2) == before
-    assert choosing.fit(results, chosen, range(9), 1.0, 2)[1] == before[:5]
+    assert budget.few(results, chosen, range(9), run.QUICKLY, 2) == before
+    assert budget.fit(results, chosen, range(9), 1.0, 2)[1] == before[:5]
     for setting in chosen[0].settings:
         for seed in range(9):
             results.put(setting, seed, {"top1": 1.0})
-    assert choosing.few(results, chosen, range(9), ablate.QUICKLY, 2) == range(9)  # nothing to do
+    assert budget.few(results, chosen, range(9), run.QUICKLY, 2) == range(9)  # nothing to do
 
 
 def test_no_two_verdicts_read_the_same():
-    said = [(claim.says, claim.task) for each in claims.ABLATIONS for claim in each.claims]
+    said = [(claim.says, claim.task) for each in registry.ABLATIONS for claim in each.claims]
     assert len(said) == len(set(said))
 
 
 def test_what_was_not_finished_is_said(tmp_path):
-    found = ablate.gather(Results(tmp_path), [ablation()], range(3))
+    found = run.gather(Results(tmp_path), [ablation()], range(3))
     assert found["ablations"] == []
     assert found["left_out"] == [{"name": "small", "why": "was not finished within the budget"}]
 
 
 @pytest.mark.parametrize("text, seconds", [("30m", 1800), ("90s", 90), ("1.5h", 5400), ("2", 120)])
 def test_times(text, seconds):
-    assert choosing.seconds(text) == seconds
+    assert budget.seconds(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -449,7 +451,7 @@ def test_mistakes_are_one_line(arguments, expected, mistake, tmp_path):
 def test_the_list(capsys):
     assert cli.main(["ablate", "--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(
-        claims.BY_NAME
+        registry.BY_NAME
     )
 
 
@@ -481,7 +483,7 @@ def test_jobs_wait_for_what_they_need_and_each_process_has_a_core(tmp_path, monk
     todo += [Job((0,), setting=DEPTH), Job((0, 1), setting=AUDIO)]
     heard = []
     before = os.environ.get("OPENBLAS_NUM_THREADS")
-    schedule.do(tmp_path, todo, 2, math.inf, lambda done, job: heard.append(done), toy)
+    scheduler.do(tmp_path, todo, 2, math.inf, lambda done, job: heard.append(done), toy)
     assert os.environ.get("OPENBLAS_NUM_THREADS") == before
     done = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(len(todo))]
     for first, second in ((0, 1), (2, 3), (1, 4), (1, 5), (3, 5)):
@@ -496,12 +498,12 @@ def test_jobs_wait_for_what_they_need_and_each_process_has_a_core(tmp_path, monk
 def test_a_process_that_is_killed_ends_all_with_what_to_do(tmp_path):
     todo = [Job((0,), "captioned"), Job((1,), "kill"), Job((2,), "captioned")]
     with pytest.raises(UserError, match="ended before its time .*the same command goes on"):
-        schedule.do(tmp_path, todo, 2, math.inf, lambda done, job: None, toy)
+        scheduler.do(tmp_path, todo, 2, math.inf, lambda done, job: None, toy)
 
 
 def test_a_deadline_begins_nothing(tmp_path):
     todo = [Job((0,), "captioned")]
-    schedule.do(tmp_path, todo, 1, time.monotonic() - 1, lambda done, job: None, toy)
+    scheduler.do(tmp_path, todo, 1, time.monotonic() - 1, lambda done, job: None, toy)
     assert not list(tmp_path.iterdir())
 
 
@@ -509,7 +511,7 @@ def test_a_deadline_begins_nothing(tmp_path):
 def test_an_error_in_a_process_is_heard(tmp_path):
     """Its data are not there, so the run fails, and all ends with what to do."""
     with pytest.raises(UserError, match="seed-0 are damaged .*: remove the folder"):
-        schedule.do(tmp_path, [Job((0,), setting=DEPTH)], 1, math.inf, lambda done, job: None)
+        scheduler.do(tmp_path, [Job((0,), setting=DEPTH)], 1, math.inf, lambda done, job: None)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,17 @@ import re
 import numpy as np
 import pytest
 
-from imagebind_jax.ablate import marks, words
-from imagebind_jax.ablate.markdown import escaped, markdown
-from imagebind_jax.ablate.page import write_page
-from imagebind_jax.ablate.verdicts import CONFIDENCE, DOES_NOT, REPRODUCES, TOO_CLOSE, judge, spread
+from imagebind_jax.ablations import forest_plot, report_text
+from imagebind_jax.ablations.paired_test import (
+    CONFIDENCE,
+    DOES_NOT,
+    REPRODUCES,
+    TOO_CLOSE,
+    judge,
+    spread,
+)
+from imagebind_jax.ablations.report_html import write_page
+from imagebind_jax.ablations.report_markdown import escaped, markdown
 from imagebind_jax.errors import UserError
 
 SEEDS = 6
@@ -252,9 +259,9 @@ def test_text_is_no_markup():
 
 
 def test_signs():
-    assert [words.signed(x) for x in (3.14, -0.44, 0, 0.04, -0.04, 0.001)] == [
+    assert [report_text.signed(x) for x in (3.14, -0.44, 0, 0.04, -0.04, 0.001)] == [
         "+3.1", "−0.4", "0.0", "+0.04", "−0.04", "0.0"]  # fmt: skip
-    assert words.signed(-0.5, "gap") == "−0.50" and words.signed(0.0, "gap") == "0.00"
+    assert report_text.signed(-0.5, "gap") == "−0.50" and report_text.signed(0.0, "gap") == "0.00"
 
 
 # ---- the page
@@ -274,7 +281,7 @@ def test_page_says_every_verdict_in_words(page, results):
         said = f">{html.escape(verdict['says'])}</a><small>{verdict['task']}"
         assert forests.count(said) == 1
     said = re.findall(r'<span class="verdict (\w+)">([^<]*)</span>', forests)
-    assert sorted(said) == sorted((marks.kind(v), v["verdict"]) for v in verdicts(results))
+    assert sorted(said) == sorted((forest_plot.kind(v), v["verdict"]) for v in verdicts(results))
     assert page.count('class="paper"') == 1 + 2  # in the legend of the claims, and two of them
 
 
@@ -296,24 +303,24 @@ def test_page_of_one_row_and_nothing_of_the_paper(results, tmp_path):
     assert "Ours</h4>" in page and "The paper</h4>" not in page and "<ol" not in page
     assert "the paper |" not in text and "**" not in "".join(map(str, tables(text)))
     results["ablations"] = []
-    assert html.escape(words.TITLE) in written(results, tmp_path)
-    assert words.TITLE in markdown(results)
+    assert html.escape(report_text.TITLE) in written(results, tmp_path)
+    assert report_text.TITLE in markdown(results)
 
 
 def test_a_scale_has_round_steps_and_holds_its_ends():
     for low, high in [(-3.2, 7.1), (0.31, 0.92), (50.0, 50.0), (-12.5, 12.5), (0, 100)]:
-        scale = marks.Scale(low, high)
+        scale = forest_plot.Scale(low, high)
         assert scale.holds(low) and scale.holds(high) and len(scale.steps) <= 8
         assert 0 < scale.at(scale.steps[0]) < scale.at(scale.steps[-1]) < 100
 
 
 def test_what_is_beyond_the_scale_is_an_arrow(results):
     verdict = results["ablations"][0]["verdicts"][0]
-    scale = marks.Scale(-10, 10)
+    scale = forest_plot.Scale(-10, 10)
     verdict |= {"difference": 2.0, "low": -30.0, "high": 4.0, "paper_difference": 34.1}
-    line = marks.forest_line(verdict, scale)
-    assert line.count(marks.ARROWS[False]) == 1 and line.count(marks.ARROWS[True]) == 1
-    assert marks.DIAMOND not in line and line.count("<circle") == 1
+    line = forest_plot.forest_line(verdict, scale)
+    assert line.count(forest_plot.ARROWS[False]) == 1 and line.count(forest_plot.ARROWS[True]) == 1
+    assert forest_plot.DIAMOND not in line and line.count("<circle") == 1
     verdict |= {"difference": 40.0, "low": 30.0, "high": 50.0, "paper_difference": 2.6}
-    line = marks.forest_line(verdict, scale)
-    assert "<circle" not in line and "interval" not in line and marks.DIAMOND in line
+    line = forest_plot.forest_line(verdict, scale)
+    assert "<circle" not in line and "interval" not in line and forest_plot.DIAMOND in line

@@ -15,22 +15,26 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from imagebind_jax import cli, metrics, sharding, train
+from imagebind_jax import cli
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import anchors as kept_anchors
-from imagebind_jax.inputs import augment, depth, kept, vision
-from imagebind_jax.inputs.anchors import Anchors, Views
-from imagebind_jax.inputs.bad_records import BadRecords
-from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.pipeline import Batches, Pair
-from imagebind_jax.inputs.rows import Rows, ToInputs
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.pipeline import precomputed as kept_anchors
+from imagebind_jax.inputs.pipeline.bad_records import BadRecords
+from imagebind_jax.inputs.pipeline.batches import Batches, Pair
+from imagebind_jax.inputs.pipeline.examples import Rows, ToInputs
+from imagebind_jax.inputs.pipeline.precomputed import Anchors, Views
+from imagebind_jax.inputs.transforms import augment, depth, vision
 from imagebind_jax.inputs.world import World
-from imagebind_jax.model import ImageBind, ImageBindConfig, init
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig, init
 from imagebind_jax.optimizer import OptimizerConfig
-from imagebind_jax.plan import compiling, flops
-from imagebind_jax.prepare import anchors
+from imagebind_jax.plan import aot_compile, flops
+from imagebind_jax.prepare import precompute
+from imagebind_jax.runtime import metrics_log
+from imagebind_jax.storage import row_file
+from imagebind_jax.training import fit
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 COUNT, VIEWS, STEPS = 20, Views(3, seed=5), 4
@@ -107,7 +111,7 @@ def quiet(line):
 
 def make(config, checkpoint, **options):
     said = []
-    [folder] = anchors.make(config, checkpoint, **{"say": said.append} | options)
+    [folder] = precompute.make(config, checkpoint, **{"say": said.append} | options)
     return folder, said
 
 
@@ -115,7 +119,7 @@ def make(config, checkpoint, **options):
 def uncached(tmp_path_factory):
     """The run folder of a run whose tower sees every view."""
     folder = tmp_path_factory.mktemp("uncached")
-    train.fit(make_config(), folder, say=quiet)
+    fit.fit(make_config(), folder, say=quiet)
     return folder
 
 
@@ -139,8 +143,8 @@ def batches(config, **options):
 @pytest.mark.parametrize("with_vision", [True, False])
 def test_the_loss_is_that_of_the_tower(with_vision, uncached, made, tmp_path, monkeypatch):
     monkeypatch.setattr(Seen, "__call__", blind(Seen.__call__))
-    train.fit(make_config(with_vision=with_vision, folder=made), tmp_path, say=quiet)
-    a, b = (metrics.read(folder / "metrics.jsonl") for folder in (uncached, tmp_path))
+    fit.fit(make_config(with_vision=with_vision, folder=made), tmp_path, say=quiet)
+    a, b = (metrics_log.read(folder / "metrics.jsonl") for folder in (uncached, tmp_path))
     assert [line["loss"] for line in b] == pytest.approx([line["loss"] for line in a], rel=1e-6)
     assert len({line["loss"] for line in a}) == STEPS == len(b)
 
@@ -172,7 +176,7 @@ def test_a_plan_leaves_the_tower_out(made):
     """What is compiled for a slice is what training gets, and costs what the partner alone does."""
     config = make_config(folder=made)
     rows = NamedSharding(sharding.make_mesh(), PartitionSpec(sharding.BATCH))
-    planned = compiling._batch(config, config.pairs[0], rows)
+    planned = aot_compile._batch(config, config.pairs[0], rows)
     fed = batches(config)[0]
     assert {k: (x.shape, x.dtype) for k, x in planned.items()} == {
         k: (x.shape, x.dtype) for k, x in fed.items()
@@ -307,9 +311,11 @@ def test_anchors_of_anything_else_are_refused(change, words, made, tmp_path):
             model = dataclasses.replace(model, **{field: value})
         config = dataclasses.replace(config, model=model)
     with pytest.raises(UserError, match=words) as raised:
-        train.fit(config, tmp_path, say=quiet)
+        fit.fit(config, tmp_path, say=quiet)
     assert str(made) in str(raised.value) or "logit scale" in words
-    assert not (tmp_path / "metrics.jsonl").exists() or not metrics.read(tmp_path / "metrics.jsonl")
+    assert not (tmp_path / "metrics.jsonl").exists() or not metrics_log.read(
+        tmp_path / "metrics.jsonl"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,7 +337,7 @@ def test_anchors_of_a_setting_that_the_transform_lacks_are_refused(tmp_path):
 
 def test_no_anchors_and_those_of_no_views(made, tmp_path):
     with pytest.raises(UserError, match=f"no anchors in {tmp_path}"):
-        train.fit(make_config(folder=tmp_path), tmp_path / "run", say=quiet)
+        fit.fit(make_config(folder=tmp_path), tmp_path / "run", say=quiet)
     with pytest.raises(UserError, match=r"of which views: views=Views\(8\)"):
         make_config(folder=made, views=None)
     with pytest.raises(UserError, match="in_memory keeps no random views"):
@@ -353,15 +359,15 @@ def test_a_folder_of_others_is_not_written_over(uncached, made):
 def test_a_run_goes_on_with_no_others(uncached, tmp_path):
     config = make_config(with_vision=False, folder=tmp_path / "anchors", steps=1)
     of_another = make_config(seed=1, steps=1)
-    train.fit(of_another, tmp_path / "another", say=quiet)
+    fit.fit(of_another, tmp_path / "another", say=quiet)
     for checkpoint in (uncached, tmp_path / "another"):
         folder, _ = make(make_config(), checkpoint, out=tmp_path / checkpoint.name)
         shutil.rmtree(tmp_path / "anchors", ignore_errors=True)
         folder.rename(tmp_path / "anchors")
         if checkpoint == uncached:
-            train.fit(config, tmp_path / "run", say=quiet)
+            fit.fit(config, tmp_path / "run", say=quiet)
     with pytest.raises(UserError, match="holds a run with pairs.0.anchors.made"):
-        train.fit(config, tmp_path / "run", say=quiet)
+        fit.fit(config, tmp_path / "run", say=quiet)
 
 
 def test_notes_that_lie_are_mistakes(uncached, tmp_path):
@@ -425,7 +431,7 @@ KILLED = """
 import sys
 from imagebind_jax.inputs import kept
 import test_anchors as t
-from imagebind_jax.prepare import filling
+from imagebind_jax.prepare.run import filling
 kept.FLUSH_ROWS, filling.FLYING = 1, 0
 see, calls = t.Seen.__call__, []
 def count(self, record, rng):
@@ -451,7 +457,7 @@ def test_a_killed_making_goes_on_to_the_same_bytes(uncached, made, tmp_path):
             break
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    done = kept.read_note(folder / "000000.json").done
+    done = row_file.read_note(folder / "000000.json").done
     assert 0 < done < COUNT
     make(make_config(), uncached, out=tmp_path)
     assert contents(folder) == contents(made)

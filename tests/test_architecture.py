@@ -19,50 +19,37 @@ LONGEST = 300  # lines, constants apart
 
 # From the ground up; a file imports only from floors below its own, and folders only themselves.
 FLOORS = (
-    {"version", "errors", "saying", "interrupts"},
-    {"files", "faults", "parents", "arguments", "clusters", "meeting", "parting"},
-    {"board", "digests", "step_folders", "orbax_pages"},
-    {"inputs", "metrics"},
-    {"data"},
-    {"streamed_losses", "attention_kernel"},
-    {"attention"},
-    {"compiled", "goodput", "preemption", "watchdog", "layers", "losses", "optimizer"},
-    {"devices", "encoders", "hosts"},
-    {"sharding", "saving", "restoring", "in_step"},
-    {"model", "masked_autoencoder", "checkpoint"},
-    {"porting", "frozen", "same_run", "dense"},
-    {"evaluators", "report", "store"},
-    {"storing", "search"},
-    {"approximate", "search_page"},
+    {"errors", "version"},
+    {"storage", "models", "optimizer"},
+    {"runtime", "reports"},
+    {"inputs", "distributed"},
+    {"checkpointing", "losses", "data"},
+    {"porting"},
+    {"evaluation"},
     {"config"},
-    {"evaluate", "gradients", "prepare"},
-    {"encoding"},
-    {"asking", "embed_files"},
-    {"page"},
-    {"health", "replicas"},
-    {"training_step"},
-    {"ablate"},
-    {"loop"},
-    {"train"},
-    {"plan"},
-    {"binding"},
-    {"gallery"},
-    {"demo"},
-    {"endings", "launch", "file_commands"},
+    {"search", "training"},
+    {"web", "prepare", "ablations", "plan", "demo"},
     {"cli"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+# What is computed on devices: whoever knows JAX understands it in an hour.
+CORE = ("models/*", "losses/*", "training/step", "training/gradients", "training/loop", "optimizer")
+MOST_CORE_LINES = 2_500
+HIGHEST_CORE_IMPORT = 4
 DEVICE_SIDE = (
-    "model",
-    "losses",
-    "streamed_losses",
-    "attention",
-    "attention_kernel",
+    "models.imagebind",
+    "losses.contrastive",
+    "losses.streamed",
+    "models.attention",
+    "models.attention_pallas",
     "optimizer",
-    "sharding",
-    "encoders",
-    "layers",
+    "distributed.sharding",
+    "models.encoder",
+    "models.layers",
 )
+# A module is a noun of the field; these words are, though they look like participles.
+NOUNS = {"sharding", "ray_casting", "resampling", "orbax_logging", "few_shot", "precomputed", "streamed", "cached",
+         "prepared", "checksummed"}  # fmt: skip
 HOST_LIBRARIES = {
     "grain",
     "tensorflow_datasets",
@@ -137,7 +124,42 @@ def test_no_two_files_need_each_other():
     del graph["imagebind_jax"]  # its names are imported at their first use
     graph = {m: needs - {"imagebind_jax"} for m, needs in graph.items()}
     order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
-    assert order.index("imagebind_jax.cli") > order.index("imagebind_jax.train")
+    assert order.index("imagebind_jax.cli") > order.index("imagebind_jax.training.fit")
+
+
+def test_no_more_than_five_modules_lie_flat():
+    assert {path.stem for path in ROOT.glob("*.py")} == {
+        "__init__", "config", "errors", "optimizer", "version",
+    }  # fmt: skip
+
+
+def test_modules_have_the_names_of_things():
+    wrong = [
+        module
+        for module in MODULES
+        if (name := module.rpartition(".")[2]) not in NOUNS
+        and any(word.endswith(("ing", "ed")) for word in name.split("_"))
+        and "world" not in module.split(".")[:-1]
+    ]
+    assert not wrong
+
+
+def core():
+    return [path for pattern in CORE for path in sorted(ROOT.glob(f"{pattern}.py"))]
+
+
+def test_the_core_is_small_and_stands_on_what_is_below():
+    assert sum(len(path.read_text().splitlines()) for path in core()) < MOST_CORE_LINES
+    own = {module_of(path) for path in core()}
+    wrong = [
+        f"{path.stem} imports {name}"
+        for path in core()
+        for name in imports(path)
+        if name.startswith("imagebind_jax.")
+        and name not in own
+        and FLOOR.get(top(name), 99) > HIGHEST_CORE_IMPORT
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_host_side_never_imports_jax():
@@ -184,7 +206,7 @@ def test_the_device_side_needs_no_library_of_media():
 def test_training_starts_without_libraries_it_does_not_use():
     unused = sorted(HOST_LIBRARIES - {"grain"})
     found = fresh(
-        "import json, sys; import imagebind_jax.train; "
+        "import json, sys; import imagebind_jax.training.fit; "
         f"print(json.dumps([m for m in {unused} if m in sys.modules]))"
     )
     assert not found

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluators import arithmetic
-from imagebind_jax.evaluators.arithmetic import Arithmetic
-from imagebind_jax.evaluators.benchmark import Items
+from imagebind_jax.evaluation.benchmark import Items
+from imagebind_jax.evaluation.tasks import arithmetic
+from imagebind_jax.evaluation.tasks.arithmetic import Arithmetic
 
 
 def test_compose_by_hand():

@@ -9,10 +9,10 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from imagebind_jax import attention as forms
-from imagebind_jax import attention_kernel, layers
-from imagebind_jax.attention import attention
 from imagebind_jax.errors import UserError
+from imagebind_jax.models import attention as forms
+from imagebind_jax.models import attention_pallas, layers
+from imagebind_jax.models.attention import attention
 
 pytestmark = pytest.mark.jax
 
@@ -156,7 +156,7 @@ def test_what_the_kernel_tells_the_compiler_is_above_its_products():
     """Told nothing, a compiler takes a kernel's work for none."""
     cost = []
     qkv = jnp.zeros((4, 257, 3 * 1280), jnp.bfloat16)
-    for call, extra in ((attention_kernel.forward, ()), (attention_kernel.backward, (0,))):
+    for call, extra in ((attention_pallas.forward, ()), (attention_pallas.backward, (0,))):
         more = [jnp.zeros((4, 257, 1280), jnp.bfloat16) for _ in extra]
         call = functools.partial(call, heads=16, causal=False)
         traced = jax.make_jaxpr(call)(qkv, jnp.zeros(3 * 1280, jnp.bfloat16), None, *more)

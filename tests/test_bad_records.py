@@ -8,9 +8,9 @@ import pytest
 from feeding import Noisy, batches
 
 from imagebind_jax.errors import TooManyBadRecords, UserError
-from imagebind_jax.inputs.bad_records import BadRecords
-from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.rows import Rows, ToInputs
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.pipeline.bad_records import BadRecords
+from imagebind_jax.inputs.pipeline.examples import Rows, ToInputs
 
 
 def lines(folder):

@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagebind_jax import checkpoint, files, sharding
-from imagebind_jax.checkpoint import (
+from imagebind_jax.checkpointing import checkpointer
+from imagebind_jax.checkpointing.checkpointer import (
     CheckpointCorrupt,
     CheckpointError,
     Checkpoints,
     abstract,
     digest,
 )
+from imagebind_jax.distributed import sharding
+from imagebind_jax.storage import checksummed
 
 pytestmark = pytest.mark.jax
 WIDTHS = (8, 2, 1)  # devices that share one copy
@@ -141,7 +143,7 @@ def test_facts_are_kept_beside_the_state(opened):
     checkpoints.save(3, state(), {"config": {"seed": 7, "pair": ["a", "b"], "fsdp": None}})
     meta = checkpoints.meta(3)
     assert meta["config"] == {"seed": 7, "pair": ["a", "b"], "fsdp": None}
-    assert (meta["step"], meta["format"]) == (3, checkpoint.FORMAT)
+    assert (meta["step"], meta["format"]) == (3, checkpointer.FORMAT)
     assert meta["digest"] == digest(state())[0]
 
 
@@ -197,7 +199,7 @@ def test_the_newest_two_stay_and_commits_are_told(tmp_path, opened):
     run = tmp_path / "run"
 
     def committed(step):
-        told.append((step, checkpoint.COMMITTED in os.listdir(run / str(step))))
+        told.append((step, checkpointer.COMMITTED in os.listdir(run / str(step))))
 
     saved(run, (1, 2, 3, 4), keep=1, committed=committed)
     assert told == [(step, True) for step in (1, 2, 3, 4)]
@@ -233,7 +235,7 @@ def test_bytes_that_read_well_but_are_others_are_found_by_the_digest(tmp_path, o
     good, bad = (digest(state(seed))[0]["params/w"] for seed in (2, 3))
     meta = json.loads(path.read_text().replace(good, bad))
     meta.pop("seal")
-    path.write_text(json.dumps(files.sealed(meta)))
+    path.write_text(json.dumps(checksummed.sealed(meta)))
     with pytest.raises(CheckpointCorrupt, match="1 leaves are not what was saved, first params/w"):
         opened().restore(2, abstract(state()))
 

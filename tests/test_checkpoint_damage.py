@@ -17,9 +17,15 @@ import pytest
 from flax import struct
 from saver import bits, facts, state
 
-from imagebind_jax import files, restoring, step_folders
-from imagebind_jax.checkpoint import CheckpointCorrupt, CheckpointError, Checkpoints, abstract
-from imagebind_jax.step_folders import CheckpointUnreadable
+from imagebind_jax.checkpointing import restore, step_dir
+from imagebind_jax.checkpointing.checkpointer import (
+    CheckpointCorrupt,
+    CheckpointError,
+    Checkpoints,
+    abstract,
+)
+from imagebind_jax.checkpointing.step_dir import CheckpointUnreadable
+from imagebind_jax.storage import checksummed
 
 FORMAT_1 = pathlib.Path(__file__).parent / "golden" / "run_format_1"
 KINDS = ("delete", "empty", "truncate", "append", "zero", "flip", "flip", "flip")
@@ -106,11 +112,11 @@ def test_a_damaged_file_gives_exact_values_or_one_line(run, capfd, measured):
 @pytest.mark.goal("G26")
 def test_damaged_meta_is_what_was_saved_or_refused(run, measured):
     path, chance = run / "2" / "meta" / "metadata", random.Random(26)
-    good, expected = path.read_bytes(), step_folders.read_meta(run / "2")
+    good, expected = path.read_bytes(), step_dir.read_meta(run / "2")
     refused, mutants = 0, goals.size(300, 5000)
     for number in range(mutants):
         mutate(path, KINDS[number % len(KINDS)], chance)
-        refused += outcome(lambda: step_folders.read_meta(run / "2"), expected)
+        refused += outcome(lambda: step_dir.read_meta(run / "2"), expected)
         path.write_bytes(good)
     assert refused > mutants / 2
     measured(f"{mutants} mutants of a checkpoint's meta: {refused} refused, the others exact")
@@ -152,7 +158,7 @@ STALE = 'ABORTED: Error opening "zarr" driver: Failed to open: "manifest.ocdbt":
 
 def failing(error, times):
     """Reads the arrays, but fails so often before."""
-    read, left = restoring._arrays, [error] * times
+    read, left = restore._arrays, [error] * times
 
     def arrays(*arguments):
         if left:
@@ -164,8 +170,8 @@ def failing(error, times):
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "?"), ValueError(STALE)], ids=str)
 def test_a_passing_error_is_waited_for(error, run, monkeypatch):
-    monkeypatch.setattr(restoring, "AGAIN", (0.01, 0.01))
-    monkeypatch.setattr(restoring, "_arrays", failing(error, 2))
+    monkeypatch.setattr(restore, "AGAIN", (0.01, 0.01))
+    monkeypatch.setattr(restore, "_arrays", failing(error, 2))
     checkpoints, lines = Checkpoints(run), []
     step, found = checkpoints.restore_newest(abstract(state(0)), lines.append)
     assert (step, lines, bits(found)) == (2, [], bits(state(2)))
@@ -176,8 +182,8 @@ def test_a_passing_error_is_waited_for(error, run, monkeypatch):
     "error", [OSError(errno.EIO, "?"), ValueError(STALE), MemoryError()], ids=repr
 )
 def test_what_cannot_be_read_is_no_damage_and_stays(error, run, monkeypatch):
-    monkeypatch.setattr(restoring, "AGAIN", (0.01, 0.01))
-    monkeypatch.setattr(restoring, "_arrays", failing(error, 99))
+    monkeypatch.setattr(restore, "AGAIN", (0.01, 0.01))
+    monkeypatch.setattr(restore, "_arrays", failing(error, 99))
     checkpoints, lines = Checkpoints(run), []
     with pytest.raises(
         CheckpointUnreadable, match=r"cannot be read \(.*start the same command"
@@ -194,7 +200,7 @@ def test_a_newer_format_says_so_and_is_not_stepped_over(run):
     path = run / "2" / "meta" / "metadata"
     meta = json.loads(path.read_text())
     del meta["seal"]
-    newer = files.sealed(meta | {"format": step_folders.FORMAT + 1})
+    newer = checksummed.sealed(meta | {"format": step_dir.FORMAT + 1})
     path.write_text(json.dumps(newer))
     checkpoints = Checkpoints(run)
     with pytest.raises(CheckpointError, match="written by a newer version") as refused:
@@ -206,7 +212,7 @@ def test_a_newer_format_says_so_and_is_not_stepped_over(run):
 def test_a_flipped_bit_in_the_format_is_damage_and_no_newer_version(run):
     path = run / "2" / "meta" / "metadata"
     text = path.read_text()
-    number = f'"format": {step_folders.FORMAT}'
+    number = f'"format": {step_dir.FORMAT}'
     assert number in text
     checkpoints, lines = Checkpoints(run), []
     for other in ("1", "3", "6"):
@@ -219,7 +225,7 @@ def test_a_flipped_bit_in_the_format_is_damage_and_no_newer_version(run):
 
 
 def test_meta_tells_the_versions_that_wrote_it(run):
-    meta = step_folders.read_meta(run / "2")
+    meta = step_dir.read_meta(run / "2")
     assert meta["versions"]["jax"] == jax.__version__
     assert {"imagebind-jax", "orbax-checkpoint"} <= meta["versions"].keys()
 

@@ -13,9 +13,15 @@ import jax.numpy as jnp
 import pytest
 from saver import bits, facts, state
 
-from imagebind_jax import faults, saving, step_folders
-from imagebind_jax.checkpoint import CheckpointCorrupt, CheckpointError, Checkpoints, abstract
+from imagebind_jax.checkpointing import async_save, step_dir
+from imagebind_jax.checkpointing.checkpointer import (
+    CheckpointCorrupt,
+    CheckpointError,
+    Checkpoints,
+    abstract,
+)
 from imagebind_jax.errors import SavesFail
+from imagebind_jax.runtime import fault_injection
 
 
 @pytest.fixture
@@ -139,14 +145,14 @@ def test_too_little_room_is_found_before_anything_is_written(run, monkeypatch):
 
 def test_a_fault_on_purpose_fails_while_the_step_is_written(run, monkeypatch):
     checkpoints, lines = run
-    monkeypatch.setenv(faults.VARIABLE, "kind=disk_full,step=2,steps=2")
+    monkeypatch.setenv(fault_injection.VARIABLE, "kind=disk_full,step=2,steps=2")
     save(checkpoints, 2, 3, 4)
     assert whole(checkpoints) == [4, 1]
     assert [line.split(" failed ")[0] for line in lines] == [
         "checkpoint of step 2", "checkpoint of step 3"
     ]  # fmt: skip
     assert checkpoints.failures == 2
-    monkeypatch.setenv(faults.VARIABLE, "kind=disk_full,step=5,steps=9")
+    monkeypatch.setenv(fault_injection.VARIABLE, "kind=disk_full,step=5,steps=9")
     save(checkpoints, 5, 6)  # not the third in a row: step 4 was committed
     with pytest.raises(SavesFail, match="last committed step 4"):
         save(checkpoints, 7)
@@ -213,11 +219,11 @@ def test_remains_are_gone_at_the_start_and_nothing_else(run):
     save(checkpoints, 2)
     checkpoints.close()
     folder = checkpoints.folder
-    step_folders.mark(folder / "1", "removing")  # and killed: the commit file may still be there
+    step_dir.mark(folder / "1", "removing")  # and killed: the commit file may still be there
     shutil.copytree(folder / "2", folder / "3")
-    step_folders.mark(folder / "3")
+    step_dir.mark(folder / "3")
     (folder / "3" / "commit_success.txt").unlink()
-    step_folders.mark(folder / "2")  # killed between its commit and the end of the mark
+    step_dir.mark(folder / "2")  # killed between its commit and the end of the mark
     shutil.copytree(folder / "2", folder / "4.orbax-checkpoint-tmp-0")
     (folder / "notes").mkdir()
     (folder / "007").mkdir()
@@ -283,16 +289,16 @@ def test_a_save_in_flight_is_committed_when_an_error_ends_the_run(zygote, tmp_pa
 
 
 def abandoned_is_over(folder):
-    committed = (folder / "2" / step_folders.COMMITTED).is_file()
+    committed = (folder / "2" / step_dir.COMMITTED).is_file()
     return committed and not [
-        each for each in folder.iterdir() if step_folders._MARK.fullmatch(each.name)
+        each for each in folder.iterdir() if step_dir._MARK.fullmatch(each.name)
     ]
 
 
 def test_abandoning_takes_no_longer_than_it_may(run, monkeypatch):
     checkpoints, lines = run
     free = threading.Event()
-    monkeypatch.setattr(saving.step_folders, "sync", lambda folder: free.wait(30))
+    monkeypatch.setattr(async_save.step_folders, "sync", lambda folder: free.wait(30))
     save(checkpoints, 2)
     begun = time.monotonic()
     checkpoints.abandon(patience=0.3)
@@ -301,7 +307,7 @@ def test_abandoning_takes_no_longer_than_it_may(run, monkeypatch):
     late = time.monotonic() + 30  # as long as the abandoned save still writes, nobody else may
     while not abandoned_is_over(checkpoints.folder) and time.monotonic() < late:
         time.sleep(0.05)
-    monkeypatch.setenv(faults.VARIABLE, "kind=disk_full,step=3")
+    monkeypatch.setenv(fault_injection.VARIABLE, "kind=disk_full,step=3")
     again = Checkpoints(checkpoints.folder, failed=lines.append)
     again.save(3, state(3) | {"extra": jnp.ones(2)}, {})
     again.abandon()

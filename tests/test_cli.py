@@ -7,18 +7,20 @@ import textwrap
 
 import pytest
 
-from imagebind_jax import __version__, cli, endings, files
+from imagebind_jax import __version__, cli
+from imagebind_jax.cli import exit_codes
 from imagebind_jax.config import TrainConfig, load
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluators.benchmark import EvalConfig
+from imagebind_jax.evaluation.benchmark import EvalConfig
+from imagebind_jax.storage import atomic
 
 WEIGHTS = pathlib.Path(__file__).parent / "golden" / "imagebind" / "imagebind_tiny.pth"
 CONFIG = """
 import dataclasses
 import numpy as np
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.models.imagebind import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.config import TrainConfig
 
@@ -151,8 +153,8 @@ def test_what_a_full_disk_had_no_room_for_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError) as raised:
-        files.replace_text(tmp_path / "records.json", "[]")
-    line, code, _ = endings.of(raised.value, ["train"])
+        atomic.replace_text(tmp_path / "records.json", "[]")
+    line, code, _ = exit_codes.of(raised.value, ["train"])
     assert (line, code) == (f"{tmp_path / 'records.json'}: No space left on device", 2)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from imagebind_jax import compiled
+from imagebind_jax.runtime import compilation_cache as compiled
 
 pytestmark = pytest.mark.jax
 DAMAGED = 20  # programs

@@ -7,14 +7,18 @@ import jax
 import numpy as np
 import pytest
 
-from imagebind_jax import binding, demo, train
-from imagebind_jax.ablate import towers
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.evaluators import zero_shot
-from imagebind_jax.inputs import pipeline, vision, world
-from imagebind_jax.inputs.world.samples import samples
-from imagebind_jax.model import TINY, ImageBind, embed
+from imagebind_jax.ablations import models
+from imagebind_jax.demo import evaluate as binding
+from imagebind_jax.demo import run
+from imagebind_jax.evaluation.tasks import zero_shot
+from imagebind_jax.inputs import world
+from imagebind_jax.inputs.pipeline import batches
+from imagebind_jax.inputs.transforms import vision
+from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import TINY, ImageBind, embed
 from imagebind_jax.optimizer import OptimizerConfig
+from imagebind_jax.training import fit
 
 pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
 
@@ -38,7 +42,7 @@ def small(config, steps, batch_size):
 @pytest.mark.notebooks
 def test_the_demo_writes_its_results_and_its_report(tmp_path, monkeypatch):
     def config(seed):
-        full = demo.config(seed)
+        full = run.config(seed)
         pairs = tuple(
             dataclasses.replace(pair, source=dataclasses.replace(pair.source, count=24))
             for pair in full.pairs[:2]  # the others' encoders stay as they were made
@@ -58,7 +62,7 @@ def test_the_demo_writes_its_results_and_its_report(tmp_path, monkeypatch):
         return dict(results)
 
     monkeypatch.setattr(binding, "evaluate", evaluated)
-    results = demo.run(tmp_path, seed=3, config=config, probe=128, test=24, say=said.append)
+    results = run.run(tmp_path, seed=3, config=config, probe=128, test=24, say=said.append)
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert results["seed"] == 3
     assert {m: [row["task"] for row in rows] for m, rows in results["zero_shot"].items()} == {
@@ -82,13 +86,13 @@ def test_the_demo_writes_its_results_and_its_report(tmp_path, monkeypatch):
     assert 'src="http' not in page
     assert any("committed step 10" in line for line in said)
 
-    demo.run(tmp_path, seed=3, config=config, probe=128, test=24, say=said.append)
+    run.run(tmp_path, seed=3, config=config, probe=128, test=24, say=said.append)
     assert any("going on from step 10" in line for line in said)  # nothing is trained twice
     assert len(spaces) == 2
 
 
 def test_no_training_sample_is_in_two_pairs_and_none_is_tested_on():
-    config = demo.config()
+    config = run.config()
     spans = [(p.source.make.first, p.source.make.first + p.source.count) for p in config.pairs]
     assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:]))
     assert {p.source.make.split for p in config.pairs} == {"train"}
@@ -113,20 +117,20 @@ class Shuffled:
 def test_audio_meets_text_through_vision_and_not_with_shuffled_pairs(tmp_path):
     scenes = world.World(0, size=32, antialias=False)
     pairs = [
-        pipeline.Pair(("vision", m), samples(scenes, "train", 512, 512 * i, ("vision", m)))
+        batches.Pair(("vision", m), samples(scenes, "train", 512, 512 * i, ("vision", m)))
         for i, m in enumerate(("text", "audio"))
     ]
     tested = samples(scenes, "test", 128, modalities=("audio",)).open()
     labels = np.array([record["labels"]["material"] for record in tested])
-    full = demo.config()
+    full = run.config()
     encoders = {
         "vision": EncoderConfig((2, 32, 32, 3), patch=(2, 16, 16), stem_norm=True, **SMALL),
         "text": dataclasses.replace(
-            TINY.encoders["text"], shape=(24,), vocab_size=len(towers.vocabulary()), **SMALL
+            TINY.encoders["text"], shape=(24,), vocab_size=len(models.vocabulary()), **SMALL
         ),
         "audio": dataclasses.replace(TINY.encoders["audio"], **SMALL | {"patch": (128, 34)}),
     }  # few tokens and words, for a run of seconds
-    spoken = towers.Spoken()
+    spoken = models.Spoken()
 
     def emergent(name, pairs):
         config = dataclasses.replace(
@@ -139,9 +143,9 @@ def test_audio_meets_text_through_vision_and_not_with_shuffled_pairs(tmp_path):
             optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=30, weight_decay=0.05),
             checkpoint_every=300,
         )
-        params = train.fit(config, tmp_path / name)
+        params = fit.fit(config, tmp_path / name)
         model = ImageBind(config.model)
-        rows = pipeline.evaluation_inputs(tested, config.inputs["audio"], "audio", "tested")
+        rows = batches.evaluation_inputs(tested, config.inputs["audio"], "audio", "tested")
         z = np.asarray(embed(model, params, {"audio": np.stack([x for x, _ in rows])})["audio"])
         classes = zero_shot.classifier(
             lambda texts: np.asarray(

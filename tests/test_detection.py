@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagebind_jax import dense
-from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluators import detection, detectors
-from imagebind_jax.evaluators.benchmark import Items
-from imagebind_jax.evaluators.detection import Detection
-from imagebind_jax.inputs.masks import box_of, run_lengths
-from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.windows import Windows
-from imagebind_jax.model import HUGE, ImageBind, ImageBindConfig, embed, init
+from imagebind_jax.evaluation.benchmark import Items
+from imagebind_jax.evaluation.tasks import detection, external_detectors
+from imagebind_jax.evaluation.tasks.detection import Detection
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms.rle import box_of, run_lengths
+from imagebind_jax.inputs.transforms.tiles import Windows
+from imagebind_jax.models import patch_embeddings
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import HUGE, ImageBind, ImageBindConfig, embed, init
 
 pytestmark = pytest.mark.jax
 
@@ -66,32 +66,34 @@ def test_attending_as_the_encoder_does_its_embedding_comes_out(name):
     x = jnp.repeat(images(), 2, axis=1)
 
     def but_the_first(qkv, *bias, shift, heads, causal):
-        y = dense.attention(qkv[:, 1:], *bias, shift=shift, heads=heads, causal=causal)
+        y = patch_embeddings.attention(qkv[:, 1:], *bias, shift=shift, heads=heads, causal=causal)
         return jnp.concatenate([y[:, :1], y], axis=1)
 
     @jax.jit
     def attended(tower, x):
-        tokens = dense._before_last(c, "float32", tower, x)
+        tokens = patch_embeddings._before_last(c, "float32", tower, x)
         last = jax.tree.map(lambda leaf: leaf[-1], tower["trunk"]["blocks"])
         # All tokens behind one that is dropped: the first of what is left is the cls token itself.
         every = jnp.concatenate([tokens[:, :1], tokens], axis=1)
-        block = dense.LastBlock(c, "float32", but_the_first, None)
-        z = dense._head(c, "float32", tower, block.apply({"params": last}, every))[:, 0]
+        block = patch_embeddings.LastBlock(c, "float32", but_the_first, None)
+        z = patch_embeddings._head(c, "float32", tower, block.apply({"params": last}, every))[:, 0]
         return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
 
     z = attended(params["vision"], x)
     np.testing.assert_allclose(z, embed(model, params, {"vision": x})["vision"], atol=2e-6)
 
 
-@pytest.mark.parametrize("how", dense.HOW)
+@pytest.mark.parametrize("how", patch_embeddings.HOW)
 def test_a_unit_vector_for_every_patch(how):
     model, params = model_of()
-    z = dense.patch_embeddings(model, params, images(), how=how)
+    z = patch_embeddings.patch_embeddings(model, params, images(), how=how)
     assert z.shape == (2, 4, 4, 8)
     np.testing.assert_allclose(jnp.linalg.norm(z, axis=-1), 1, atol=1e-5)
-    alone = dense.patch_embeddings(model, params, images()[:1], how=how)
+    alone = patch_embeddings.patch_embeddings(model, params, images()[:1], how=how)
     np.testing.assert_allclose(z[:1], alone, atol=1e-5)
-    video = dense.patch_embeddings(model, params, jnp.repeat(images(), 2, axis=1), how=how)
+    video = patch_embeddings.patch_embeddings(
+        model, params, jnp.repeat(images(), 2, axis=1), how=how
+    )
     np.testing.assert_allclose(z, video, atol=1e-5)
 
 
@@ -102,10 +104,10 @@ def placeless(c):
     return model, params
 
 
-@pytest.mark.parametrize("how", dense.HOW)
+@pytest.mark.parametrize("how", patch_embeddings.HOW)
 def test_where_patches_are_as_one_all_say_the_same(how):
     model, params = placeless(SMALL)
-    z = dense.patch_embeddings(model, params, jnp.full((1, 1, 16, 16, 3), 0.7), how=how)
+    z = patch_embeddings.patch_embeddings(model, params, jnp.full((1, 1, 16, 16, 3), 0.7), how=how)
     np.testing.assert_allclose(z, jnp.broadcast_to(z[:, :1, :1], z.shape), atol=1e-5)
 
 
@@ -115,7 +117,9 @@ def test_a_colour_is_found_where_it_is(how):
     model, params = placeless(dataclasses.replace(SMALL, depth=1))
     x = np.zeros((1, 1, 16, 16, 3), np.float32)
     x[0, :, 4:8, 8:12] = (1.0, -1.0, 0.5)  # the patch in row 1, column 2
-    z = np.asarray(dense.patch_embeddings(model, params, jnp.asarray(x), how=how, reach=0))[0]
+    z = np.asarray(
+        patch_embeddings.patch_embeddings(model, params, jnp.asarray(x), how=how, reach=0)
+    )[0]
     others = np.delete(z.reshape(16, -1), 6, axis=0)
     np.testing.assert_allclose(others, np.broadcast_to(others[0], others.shape), atol=1e-5)
     heat = detection.heat_map(z, z[1, 2], against=others[:1])
@@ -130,7 +134,7 @@ def test_reach_is_how_far_a_patch_looks_around():
     x = np.zeros((1, 1, 16, 16, 3), np.float32)
     x[0, :, 0:4, 0:4] = 1
     for reach in (0, 1, 2):
-        z = dense.patch_embeddings(model, params, jnp.asarray(x), reach=reach)[0]
+        z = patch_embeddings.patch_embeddings(model, params, jnp.asarray(x), reach=reach)[0]
         differs = np.abs(np.asarray(z) - np.asarray(z[3, 3])).max(axis=-1) > 1e-5
         expected = np.zeros((4, 4), bool)
         expected[: reach + 1, : reach + 1] = True
@@ -142,15 +146,15 @@ def test_a_grid_need_not_be_square_or_of_a_picture():
         (16, 24, 1), patch=(8, 8), stride=(4, 8), width=16, depth=2, heads=2, bias_kv=True
     )
     model, params = model_of(audio, "audio")
-    z = dense.patch_embeddings(model, params, images(2, (16, 24, 1)), modality="audio")
+    z = patch_embeddings.patch_embeddings(model, params, images(2, (16, 24, 1)), modality="audio")
     assert z.shape == (2, 3, 3, 8)
 
 
 def test_the_released_model_has_a_vector_for_each_of_its_256_patches():
     params = jax.eval_shape(lambda key: init(HUGE, key), jax.random.key(0))
     x = jax.ShapeDtypeStruct((2, 1, 224, 224, 3), jnp.float32)
-    for how in dense.HOW:
-        seen = functools.partial(dense.patch_embeddings, ImageBind(HUGE), how=how)
+    for how in patch_embeddings.HOW:
+        seen = functools.partial(patch_embeddings.patch_embeddings, ImageBind(HUGE), how=how)
         assert jax.eval_shape(seen, params, x).shape == (2, 16, 16, 1024)
 
 
@@ -158,14 +162,14 @@ def test_what_has_no_patches_is_refused_in_a_line():
     text = EncoderConfig((8,), vocab_size=50, width=16, depth=1, heads=2)
     model, params = model_of(text, "text")
     with pytest.raises(UserError, match="text has no grid"):
-        dense.patch_embeddings(model, params, images(), modality="text")
+        patch_embeddings.patch_embeddings(model, params, images(), modality="text")
     model, params = model_of()
     with pytest.raises(UserError, match="no 'depth' encoder here: only vision"):
-        dense.patch_embeddings(model, params, images(), modality="depth")
+        patch_embeddings.patch_embeddings(model, params, images(), modality="depth")
     with pytest.raises(UserError, match=r"expected \[B, \*\(2, 16, 16, 3\)\]"):
-        dense.patch_embeddings(model, params, images(2, (1, 8, 8, 3)))
+        patch_embeddings.patch_embeddings(model, params, images(2, (1, 8, 8, 3)))
     with pytest.raises(UserError, match="gaze, value"):
-        dense.patch_embeddings(model, params, images(), how="glance")
+        patch_embeddings.patch_embeddings(model, params, images(), how="glance")
 
 
 # ---- heat maps and boxes
@@ -262,7 +266,7 @@ class Stored:
                 self.asked.append({**note, "mask": run_lengths(mask), "box": box_of(mask)})
             self.pictures.append({"id": str(scene), "scene": scene, "pixels": pixels})
         flat = [np.broadcast_to(c, (1, 16, 16, 3)) for c in colours]
-        seen = dense.patch_embeddings(self.model, params, jnp.asarray(np.stack(flat)))
+        seen = patch_embeddings.patch_embeddings(self.model, params, jnp.asarray(np.stack(flat)))
         self.queries = np.asarray(seen)[:, 0, 0]
 
     def notes(self, source):
@@ -374,13 +378,13 @@ def test_stored_embeddings_are_not_enough():
 
 def test_a_class_is_the_mean_of_its_prompts():
     prompts = np.array([[2.0, 0, 0], [0, 5, 0], [0, 0, 1]])
-    found = detectors.class_embeddings(prompts, np.array([1, 1, 0]), 2)
+    found = external_detectors.class_embeddings(prompts, np.array([1, 1, 0]), 2)
     np.testing.assert_allclose(found, [[0, 0, 1], [0.5**0.5, 0.5**0.5, 0]], atol=1e-6)
     assert found.dtype == np.float32
     with pytest.raises(UserError, match="class 1 of 3 has no prompt"):
-        detectors.class_embeddings(prompts, np.array([0, 0, 2]), 3)
+        external_detectors.class_embeddings(prompts, np.array([0, 0, 2]), 3)
     with pytest.raises(UserError, match="labels from 0 to 3 of 3"):
-        detectors.class_embeddings(prompts, np.array([0, 1, 3]), 3)
+        external_detectors.class_embeddings(prompts, np.array([0, 1, 3]), 3)
 
 
 BOXES = np.array([[0.0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30], [0, 0, 9, 10]])
@@ -389,7 +393,7 @@ BOXES = np.array([[0.0, 0, 10, 10], [1, 1, 10, 10], [20, 20, 30, 30], [0, 0, 9, 
 def test_regions_of_orthogonal_classes_find_theirs():
     regions = np.eye(3)[[0, 0, 1, 2]]
     objectness = np.array([0.9, 1.0, 0.95, 0.5])
-    found, scores, labels = detectors.classify_boxes(regions, BOXES, objectness, np.eye(3))
+    found, scores, labels = external_detectors.classify_boxes(regions, BOXES, objectness, np.eye(3))
     # The first overlaps a better one of its class; the last is not sure to be a thing.
     np.testing.assert_array_equal(found, BOXES[[1, 2]])
     np.testing.assert_allclose(scores, [1.0, 0.95**0.5])
@@ -399,31 +403,33 @@ def test_regions_of_orthogonal_classes_find_theirs():
 def test_other_classes_for_the_same_regions():
     """What is replaced is the classes' embeddings alone: sounds for names."""
     regions = np.eye(4)[[0, 1, 2, 3]]
-    sounds = detectors.class_embeddings(np.eye(4)[[3, 3, 1]], np.array([0, 0, 1]), 2)
+    sounds = external_detectors.class_embeddings(np.eye(4)[[3, 3, 1]], np.array([0, 0, 1]), 2)
     apart = np.array([[10.0 * i, 0, 10 * i + 5, 5] for i in range(4)])
-    found, _, labels = detectors.classify_boxes(regions, apart, np.ones(4), sounds)
+    found, _, labels = external_detectors.classify_boxes(regions, apart, np.ones(4), sounds)
     assert sorted(zip(labels.tolist(), found[:, 0].tolist())) == [(0, 30.0), (1, 10.0)]
 
 
 def test_nothing_found_is_no_error():
-    found, scores, labels = detectors.classify_boxes(np.eye(3), BOXES[:3], np.zeros(3), np.eye(3))
+    found, scores, labels = external_detectors.classify_boxes(
+        np.eye(3), BOXES[:3], np.zeros(3), np.eye(3)
+    )
     assert found.shape == (0, 4) and scores.shape == labels.shape == (0,)
 
 
 def test_suppression_by_hand():
     scores = np.array([0.5, 0.9, 0.1, 0.8])
-    assert detectors.suppress(BOXES, scores, 0.5).tolist() == [1, 2]
-    assert detectors.suppress(BOXES, scores, 0.85).tolist() == [1, 3, 2]
-    assert detectors.suppress(BOXES, scores, 1.0).tolist() == [1, 3, 0, 2]
-    assert detectors.suppress(BOXES[:0], scores[:0]).tolist() == []
+    assert external_detectors.suppress(BOXES, scores, 0.5).tolist() == [1, 2]
+    assert external_detectors.suppress(BOXES, scores, 0.85).tolist() == [1, 3, 2]
+    assert external_detectors.suppress(BOXES, scores, 1.0).tolist() == [1, 3, 0, 2]
+    assert external_detectors.suppress(BOXES[:0], scores[:0]).tolist() == []
 
 
 def test_detics_file_is_read_as_it_reads_it(tmp_path):
     classes = np.random.default_rng(0).standard_normal((5, 512))
-    detectors.write_zs_weight(tmp_path / "esc.npy", classes)
+    external_detectors.write_zs_weight(tmp_path / "esc.npy", classes)
     read = np.load(tmp_path / "esc.npy", allow_pickle=False)
     assert read.shape == (5, 512) and read.dtype == np.float32
-    weight = detectors.zs_weight(classes)
+    weight = external_detectors.zs_weight(classes)
     assert weight.shape == (512, 6)
     np.testing.assert_array_equal(weight[:, :5], read.T)
     np.testing.assert_array_equal(weight[:, 5], 0)
@@ -432,9 +438,9 @@ def test_detics_file_is_read_as_it_reads_it(tmp_path):
 
 def test_widths_that_do_not_fit_are_said_with_the_remedy(tmp_path):
     with pytest.raises(UserError, match="1024 numbers, and a detector of 512: .*ViT-B/32"):
-        detectors.write_zs_weight(tmp_path / "a.npy", np.ones((3, 1024)))
+        external_detectors.write_zs_weight(tmp_path / "a.npy", np.ones((3, 1024)))
     with pytest.raises(UserError, match="of 4 numbers, and a detector of 3"):
-        detectors.classify_boxes(np.eye(3), BOXES[:3], np.ones(3), np.eye(4))
+        external_detectors.classify_boxes(np.eye(3), BOXES[:3], np.ones(3), np.eye(4))
     with pytest.raises(UserError, match="npy file"):
-        detectors.write_zs_weight(tmp_path / "a.txt", np.ones((3, 512)))
+        external_detectors.write_zs_weight(tmp_path / "a.txt", np.ones((3, 512)))
     assert not list(tmp_path.iterdir())

@@ -14,11 +14,13 @@ import pytest
 import safetensors.numpy
 
 import imagebind_jax
-from imagebind_jax import cli, train
-from imagebind_jax.inputs import augment, datasets
-from imagebind_jax.inputs.pipeline import Batches
-from imagebind_jax.inputs.world import World, files
-from imagebind_jax.porting.torch_file import TorchFile
+from imagebind_jax import cli
+from imagebind_jax.inputs import datasets
+from imagebind_jax.inputs.pipeline.batches import Batches
+from imagebind_jax.inputs.transforms import augment
+from imagebind_jax.inputs.world import World, export
+from imagebind_jax.porting.torch_pickle.torch_file import TorchFile
+from imagebind_jax.training import fit
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -90,7 +92,7 @@ def whole_vocabulary(downloads):
 @pytest.mark.usefixtures("whole_vocabulary")
 def test_data(capsys, monkeypatch):
     fed = []
-    monkeypatch.setattr(train, "fit", lambda config, folder, **_: fed.append(feed(config)))
+    monkeypatch.setattr(fit, "fit", lambda config, folder, **_: fed.append(feed(config)))
     assert run(DATA, capsys) >= 12
     assert fed == [{"vision+depth", "vision+audio"}]
     said = capsys.readouterr().out
@@ -194,7 +196,7 @@ def test_search(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     own_files.save(tmp_path / "demo" / "run.safetensors").rename("demo/run")  # content decides
-    files.write(tmp_path / "demo" / "samples", World(0, 32, antialias=False), 5)
+    export.write(tmp_path / "demo" / "samples", World(0, 32, antialias=False), 5)
     assert run(SEARCH, capsys) == 3
     said = capsys.readouterr().out
     assert "10 embedded" in said and "30 embedded" in said  # the manifest says more of the ten

@@ -11,13 +11,13 @@ import pytest
 from own_files import given, jpeg, tone, write_files
 
 import imagebind_jax as ib
-from imagebind_jax import cli, embed_files, storing
-from imagebind_jax.encoding import Encoders
+from imagebind_jax import cli
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import finding
-from imagebind_jax.inputs.known import by_shape
-from imagebind_jax.inputs.rows import Rows, ToInputs
-from imagebind_jax.store import Store
+from imagebind_jax.inputs.default_transforms import by_shape
+from imagebind_jax.inputs.pipeline.examples import Rows, ToInputs
+from imagebind_jax.search import embed_files, file_discovery, store_writer
+from imagebind_jax.search.encoders import Encoders
+from imagebind_jax.search.store import Store
 
 pytest_plugins = ["own_files"]
 
@@ -49,7 +49,7 @@ def test_content_decides_the_modality(tmp_path):
         "f.py": b"print()", ".hidden.jpg": jpeg((1, 2, 3)),
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(data)
-    found = finding.find([str(tmp_path)])
+    found = file_discovery.find([str(tmp_path)])
     assert kinds(found) == [
         ("vision", "a.jpg"), ("audio", "b.dat"), ("imu", "c.npy"), ("text", "d.txt"), ("imu", "e.csv"),
     ]  # fmt: skip
@@ -61,8 +61,8 @@ def test_video_is_vision_and_its_sound_on_demand(tmp_path):
     movie = next(
         os.path.join(movie, name) for name in sorted(os.listdir(movie)) if name.endswith(".mp4")
     )
-    assert [item.modality for item in finding.find([movie]).items] == ["vision"]
-    heard = [item.modality for item in finding.find([movie], sound=True).items]
+    assert [item.modality for item in file_discovery.find([movie]).items] == ["vision"]
+    heard = [item.modality for item in file_discovery.find([movie], sound=True).items]
     assert heard in (["vision"], ["vision", "audio"])
 
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_used_is_named(tmp_path):
     for name, data in {"a.jpg": jpeg((9, 9, 9)), "empty.jpg": b"", "page.png": b"<!DOCTYPE html>",
                        "b.npy": b"\x93NUMPY\x01\x00v"}.items():  # fmt: skip
         (tmp_path / name).write_bytes(data)
-    found = finding.find([str(tmp_path)])
+    found = file_discovery.find([str(tmp_path)])
     assert kinds(found) == [("vision", "a.jpg")]
     why = {os.path.basename(file): reason for file, reason in found.unusable}
     assert why["empty.jpg"] == "empty: 0 bytes" and "web page" in why["page.png"] and why["b.npy"]
@@ -79,7 +79,7 @@ def test_what_cannot_be_used_is_named(tmp_path):
 def test_each_thing_once_in_the_order_given(tmp_path):
     for name in ("b.jpg", "a.jpg", "c.jpg"):
         (tmp_path / name).write_bytes(jpeg((9, 9, 9)))
-    found = finding.find([str(tmp_path / "c.jpg"), str(tmp_path), str(tmp_path / "*.jpg")])
+    found = file_discovery.find([str(tmp_path / "c.jpg"), str(tmp_path), str(tmp_path / "*.jpg")])
     assert [name for _, name in kinds(found)] == ["c.jpg", "a.jpg", "b.jpg"]
 
 
@@ -90,7 +90,7 @@ def test_names_of_any_kind(tmp_path):
     (tmp_path / os.fsdecode(b"latin-\xe9.jpg")).write_bytes(jpeg((9, 9, 9)))
     os.symlink(tmp_path, tmp_path / "loop")
     os.mkfifo(tmp_path / "fifo.jpg")
-    found = finding.find([str(tmp_path)])
+    found = file_discovery.find([str(tmp_path)])
     assert sorted(name for _, name in kinds(found)) == sorted(names)
     why = dict(found.unusable)
     assert len(why) == 2 and why[str(tmp_path / "fifo.jpg")] == "not a regular file"
@@ -102,7 +102,7 @@ def test_a_store_in_the_folder_is_left_alone(tmp_path):
     for name in ("store.json", "embeddings.npy", "rows.npy"):
         (tmp_path / "mine").mkdir(exist_ok=True)
         (tmp_path / "mine" / name).write_bytes(b"x")
-    assert finding.find([str(tmp_path)]) == finding.find([str(tmp_path / "a.jpg")])
+    assert file_discovery.find([str(tmp_path)]) == file_discovery.find([str(tmp_path / "a.jpg")])
 
 
 def test_a_manifest(tmp_path):
@@ -116,7 +116,7 @@ def test_a_manifest(tmp_path):
     ]
     path = tmp_path / "m.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    found = finding.find([str(path)])
+    found = file_discovery.find([str(path)])
     assert [item.modality for item in found.items] == [
         "vision",
         "audio",
@@ -142,7 +142,7 @@ def test_a_manifest(tmp_path):
 def test_nothing_there(paths, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=line):
-        finding.find(paths)
+        file_discovery.find(paths)
 
 
 # ---- what is embedded
@@ -207,17 +207,17 @@ def test_a_file_that_changes_while_it_is_read_is_known_as_it_was_before(tmp_path
     """So that it is embedded again: what is in the store is of what was read."""
     path, see = tmp_path / "a.jpg", by_shape("vision", own_files.MODEL.encoders["vision"].shape)
     path.write_bytes(jpeg((9, 9, 9)))
-    before = storing.stamp(str(path))
+    before = store_writer.stamp(str(path))
 
     def then_changed(*arguments):
         seen = see(*arguments)
         path.write_bytes(jpeg((200, 200, 200), size=(48, 48)))
         return seen
 
-    records = finding.Records(finding.find([str(path)]).items)
+    records = file_discovery.Records(file_discovery.find([str(path)]).items)
     make = embed_files._Make(Rows(records, ToInputs({"vision": then_changed}), "own"), "vision")
     made, _ = make(0)
-    assert json.loads(made["about"].tobytes())["stamp"] == before != storing.stamp(str(path))
+    assert json.loads(made["about"].tobytes())["stamp"] == before != store_writer.stamp(str(path))
 
 
 def test_what_a_manifest_says_more_is_taken_in(embed, tmp_path):
@@ -326,17 +326,17 @@ def test_killed_it_goes_on(zygote, checkpoint, tmp_path):
 
 def eager(arguments):
     """`embed` that commits often, and says so."""
-    from imagebind_jax import storing
+    from imagebind_jax.search import store_writer
 
-    storing.EVERY_ROWS = 10
-    commit = storing.Writer.commit
+    store_writer.EVERY_ROWS = 10
+    commit = store_writer.Writer.commit
 
     def told(self):
         commit(self)
         if self.note.rows:
             print("committed", flush=True)
 
-    storing.Writer.commit = told
+    store_writer.Writer.commit = told
     return cli.main(arguments)
 
 
@@ -350,7 +350,7 @@ def test_a_checkpoint_without_a_run_is_fed_by_shape():
 
 
 def test_a_modality_of_unknown_form_asks_for_the_config(tmp_path):
-    from imagebind_jax.encoders import EncoderConfig
+    from imagebind_jax.models.encoder import EncoderConfig
 
     radar = {"radar": EncoderConfig((64, 4), patch=(8,), **own_files.SMALL)}
     path = own_files.save(tmp_path / "radar", config=ib.ImageBindConfig(radar, embed_dim=12))
@@ -379,7 +379,7 @@ def test_what_was_unusable_is_tried_again_once_more_is_said(embed, tmp_path):
 def test_maps_that_are_named_are_no_photos(tmp_path):
     write_files(tmp_path, count=1)
     (tmp_path / "list.jsonl").write_text(json.dumps({"thermal": "heat/0.png"}))
-    found = finding.find([str(tmp_path)], {"depth": [str(tmp_path / "depth")]})
+    found = file_discovery.find([str(tmp_path)], {"depth": [str(tmp_path / "depth")]})
     names = [(m, name) for m, name in kinds(found) if name == "0.png"]
     assert sorted(names) == [("depth", "0.png"), ("thermal", "0.png")]
 
@@ -399,6 +399,6 @@ def test_a_table_of_something_else_is_passed_over(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg((9, 9, 9)))
     (tmp_path / "ages.csv").write_text("name,age\nann,9\n")
     (tmp_path / "tides.csv").write_text("time,depth\n1,12.5\n")
-    found = finding.find([str(tmp_path)])
+    found = file_discovery.find([str(tmp_path)])
     assert kinds(found) == [("vision", "a.jpg")] and found.passed_over == {".csv": 2}
-    assert finding.find([str(tmp_path / "ages.csv")]).unusable
+    assert file_discovery.find([str(tmp_path / "ages.csv")]).unusable

@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 from own_files import parameters
 
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.distributed.sharding import Replicated, Sharded
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluate import batching
-from imagebind_jax.evaluate.embedding import ModelBench
-from imagebind_jax.evaluate.reading import Shown, resolved
-from imagebind_jax.evaluators.benchmark import Bench, Benchmark, EvalConfig, Items, Measured
-from imagebind_jax.inputs import kept, text
-from imagebind_jax.inputs.kept import Kept
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.evaluation import batching
+from imagebind_jax.evaluation.benchmark import Bench, Benchmark, EvalConfig, Items, Measured
+from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.record_reader import Shown, resolved
+from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.sources import Prepared
-from imagebind_jax.model import ImageBind, ImageBindConfig
-from imagebind_jax.sharding import Replicated, Sharded
+from imagebind_jax.inputs.transforms import text
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig
+from imagebind_jax.storage import row_file
+from imagebind_jax.storage.row_file import Kept
 
 pytestmark = pytest.mark.jax
 SMALL = {"width": 16, "depth": 1, "heads": 2}
@@ -162,7 +163,9 @@ def test_each_shape_is_compiled_once():
     ids=["8", "fsdp", "pmap"],
 )
 def test_any_number_of_devices_gives_the_same_embeddings(place, monkeypatch):
-    monkeypatch.setattr("imagebind_jax.sharding.SMALLEST_SPLIT", 64)  # parameters are split indeed
+    monkeypatch.setattr(
+        "imagebind_jax.distributed.sharding.SMALLEST_SPLIT", 64
+    )  # parameters are split indeed
     wanted = make(batch_size=5).embed(items(13, views=True))
     bench = make(batch_size=5, place=place())
     assert bench.batch_size == 8
@@ -279,7 +282,7 @@ def test_inputs_are_stacked_and_what_is_unusable_is_marked(monkeypatch):
         UserError, match=r"record 1 is \[2, 8, 4\], and those before it \[1, 8, 4\]"
     ):
         make().inputs(items(7, views=True))
-    monkeypatch.setattr("imagebind_jax.evaluate.reading.LARGEST", 800)
+    monkeypatch.setattr("imagebind_jax.evaluation.record_reader.LARGEST", 800)
     with pytest.raises(UserError, match=r"7 inputs of \[8, 4\] float32 would take"):
         make().inputs(items(7))
 
@@ -336,7 +339,7 @@ class Kill(Exception):
 def test_whoever_is_stopped_goes_on_from_the_rows_that_are_done(tmp_path, monkeypatch):
     wanted = make().embed(items(100))
     bench = make(folder=tmp_path)
-    monkeypatch.setattr(kept, "FLUSH_ROWS", 10)
+    monkeypatch.setattr(row_file, "FLUSH_ROWS", 10)
     save = Kept.advance
 
     def advance(self, done):
@@ -449,7 +452,9 @@ for row in range(made.done, 1000):
 def test_a_killed_process_leaves_rows_that_are_true(tmp_path):
     path = tmp_path / "vectors"
     run = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path), kept.__file__], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", KILLED, str(path), row_file.__file__],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     for line in run.stdout:
         if int(line) >= 60:

@@ -8,12 +8,12 @@ import pytest
 from test_eval_chain import CONFIGS, MODEL, knows_nothing
 
 from imagebind_jax.config import load
-from imagebind_jax.evaluate import run
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig
-from imagebind_jax.evaluators.fusion import Fusion
-from imagebind_jax.evaluators.supervised import Learning
-from imagebind_jax.model import ImageBindConfig
-from imagebind_jax.prepare import prepare
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig
+from imagebind_jax.evaluation.run import run
+from imagebind_jax.evaluation.trained.fit_classifier import Learning
+from imagebind_jax.evaluation.trained.fusion import Fusion
+from imagebind_jax.models.imagebind import ImageBindConfig
+from imagebind_jax.prepare.run import prepare
 
 pytest.importorskip("av")
 BRIEF = Learning(epochs=1, batch_size=8)

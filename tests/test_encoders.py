@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagebind_jax import UserError, model, optimizer, sharding
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.model import HUGE, ImageBind, ImageBindConfig, count_parameters, init
+from imagebind_jax import UserError, optimizer
+from imagebind_jax.distributed import sharding
+from imagebind_jax.models import imagebind
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import HUGE, ImageBind, ImageBindConfig, count_parameters, init
 
 pytestmark = pytest.mark.jax
 
@@ -127,7 +129,7 @@ def test_text_ignores_what_follows_its_end():
 
 
 def test_text_is_causal_shown_by_gradients():
-    from imagebind_jax.layers import Trunk
+    from imagebind_jax.models.layers import Trunk
 
     trunk = Trunk(depth=2, heads=4, causal=True)
     x = jax.random.normal(jax.random.key(1), (1, 6, 32))
@@ -155,7 +157,7 @@ def test_unrolling_and_rematerialising_change_no_number(change):
 
 
 def test_the_scan_is_the_loop_over_its_layers():
-    from imagebind_jax.layers import Block, Trunk
+    from imagebind_jax.models.layers import Block, Trunk
 
     trunk = Trunk(depth=3, heads=4, bias_kv=True)
     x = jax.random.normal(jax.random.key(1), (2, 5, 32))
@@ -170,7 +172,7 @@ def test_the_scan_is_the_loop_over_its_layers():
 def test_a_batch_that_is_split_stays_split_outside_of_shard_map_too():
     rows = jax.sharding.NamedSharding(sharding.make_mesh(1), jax.sharding.PartitionSpec("data"))
     x = jax.device_put(inputs(8)["imu"], rows)
-    run = jax.jit(lambda params, x: model.embed(ImageBind(CONFIG), params, {"imu": x})["imu"])
+    run = jax.jit(lambda params, x: imagebind.embed(ImageBind(CONFIG), params, {"imu": x})["imu"])
     assert "all-gather" not in run.lower(parameters(), x).compile().as_text()
 
 
@@ -229,7 +231,7 @@ def test_drop_path_needs_training_and_its_key():
 
 def test_an_overlapping_convolution_equals_patches_where_it_does_not_overlap():
     config = EncoderConfig((16, 24, 1), patch=(8, 8), **SMALL)
-    from imagebind_jax.encoders import Stem
+    from imagebind_jax.models.encoder import Stem
 
     x = jax.random.normal(jax.random.key(0), (2, 16, 24, 1))
     params = Stem(config).init(jax.random.key(1), x)
@@ -258,6 +260,6 @@ def test_mistakes_are_named(make, words):
 
 def test_similarity_is_cosine_and_its_softmax_sums_to_one():
     a = jnp.array([[3.0, 0.0], [0.0, 2.0]])
-    np.testing.assert_allclose(model.similarity(a, a), jnp.eye(2), atol=1e-6)
-    probabilities = model.similarity(a, a, softmax_scale=10.0)
+    np.testing.assert_allclose(imagebind.similarity(a, a), jnp.eye(2), atol=1e-6)
+    probabilities = imagebind.similarity(a, a, softmax_scale=10.0)
     np.testing.assert_allclose(probabilities.sum(axis=-1), jnp.ones(2), atol=1e-6)

@@ -14,8 +14,10 @@ import pytest
 from one_host import ERROR, committed, restored
 from test_hosts import free_port
 
-from imagebind_jax import checkpoint, cli, hosts
+from imagebind_jax import cli
+from imagebind_jax.checkpointing import checkpointer
 from imagebind_jax.config import TrainConfig
+from imagebind_jax.distributed import agreement, initialize
 
 SILENCE = 5  # seconds without a sign of life
 EVERY = 5  # steps between checkpoints
@@ -74,7 +76,7 @@ class Run:
         """Waits until a checkpoint after the last is partly written; returns the last one told."""
         told, limit = self.until_committed(EVERY), time.monotonic() + 60
         while not any(
-            int(each.name) > told and not (each / checkpoint.COMMITTED).exists()
+            int(each.name) > told and not (each / checkpointer.COMMITTED).exists()
             for each in (self.folder / "checkpoints").iterdir()
             if each.name.isdecimal()
         ):
@@ -128,9 +130,9 @@ def exchange(arguments):
 
     def run(arguments):
         coordinator, host = arguments
-        hosts.start(coordinator, 2, int(host), wait=60)
+        initialize.start(coordinator, 2, int(host), wait=60)
         while True:
-            hosts.of_all("here")
+            agreement.of_all("here")
             print("together", flush=True)
             time.sleep(0.1)
 

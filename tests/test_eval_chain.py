@@ -13,20 +13,22 @@ import jax
 import numpy as np
 import pytest
 
-from imagebind_jax import demo, files
 from imagebind_jax.config import load
 from imagebind_jax.data import reading
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.evaluate import run
-from imagebind_jax.evaluators import zero_shot
-from imagebind_jax.evaluators.benchmark import Bench, EvalConfig
-from imagebind_jax.inputs import text, world
+from imagebind_jax.demo import run as demo
+from imagebind_jax.evaluation.benchmark import Bench, EvalConfig
+from imagebind_jax.evaluation.run import run
+from imagebind_jax.evaluation.tasks import zero_shot
+from imagebind_jax.inputs import world
 from imagebind_jax.inputs.sources import Prepared, prepared
-from imagebind_jax.inputs.world.samples import samples
-from imagebind_jax.model import TINY, ImageBind, ImageBindConfig, embed, init
-from imagebind_jax.porting import folder, note
-from imagebind_jax.porting.weights import InMemory
-from imagebind_jax.prepare import prepare
+from imagebind_jax.inputs.transforms import text
+from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import TINY, ImageBind, ImageBindConfig, embed, init
+from imagebind_jax.porting.files import own_checkpoint, provenance
+from imagebind_jax.porting.files.parameter_source import InMemory
+from imagebind_jax.prepare.run import prepare
+from imagebind_jax.storage import checksummed
 
 pytest.importorskip("av")
 
@@ -66,8 +68,8 @@ def records(tmp_path_factory):
     for name in DATASETS:
         prepare(name, None, folder / name, workers=1, allow_missing=1.0, say=lambda line: None)
         path = folder / name / "dataset.json"
-        facts = files.read_sealed(path)
-        files.write_sealed(path, facts | {"prompts": facts["prompts"][:1]})
+        facts = checksummed.read_sealed(path)
+        checksummed.write_sealed(path, facts | {"prompts": facts["prompts"][:1]})
     return folder
 
 
@@ -217,7 +219,9 @@ def knows_nothing(config, path):
     shapes = jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
     params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
     made = InMemory(config, params)
-    folder.write(path, made, lambda digests: note.Note(config, {"licence": ""}, dict(digests)))
+    own_checkpoint.write(
+        path, made, lambda digests: provenance.Note(config, {"licence": ""}, dict(digests))
+    )
     return params
 
 

@@ -9,7 +9,7 @@ from test_docs import EVALUATION, table
 
 from imagebind_jax.config import load
 from imagebind_jax.data import reading
-from imagebind_jax.evaluators.benchmark import EvalConfig
+from imagebind_jax.evaluation.benchmark import EvalConfig
 from imagebind_jax.inputs.sources import Prepared
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"

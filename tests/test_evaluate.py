@@ -9,15 +9,17 @@ import jax
 import numpy as np
 import pytest
 
-from imagebind_jax import cli, evaluate, files, porting
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax import cli, porting
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluate import door, opening
-from imagebind_jax.evaluators import intervals
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig, Items, Measured
+from imagebind_jax.evaluation import open_embedder, requirements
+from imagebind_jax.evaluation import run as evaluate
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items, Measured
+from imagebind_jax.evaluation.metrics import bootstrap
 from imagebind_jax.inputs.sources import Manifest, Prepared
-from imagebind_jax.model import ImageBindConfig, init
-from imagebind_jax.porting.weights import InMemory
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBindConfig, init
+from imagebind_jax.porting.files.parameter_source import InMemory
+from imagebind_jax.storage import lock
 
 pytestmark = pytest.mark.jax
 
@@ -66,7 +68,7 @@ class Nearest:
         classes = bench.classes("toy", ("zero", "one"), ("{}",))
         labels = [note["label"] for note in bench.notes(self.source)]
         right = (np.argmax(z @ classes.T, axis=-1) == labels).astype(np.float64)
-        top1 = intervals.mean(right, resamples=bench.resamples, seed=bench.seed)
+        top1 = bootstrap.mean(right, resamples=bench.resamples, seed=bench.seed)
         return Measured({"top1": top1}, len(right), chance={"top1": 0.5})
 
 
@@ -138,8 +140,8 @@ def planted(monkeypatch):
             return self.bench.asked
 
     stand = Stand()
-    monkeypatch.setattr(opening, "encoders", lambda path, config: list(stand.towers))
-    monkeypatch.setattr(opening, "model", stand.model)
+    monkeypatch.setattr(open_embedder, "encoders", lambda path, config: list(stand.towers))
+    monkeypatch.setattr(open_embedder, "model", stand.model)
     return stand
 
 
@@ -261,7 +263,7 @@ def test_one_that_cannot_be_measured_does_not_stop_the_others(run, planted, tmp_
 def test_one_run_at_a_time(run, tmp_path):
     (tmp_path / "out").mkdir()
     with (
-        files.locked(tmp_path / "out" / ".lock"),
+        lock.locked(tmp_path / "out" / ".lock"),
         pytest.raises(UserError, match="another process is evaluating"),
     ):
         run(config())
@@ -506,7 +508,7 @@ class Own:
         labels = np.array([note["label"] for note in bench.notes(self.source)])
         right = (x.mean(axis=(1, 2)) > 0.5) == labels
         assert usable.all()
-        return Measured({"top1": intervals.mean(right.astype(float), resamples=0)}, len(right))
+        return Measured({"top1": bootstrap.mean(right.astype(float), resamples=0)}, len(right))
 
 
 def test_what_trains_encoders_of_its_own_needs_no_weights(tmp_path):
@@ -563,7 +565,7 @@ def test_another_transform_of_the_same_name_is_measured_again(tmp_path, monkeypa
 
     def key():
         items = Items(Toy(), "imu", mine_transform.Mine())
-        made = door.made_of(Benchmark("a", Asked((items,))), config(), {})
+        made = requirements.made_of(Benchmark("a", Asked((items,))), config(), {})
         return made.key
 
     first = key()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from feeding import batches
 
-from imagebind_jax import faults
+from imagebind_jax.runtime import fault_injection
 
 RESHAPES, EVERY = 20, 5  # EVERY: steps from commit to commit
 SIZES = {"vision+audio": 20, "vision+imu": 12}
@@ -79,7 +79,7 @@ def run(path, hosts, workers, kill_at):
     """The run's exit code."""
     environment = dict(os.environ)
     if kill_at is not None:
-        environment[faults.VARIABLE] = f"kind=kill,step={kill_at}"
+        environment[fault_injection.VARIABLE] = f"kind=kill,step={kill_at}"
     script = pathlib.Path(feeding.__file__)
     command = [sys.executable, script, path, str(hosts), str(workers)]
     return subprocess.run(command, env=environment, timeout=120).returncode

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluators import few_shot, probes, retrieval
-from imagebind_jax.evaluators.benchmark import Bench, Evaluation, Items
-from imagebind_jax.evaluators.few_shot import FewShot, Pool
+from imagebind_jax.evaluation.benchmark import Bench, Evaluation, Items
+from imagebind_jax.evaluation.tasks import few_shot, linear_probe, retrieval
+from imagebind_jax.evaluation.tasks.few_shot import FewShot, Pool
 
 # What is compiled here takes longer to compile than to run.
 
@@ -251,7 +251,7 @@ def test_the_probe_gets_the_fields_and_vectors_of_the_scale(monkeypatch):
         classifier[:, 0, 0], classifier[:, 3, 1] = 1, 6  # class 0 from a first coordinate of 6 on
         return classifier
 
-    monkeypatch.setattr(probes, "adamw", adamw)
+    monkeypatch.setattr(linear_probe, "adamw", adamw)
     z = np.tile(np.float32([[1, 0, 0]]), (8, 1))
     bench, parts = folds(2, lambda f: (z, [0, 1, 1, 1] * 2))
     fields = {"learning_rate": 0.1, "weight_decay": 0.2, "epochs": 3, "batch_size": 4}
@@ -337,7 +337,7 @@ def test_the_probe_is_adamw_by_hand_and_sets_do_not_mix():
     x, labels = normal(9, 3), LABELS
     rows = [np.array([0, 1, 2, 3]), np.array([8, 4, 1, 7]), np.arange(9)]
     given = [labels[each] for each in rows]
-    found = probes.adamw(x, rows, given, 3, batch_size=9, epochs=4, **SETTINGS)
+    found = linear_probe.adamw(x, rows, given, 3, batch_size=9, epochs=4, **SETTINGS)
     assert found.shape == (3, 4, 3)
     for weights, each in zip(found, rows):
         wanted = by_hand(x, labels, [each] * 4, **SETTINGS)
@@ -347,7 +347,7 @@ def test_the_probe_is_adamw_by_hand_and_sets_do_not_mix():
 def test_an_epoch_is_every_sample_once_in_batches_of_like_size():
     x, labels = normal(9, 3), LABELS
     given = {"batch_size": 5, "epochs": 3, "seed": 7}
-    (found,) = probes.adamw(x, [np.arange(9)], [labels], 3, **given, **SETTINGS)
+    (found,) = linear_probe.adamw(x, [np.arange(9)], [labels], 3, **given, **SETTINGS)
     rng = np.random.default_rng(7)
     batches = [part for _ in range(3) for part in np.array_split(rng.permutation(9), 2)]
     assert [len(part) for part in batches] == [5, 4] * 3
@@ -357,11 +357,11 @@ def test_an_epoch_is_every_sample_once_in_batches_of_like_size():
 
 def test_one_program_serves_all_sets_of_a_size():
     x, labels = normal(12, 5), np.arange(12) % 2
-    before = probes._descend._cache_size()
+    before = linear_probe._descend._cache_size()
     for seed, rate in ((0, 0.1), (1, 0.2), (2, 0.3)):
         settings = {"learning_rate": rate, "weight_decay": rate, "epochs": 3, "batch_size": 5}
-        probes.adamw(x, [np.arange(12)] * 2, [labels] * 2, 2, seed=seed, **settings)
-    assert probes._descend._cache_size() == before + 1
+        linear_probe.adamw(x, [np.arange(12)] * 2, [labels] * 2, 2, seed=seed, **settings)
+    assert linear_probe._descend._cache_size() == before + 1
 
 
 def test_the_papers_rate_tells_one_sample_a_class_apart():
@@ -372,7 +372,7 @@ def test_the_papers_rate_tells_one_sample_a_class_apart():
     names = ("learning_rate", "weight_decay", "epochs", "batch_size")
 
     def share(scale):
-        (weights,) = probes.adamw(
+        (weights,) = linear_probe.adamw(
             scale * x, [labels], [labels], 50, **{name: fields[name] for name in names}
         )
         logits = scale * x @ weights[:-1] + weights[-1]
@@ -403,7 +403,7 @@ def brute(x, targets, penalty):
 def test_leaving_out_in_closed_form_is_leaving_out(width):
     x, labels = normal(12, width) + 2, np.arange(12) % 3
     targets = np.eye(3)[labels]
-    for penalty, found in zip((0.01, 1.0), probes.left_out(x, targets, (0.01, 1.0))):
+    for penalty, found in zip((0.01, 1.0), linear_probe.left_out(x, targets, (0.01, 1.0))):
         np.testing.assert_allclose(found, brute(x, targets, penalty), atol=1e-5)
 
 
@@ -413,10 +413,14 @@ def test_ridge_takes_the_penalty_that_leaves_out_best():
         np.arange(30) % 3,
     )
     targets = np.eye(3)[labels]
-    errors = [np.mean((brute(x, targets, penalty) - targets) ** 2) for penalty in probes.RIDGES]
-    best = probes.RIDGES[int(np.argmin(errors))]
-    assert best != probes.RIDGES[0]
-    np.testing.assert_allclose(probes.ridge(x, labels, 3), solved(x, targets, best), atol=1e-5)
+    errors = [
+        np.mean((brute(x, targets, penalty) - targets) ** 2) for penalty in linear_probe.RIDGES
+    ]
+    best = linear_probe.RIDGES[int(np.argmin(errors))]
+    assert best != linear_probe.RIDGES[0]
+    np.testing.assert_allclose(
+        linear_probe.ridge(x, labels, 3), solved(x, targets, best), atol=1e-5
+    )
 
 
 def solved(x, targets, penalty):
@@ -428,15 +432,17 @@ def solved(x, targets, penalty):
 
 def test_ridge_at_one_shot_has_its_fixed_penalty_and_finds_every_sample():
     x, labels = normal(6, 32) + 3, np.array([3, 0, 1, 5, 4, 2])
-    classifier = probes.ridge(x, labels, 7)  # of the class 6 there is none
-    np.testing.assert_allclose(classifier, solved(x, np.eye(7)[labels], probes.ALONE), atol=1e-5)
-    assert probes.predict(x, classifier).tolist() == labels.tolist()
+    classifier = linear_probe.ridge(x, labels, 7)  # of the class 6 there is none
+    np.testing.assert_allclose(
+        classifier, solved(x, np.eye(7)[labels], linear_probe.ALONE), atol=1e-5
+    )
+    assert linear_probe.predict(x, classifier).tolist() == labels.tolist()
 
 
 def test_samples_that_are_all_alike_give_a_finite_classifier():
-    classifier = probes.ridge(np.ones((4, 3), np.float32), np.array([0, 0, 0, 1]), 2)
-    assert probes.predict(np.ones((1, 3), np.float32), classifier).tolist() == [0]
-    assert np.isfinite(probes.ridge(np.ones((1, 3), np.float32), np.array([0]), 2)).all()
+    classifier = linear_probe.ridge(np.ones((4, 3), np.float32), np.array([0, 0, 0, 1]), 2)
+    assert linear_probe.predict(np.ones((1, 3), np.float32), classifier).tolist() == [0]
+    assert np.isfinite(linear_probe.ridge(np.ones((1, 3), np.float32), np.array([0]), 2)).all()
 
 
 # ---- of many samples
@@ -449,15 +455,15 @@ def blobs(n, seed):
 
 def test_a_linear_probe_separates_blobs_and_not_shuffled_labels():
     (train, labels), (test, truth) = blobs(150, 0), blobs(300, 1)
-    assert probes.linear_probe(train, labels, test, truth) == 1.0
+    assert linear_probe.linear_probe(train, labels, test, truth) == 1.0
     shuffled = np.random.default_rng(0).permutation(labels)
-    assert abs(probes.linear_probe(train, shuffled, test, truth) - 1 / 3) < 0.15
+    assert abs(linear_probe.linear_probe(train, shuffled, test, truth) - 1 / 3) < 0.15
 
 
 def test_a_linear_probe_sees_what_differs_by_a_thousandth():
     (train, labels), (test, truth) = blobs(150, 0), blobs(300, 1)
     wide = np.array([1e-3, 1, 1, 1, 1, 1], np.float32)  # features are standardised
-    assert probes.linear_probe(train * wide, labels, test * wide, truth) > 0.99
+    assert linear_probe.linear_probe(train * wide, labels, test * wide, truth) > 0.99
 
 
 def test_a_linear_map_undoes_a_rotation_and_leaves_what_agrees_alone():
@@ -465,9 +471,9 @@ def test_a_linear_map_undoes_a_rotation_and_leaves_what_agrees_alone():
     query, new = normal(400, 8, seed=1), normal(50, 8, seed=2)
     assert retrieval.recall(retrieval.ranks(new, new @ turn)) < 0.3
     for rotation in (turn, np.eye(8)):
-        fitted = probes.linear_map(query, query @ rotation)
+        fitted = linear_probe.linear_map(query, query @ rotation)
         assert fitted.shape == (9, 8)  # with the bias
-        mapped = probes.with_bias(new) @ fitted
+        mapped = linear_probe.with_bias(new) @ fitted
         assert retrieval.recall(retrieval.ranks(mapped, new @ rotation)) == 1.0
 
 
@@ -475,9 +481,9 @@ def test_an_unusable_first_row_reaches_no_classifier():
     """Sets of unequal sizes are filled up: with rows of their own, or NaN times 0 would be learnt."""
     x = np.concatenate([np.full((1, 4), np.nan), 5 * np.eye(4)[[0, 1, 0, 1]]]).astype(np.float32)
     rows, labels = [np.array([1, 2, 3, 4]), np.array([1, 2])], [np.array([0, 1, 0, 1])] * 2
-    found = probes.adamw(
+    found = linear_probe.adamw(
         x, rows, [labels[0], labels[1][:2]], 2, learning_rate=0.1, weight_decay=0.0, epochs=20,
         batch_size=4,
     )  # fmt: skip
     assert np.isfinite(found).all()
-    assert all(probes.predict(x[1:3], each).tolist() == [0, 1] for each in found)
+    assert all(linear_probe.predict(x[1:3], each).tolist() == [0, 1] for each in found)

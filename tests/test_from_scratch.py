@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from imagebind_jax import UserError
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.evaluators import from_scratch
-from imagebind_jax.evaluators.benchmark import Items
-from imagebind_jax.evaluators.from_scratch import FromScratch
+from imagebind_jax.evaluation.benchmark import Items
+from imagebind_jax.evaluation.trained import from_scratch
+from imagebind_jax.evaluation.trained.from_scratch import FromScratch
+from imagebind_jax.models.encoder import EncoderConfig
 
 pytestmark = pytest.mark.jax
 

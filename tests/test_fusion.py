@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from imagebind_jax import UserError
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.evaluators import speakers, supervised
-from imagebind_jax.evaluators.benchmark import UNUSABLE, Bench, Items
-from imagebind_jax.evaluators.convolutional import Convolutional
-from imagebind_jax.evaluators.fusion import Fusion, frozen
-from imagebind_jax.evaluators.fusion_heads import HEADS
-from imagebind_jax.evaluators.supervised import Learning
-from imagebind_jax.model import ImageBindConfig, init
+from imagebind_jax.evaluation.benchmark import UNUSABLE, Bench, Items
+from imagebind_jax.evaluation.trained import fit_classifier, speaker_splits
+from imagebind_jax.evaluation.trained.cnn import Convolutional
+from imagebind_jax.evaluation.trained.fit_classifier import Learning
+from imagebind_jax.evaluation.trained.fusion import Fusion, frozen
+from imagebind_jax.evaluation.trained.fusion_heads import HEADS
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBindConfig, init
 
 QUICK = Learning(epochs=12, patience=12, batch_size=32, learning_rate=3e-3)
 # The dearest to compile has a tier of its own.
@@ -199,10 +199,10 @@ class Linear(nn.Module):
 def test_patience_begins_anew_where_the_loss_falls(monkeypatch):
     """Two epochs in a row without a smaller loss end it, and not two of all."""
     losses = iter([3.0, 4.0, 2.0, 4.0, 1.0, 4.0, 4.0])  # more would be asked for in vain
-    monkeypatch.setattr(supervised, "_loss", lambda *_: next(losses))
-    samples = supervised.Samples.of({"audio": (np.eye(4, dtype=np.float32), np.ones(4, bool))})
+    monkeypatch.setattr(fit_classifier, "_loss", lambda *_: next(losses))
+    samples = fit_classifier.Samples.of({"audio": (np.eye(4, dtype=np.float32), np.ones(4, bool))})
     rows, learning = np.arange(4), Learning(epochs=20, patience=2)
-    found = supervised.fit(Linear(), samples, rows % 2, rows, rows, learning, seed=(0,))
+    found = fit_classifier.fit(Linear(), samples, rows % 2, rows, rows, learning, seed=(0,))
     assert (found.epoch, found.loss, list(losses)) == (5, 1.0, [])
 
 
@@ -214,7 +214,7 @@ def parts(train, test, validation=None, seed=0, **options):
         Exclusive(48, name, speakers=who) if who else None
         for name, who in (("train", train), ("validation", validation), ("test", test))
     ]
-    return speakers.parts(Planted(seed), *sources, group="actor", **options)
+    return speaker_splits.parts(Planted(seed), *sources, group="actor", **options)
 
 
 def test_nobody_is_in_two_splits():
@@ -223,7 +223,7 @@ def test_nobody_is_in_two_splits():
     with pytest.raises(UserError, match="actor 4 is in two splits"):
         parts((1, 2), (3, 4), validation=(5, 6, 4))
     with pytest.raises(UserError, match="has no single 'actor'.*it has heard, id, label, seen"):
-        speakers.parts(Planted(), Exclusive(4, "a"), None, Exclusive(4, "b"), group="actor")
+        speaker_splits.parts(Planted(), Exclusive(4, "a"), None, Exclusive(4, "b"), group="actor")
 
 
 def test_whole_speakers_are_held_out():
@@ -233,8 +233,8 @@ def test_whole_speakers_are_held_out():
     assert not who["train"] & who["held_out"] and not who["train"] & who["test"]
     again = parts(tuple(range(8)), (20, 21), share=0.25)
     np.testing.assert_array_equal(found.held_out, again.held_out)
-    assert speakers.hold_out(None, 2, 0.01, 0).sum() == 1
-    assert speakers.hold_out(np.array([4, 4, 9, 9]), 4, 0.99, 0).sum() == 2
+    assert speaker_splits.hold_out(None, 2, 0.01, 0).sum() == 1
+    assert speaker_splits.hold_out(np.array([4, 4, 9, 9]), 4, 0.99, 0).sum() == 2
 
 
 def test_anyone_may_be_held_out_as_the_seed_has_it():
@@ -285,7 +285,7 @@ def test_encoders_learn_where_they_may():
 def test_a_tuned_encoder_moves_and_starts_where_it_was():
     import jax
 
-    from imagebind_jax.evaluators.fine_tuning import FineTuning
+    from imagebind_jax.evaluation.trained.fine_tuning import FineTuning
 
     config = fusion(fine_tune=True)
     bench = Tunable()
@@ -296,7 +296,7 @@ def test_a_tuned_encoder_moves_and_starts_where_it_was():
     labels = np.array([each["label"] for each in config.train[0].source.open()] + [0] * 64)
     rows = np.arange(64)
     learned = {
-        factor: supervised.fit(
+        factor: fit_classifier.fit(
             module, tuned.samples, labels, rows, rows, Learning(epochs=1), seed=(0,),
             start=tuned.params, fixed={"standard": standard}, factors={"audio": factor},
         ).variables["params"]

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from imagebind_jax import goodput
-from imagebind_jax.goodput import KINDS, Goodput
+from imagebind_jax.training import goodput
+from imagebind_jax.training.goodput import KINDS, Goodput
 
 
 @pytest.mark.goal("G33")

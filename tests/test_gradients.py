@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from imagebind_jax import gradients, optimizer, sharding, training_step
+from imagebind_jax import optimizer
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.devices import Device
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.distributed import sharding
+from imagebind_jax.distributed.device_view import Device
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.model import ImageBindConfig, init
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBindConfig, init
 from imagebind_jax.optimizer import OptimizerConfig
+from imagebind_jax.training import gradients
+from imagebind_jax.training import step as training_step
 
 pytestmark = pytest.mark.jax
 ROWS = 32

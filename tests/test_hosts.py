@@ -17,19 +17,14 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from test_train import Toy, distance, make_config, quiet, steps_logged
 
-from imagebind_jax import (
-    checkpoint,
-    cli,
-    clusters,
-    files,
-    hosts,
-    metrics,
-    sharding,
-    train,
-    training_step,
-)
-from imagebind_jax.arguments import parser
-from imagebind_jax.inputs import pipeline
+from imagebind_jax import cli
+from imagebind_jax.checkpointing import checkpointer
+from imagebind_jax.cli.arguments import parser
+from imagebind_jax.distributed import agreement, cluster_env, initialize, sharding
+from imagebind_jax.inputs.pipeline import batches
+from imagebind_jax.runtime import metrics_log
+from imagebind_jax.storage import checksummed
+from imagebind_jax.training import fit, step
 
 STEPS, HALF = 4, 2
 HOSTS, DEVICES = 2, 2  # of each host; this process has as many as both
@@ -58,7 +53,7 @@ def get_config():
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, encoders=encoders),
-        pairs=(pipeline.Pair(("vision", "audio"), Spoilt(0)),),
+        pairs=(batches.Pair(("vision", "audio"), Spoilt(0)),),
     )
 
 
@@ -89,7 +84,7 @@ def alone(made_once, four_devices):
 
     def make(folder):
         (folder / "config.py").write_text("from test_hosts import get_config\n")
-        train.fit(get_config(), folder / "one", say=quiet)
+        fit.fit(get_config(), folder / "one", say=quiet)
 
     return made_once("hosts", make)
 
@@ -125,13 +120,13 @@ def together(made_once, alone, zygote):
 
 def saved(folder):
     """The parameters of a run's last checkpoint, on the devices of this process."""
-    like = jax.eval_shape(lambda: training_step.create_state(get_config()))
+    like = jax.eval_shape(lambda: step.create_state(get_config()))
     shardings = sharding.Sharded().state_shardings(like)
     assert not all(each.is_fully_replicated for each in jax.tree.leaves(shardings))
     like = jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), like, shardings
     )
-    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    checkpoints = checkpointer.Checkpoints(folder / "checkpoints")
     assert checkpoints.steps() == [STEPS, HALF]
     state = checkpoints.restore(STEPS, like)
     checkpoints.close()
@@ -156,7 +151,7 @@ def test_two_hosts_end_where_one_does(run, together):
     folder, _ = together(run)
     one, start = (
         saved(folder / "one"),
-        jax.jit(lambda: training_step.create_state(get_config()))().params,
+        jax.jit(lambda: step.create_state(get_config()))().params,
     )
     assert distance(one, start) > 0.1
     for a, b in zip(jax.tree.leaves(saved(folder / run)), jax.tree.leaves(one), strict=True):
@@ -169,7 +164,7 @@ def test_a_run_of_two_hosts_goes_on_with_one(together, tmp_path):
     shutil.copytree(folder / "two", tmp_path / "two")
     shutil.rmtree(tmp_path / "two" / "checkpoints" / str(STEPS))
     said = []
-    params = train.fit(get_config(), tmp_path / "two", say=said.append)
+    params = fit.fit(get_config(), tmp_path / "two", say=said.append)
     assert f"going on from step {HALF}" in said
     one = saved(folder / "one")
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(one), strict=True):
@@ -180,11 +175,11 @@ def test_a_run_of_two_hosts_goes_on_with_one(together, tmp_path):
 def test_one_host_writes_and_tells_for_all(run, together):
     folder, said = together(run)
     assert steps_logged(folder / run) == list(range(STEPS))
-    mine, theirs = (metrics.read(folder / name / "metrics.jsonl") for name in (run, "one"))
+    mine, theirs = (metrics_log.read(folder / name / "metrics.jsonl") for name in (run, "one"))
     losses = [[line["loss"] for line in lines] for lines in (mine, theirs)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert len(list((folder / run / "tensorboard").iterdir())) == (2 if run == "half" else 1)
-    counts = files.read_sealed(folder / run / "records.json")
+    counts = checksummed.read_sealed(folder / run / "records.json")
     assert counts == {"records": [["vision+audio", 32]]}
     first, second = (out for out, _ in said)
     # Gloo writes to the same stream, in the middle of lines.
@@ -234,52 +229,52 @@ def test_a_coordinator_that_nobody_is(mistake, tmp_path):
     ],
 )
 def test_mistakes_are_named(asked, words):
-    with pytest.raises(hosts.UserError, match=words):
-        hosts.start(*asked)
+    with pytest.raises(initialize.UserError, match=words):
+        initialize.start(*asked)
 
 
 def test_alone_nothing_is_started(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", None)  # would raise
-    hosts.start()
-    hosts.start(None, 1, 0)
-    assert hosts.first() and hosts.total(3) == 3
-    assert hosts.together(lambda: 5) == 5
+    initialize.start()
+    initialize.start(None, 1, 0)
+    assert agreement.first() and agreement.total(3) == 3
+    assert agreement.together(lambda: 5) == 5
 
 
 def test_jax_is_told_what_was_asked(monkeypatch):
     told, met = [], []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **b: told.append((a, b)))
-    monkeypatch.setattr(hosts.meeting, "meet", lambda *a: met.append(a))
+    monkeypatch.setattr(initialize.meeting, "meet", lambda *a: met.append(a))
     monkeypatch.setenv("IMAGEBIND_JAX_SILENCE", "7")
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:80")
     before = jax.config.jax_enable_preemption_service
     try:
-        hosts.start(None, 4, 0)
-        slurm = dict(zip(clusters.SLURM, ("7", "node[1-4]", "4", "0", "0")))
+        initialize.start(None, 4, 0)
+        slurm = dict(zip(cluster_env.SLURM, ("7", "node[1-4]", "4", "0", "0")))
         monkeypatch.delenv("JAX_COORDINATOR_ADDRESS")
         for name, value in slurm.items():
             monkeypatch.setenv(name, value)
-        hosts.start()
+        initialize.start()
     finally:
         jax.config.update("jax_enable_preemption_service", before)
     assert [a for a, _ in told] == [("10.0.0.1:80", 4, 0), (None, None, None)]
     assert [b["cluster_detection_method"] for _, b in told] == ["deactivate", None]
     assert all(b["heartbeat_timeout_seconds"] > 2 * 7 for _, b in told)  # ours is first
-    assert met == [("10.0.0.1:80", 4, 0, hosts.WAIT)]  # clusters have ways of their own
+    assert met == [("10.0.0.1:80", 4, 0, initialize.WAIT)]  # clusters have ways of their own
 
 
 @pytest.mark.parametrize("text", ["", "1", "-5", "soon", "2.5"])
 def test_a_silence_that_is_none(text, monkeypatch):
     monkeypatch.setenv("IMAGEBIND_JAX_SILENCE", text)
-    with pytest.raises(hosts.UserError, match=f"SILENCE={text}: expected seconds, at least 2"):
-        hosts.start("10.0.0.1:80", 2, 0)
+    with pytest.raises(initialize.UserError, match=f"SILENCE={text}: expected seconds, at least 2"):
+        initialize.start("10.0.0.1:80", 2, 0)
 
 
 def test_alone_nobody_is_told():
-    hosts.leave("a line", 1)  # returns
+    initialize.leave("a line", 1)  # returns
 
 
-SLURM = {name: "1" for name in clusters.SLURM}
+SLURM = {name: "1" for name in cluster_env.SLURM}
 
 
 @pytest.mark.parametrize(
@@ -298,7 +293,7 @@ SLURM = {name: "1" for name in clusters.SLURM}
     ],
 )
 def test_what_clusters_say(environ, several):
-    assert clusters.detected(environ) == several
+    assert cluster_env.detected(environ) == several
 
 
 def test_what_the_metadata_server_of_a_tpu_says():
@@ -315,16 +310,16 @@ def test_what_the_metadata_server_of_a_tpu_says():
     server = http.server.HTTPServer(("127.0.0.1", 0), Metadata)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     environ = {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}
-    assert clusters._workers_of_slice(environ) == 2
+    assert cluster_env._workers_of_slice(environ) == 2
     server.shutdown()
     server.server_close()
-    assert clusters._workers_of_slice(environ) == 1  # nobody answers
+    assert cluster_env._workers_of_slice(environ) == 1  # nobody answers
 
 
 def test_the_address_of_a_bucket_is_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(hosts.UserError, match="gs:/mine/run is the address of a bucket"):
-        train.check(get_config(), "gs://mine/run")
+    with pytest.raises(initialize.UserError, match="gs:/mine/run is the address of a bucket"):
+        fit.check(get_config(), "gs://mine/run")
     assert not list(tmp_path.iterdir())
 
 
@@ -334,7 +329,7 @@ def test_the_address_of_a_bucket_is_no_folder(tmp_path, monkeypatch):
 def test_every_option_of_the_page_is_one():
     text = (HERE.parent / "docs" / "pods.md").read_text().replace("\\\n", " ")
     commands = parser("")._subparsers._group_actions[0].choices
-    fields = {f.name.replace("_", "-") for f in dataclasses.fields(train.TrainConfig)}
+    fields = {f.name.replace("_", "-") for f in dataclasses.fields(fit.TrainConfig)}
     seen = set()
     text = re.sub(r"launch --restarts \d+ ", "", text)  # before another command
     for name, rest in re.findall(r"imagebind-jax (\w+)([^\n`]*)", text):

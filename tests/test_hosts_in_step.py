@@ -11,10 +11,11 @@ from test_hosts import free_port
 from test_train import BATCH
 from test_while_training import Held, config
 
-from imagebind_jax import cli, metrics
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig
-from imagebind_jax.evaluators.retrieval import Retrieval
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax import cli
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig
+from imagebind_jax.evaluation.tasks.retrieval import Retrieval
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.runtime import metrics_log
 
 STEPS, EVERY = 12, 2
 AT = 20  # the record, in the middle of batches, that fails
@@ -131,7 +132,7 @@ def test_an_evaluation_that_fails_on_one_host_ends_on_both_and_no_run(both, tmp_
     for line, words in zip(said, wanted):
         assert re.fullmatch(words, line), line
     assert start not in second.out
-    lines = metrics.read(tmp_path / "run" / "metrics.jsonl")
+    lines = metrics_log.read(tmp_path / "run" / "metrics.jsonl")
     measured = [line for line in lines if "evaluation/pairs/r1" in line]
     assert [line["step"] for line in measured] == [STEPS - 1]  # the last one alone
     assert [line["step"] for line in lines if "loss" in line] == list(range(STEPS))

@@ -9,7 +9,7 @@ import pytest
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.sources import Manifest, Tar
-from imagebind_jax.inputs.sources.identity import identity
+from imagebind_jax.inputs.sources.fingerprint import identity
 
 
 @dataclasses.dataclass(frozen=True)

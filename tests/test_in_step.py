@@ -6,7 +6,7 @@ from concurrent import futures
 import jax
 import pytest
 
-from imagebind_jax import hosts, in_step
+from imagebind_jax.distributed import initialize, lockstep
 from imagebind_jax.errors import Stopped, UserError
 
 HOSTS = 3
@@ -37,7 +37,7 @@ def company(monkeypatch):
             return list(pool.map(run, range(HOSTS)))
 
     monkeypatch.setattr(jax, "process_count", lambda: HOSTS)
-    monkeypatch.setattr(hosts, "of_all", of_all)
+    monkeypatch.setattr(initialize, "of_all", of_all)
     return start
 
 
@@ -46,13 +46,13 @@ def measure(fails=lambda host, batch: None, batches=5, rows=lambda host, batch: 
 
     def do(host):
         try:
-            with in_step.together("pairs"):
+            with lockstep.together("pairs"):
                 for batch in range(batches):
                     fails(host, batch)
-                    in_step.meet(f"batch {batch}", rows(host, batch), " (noted)" if host else "")
-        except in_step.Apart as error:
-            with in_step.together("the next one"):
-                in_step.meet("its batch")
+                    lockstep.meet(f"batch {batch}", rows(host, batch), " (noted)" if host else "")
+        except lockstep.Apart as error:
+            with lockstep.together("the next one"):
+                lockstep.meet("its batch")
             return str(error)
 
     return do
@@ -80,8 +80,8 @@ def test_what_fails_on_one_fails_on_all_and_is_the_same_line(error, line, host, 
 
 def test_what_fails_after_the_last_batch_fails_on_all(company):
     def do(host):
-        with in_step.together("pairs"):
-            in_step.meet("batch 0")
+        with lockstep.together("pairs"):
+            lockstep.meet("batch 0")
             if host == 1:
                 raise UserError("not finite")
 
@@ -116,13 +116,13 @@ def test_an_error_of_the_devices_ends_the_run(company):
     for error in broken:
 
         def do(host, error=error):
-            with in_step.together("pairs"):
+            with lockstep.together("pairs"):
                 raise error
 
         assert company(do) == [error] * HOSTS
 
 
 def test_alone_errors_are_what_they_are():
-    with pytest.raises(Stopped, match="stuck"), in_step.together("pairs"):
-        in_step.meet("batch 0", object())  # not looked at
+    with pytest.raises(Stopped, match="stuck"), lockstep.together("pairs"):
+        lockstep.meet("batch 0", object())  # not looked at
         raise Stopped("stuck")

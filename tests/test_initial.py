@@ -10,13 +10,14 @@ import pytest
 from flax import traverse_util
 
 import imagebind_jax as ib
-from imagebind_jax import UserError, train
+from imagebind_jax import UserError
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.inputs.pipeline import Pair
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.optimizer import OptimizerConfig
-from imagebind_jax.porting.initial import fill
-from imagebind_jax.porting.loading import read_config
+from imagebind_jax.porting.load import read_config
+from imagebind_jax.porting.warm_start import fill
+from imagebind_jax.training import fit
 
 CLIP = pathlib.Path(__file__).parent / "golden" / "clip" / "open_clip.pt"
 pytestmark = [
@@ -79,7 +80,7 @@ def same(a, b):
 def run(tmp_path_factory):
     """A run on CLIP's frozen towers: its folder and its parameters."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, train.fit(config(), folder, say=quiet)
+    return folder, fit.fit(config(), folder, say=quiet)
 
 
 @pytest.mark.jax
@@ -87,7 +88,7 @@ def run(tmp_path_factory):
 def test_frozen_towers_are_clips(run, tmp_path, parallel):
     params = run[1]
     if parallel == "pmap":
-        params = train.fit(config(parallel="pmap"), tmp_path, say=quiet)
+        params = fit.fit(config(parallel="pmap"), tmp_path, say=quiet)
     _, clip = ib.load(CLIP)
     same({m: params[m] for m in clip}, clip)
 
@@ -152,7 +153,7 @@ def test_a_learned_scale_that_a_checkpoint_lacks_stays(run):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not fit: it has embed_dim 12, not 13"):
-        train.fit(config(model={"embed_dim": 13}), tmp_path, say=quiet)
+        fit.fit(config(model={"embed_dim": 13}), tmp_path, say=quiet)
 
 
 def test_a_checkpoint_without_any_of_the_encoders_is_refused():
@@ -179,13 +180,13 @@ def test_what_a_checkpoints_json_says_is_not_overruled_by_the_config():
 
 def test_a_missing_or_wrong_start_is_told_before_anything_slow(tmp_path):
     with pytest.raises(UserError, match=r"nosuch\.pth.* cannot be read"):
-        train.check(dataclasses.replace(config(), initial=("nosuch.pth",)), tmp_path)
+        fit.check(dataclasses.replace(config(), initial=("nosuch.pth",)), tmp_path)
     with pytest.raises(UserError, match="embed_dim 12, not 13"):
-        train.check(config(model={"embed_dim": 13}), tmp_path)
+        fit.check(config(model={"embed_dim": 13}), tmp_path)
 
 
 def test_a_runs_licence_names_what_it_started_from(run):
-    from imagebind_jax.porting.loading import open_weights
+    from imagebind_jax.porting.load import open_weights
 
     with open_weights(run[0]) as weights:
         assert weights.origin["licence"].endswith("what it started from: open_clip.pt")

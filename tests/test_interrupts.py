@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from imagebind_jax import cli, interrupts
+from imagebind_jax import cli
+from imagebind_jax.cli import interrupts
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from imagebind_jax import launch, parting
+from imagebind_jax import errors
+from imagebind_jax.cli import launch
 from imagebind_jax.errors import UserError
 
 ERROR = "imagebind-jax: error: "
@@ -79,7 +80,7 @@ def launched(zygote, tmp_path):
 )
 def test_a_page_becomes_a_line(page, who, launched):
     code, _, lines = launched(says("train 5/10\n" + page, ABORT), "train", "c.py", "--out", "run")
-    said = f"{ERROR}{who} stopped answering; last committed step none; {parting.RESTART}"
+    said = f"{ERROR}{who} stopped answering; last committed step none; {errors.RESTART}"
     assert (code, lines) == (70, ["train 5/10", said])
 
 
@@ -87,7 +88,7 @@ def test_the_page_can_be_seen(launched):
     code, _, lines = launched(says(SILENT, ABORT), "evaluate", "c.py", "--debug")
     assert code == 70
     assert "\n".join(lines).startswith(SILENT.rstrip())
-    assert lines[-1] == f"{ERROR}host 3 stopped answering; {parting.RESTART}"
+    assert lines[-1] == f"{ERROR}host 3 stopped answering; {errors.RESTART}"
 
 
 def test_the_last_commit_is_found_in_the_run_folder(launched, tmp_path):
@@ -98,12 +99,15 @@ def test_the_last_commit_is_found_in_the_run_folder(launched, tmp_path):
             (folder / "commit_success.txt").touch()
     code, _, lines = launched("os.kill(os.getpid(), 9)", "train", "configs/mine.py", "--host=2")
     line = "host 2 (this one) was killed by SIGKILL; last committed step 10"
-    assert (code, lines) == (70, [f"{ERROR}{line}; {parting.RESTART}"])
+    assert (code, lines) == (70, [f"{ERROR}{line}; {errors.RESTART}"])
 
 
 def test_a_command_that_is_killed_is_not_called_this_process(launched):
     code, _, lines = launched("os.kill(os.getpid(), 9)", "evaluate", "c.py")
-    assert (code, lines) == (70, [f"{ERROR}the command was killed by SIGKILL; {parting.RESTART}"])
+    assert (code, lines) == (
+        70,
+        [f"{ERROR}the command was killed by SIGKILL; {errors.RESTART}"],
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from properties import of_any
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.sources import Manifest, manifest, records
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.sources import Manifest, manifest
+from imagebind_jax.inputs.sources import record as records
 
 GOOD = '{"text": "good"}\n'
 

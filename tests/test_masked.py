@@ -9,19 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagebind_jax import UserError, checkpoint, masked_autoencoder, sharding
-from imagebind_jax.encoders import Encoder, EncoderConfig, patches
-from imagebind_jax.evaluators import probes
-from imagebind_jax.evaluators.benchmark import Items
-from imagebind_jax.evaluators.few_shot import FewShot
-from imagebind_jax.evaluators.masked import Masked, features
-from imagebind_jax.evaluators.pretraining import AUDIO, Pretraining, pretrain
-from imagebind_jax.inputs.bad_records import BadRecords
-from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.pipeline import single_batches
-from imagebind_jax.inputs.rows import Rows, ToInputs
-from imagebind_jax.inputs.sources.identity import identity
-from imagebind_jax.masked_autoencoder import MaskedAutoencoder, MaskedConfig, Tokens
+from imagebind_jax import UserError
+from imagebind_jax.checkpointing import checkpointer
+from imagebind_jax.distributed import sharding
+from imagebind_jax.evaluation.benchmark import Items
+from imagebind_jax.evaluation.tasks import linear_probe
+from imagebind_jax.evaluation.tasks.few_shot import FewShot
+from imagebind_jax.evaluation.trained import mae_pretraining
+from imagebind_jax.evaluation.trained.mae_pretraining import AUDIO, Pretraining, pretrain
+from imagebind_jax.evaluation.trained.masked_autoencoder import Masked, features
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.pipeline.bad_records import BadRecords
+from imagebind_jax.inputs.pipeline.batches import single_batches
+from imagebind_jax.inputs.pipeline.examples import Rows, ToInputs
+from imagebind_jax.inputs.sources.fingerprint import identity
+from imagebind_jax.models import masked_autoencoder
+from imagebind_jax.models.encoder import Encoder, EncoderConfig, patches
+from imagebind_jax.models.masked_autoencoder import MaskedAutoencoder, MaskedConfig, Tokens
 
 ENCODER = EncoderConfig((40, 2), patch=(4,), width=16, depth=1, heads=2)  # 10 patches
 CONFIG = MaskedConfig(ENCODER, mask=0.5, decoder_width=16, decoder_depth=1, decoder_heads=2)
@@ -99,7 +103,7 @@ def test_two_seconds_of_sound_are_96_patches_of_which_19_are_seen():
     config = MaskedConfig(AUDIO)
     assert (config.patches, config.visible) == (96, 19)
     state = jax.eval_shape(
-        functools.partial(masked_autoencoder.create, config, pretraining().optimizer, 0)
+        functools.partial(mae_pretraining.create_state, config, pretraining().optimizer, 0)
     )
     count = {
         name: sum(leaf.size for leaf in jax.tree.leaves(part))
@@ -205,7 +209,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_parameters(tmp_path, monkeypa
     config = pretraining()
     records = config.items.source.open()
     once = pretrain(config, records)
-    save = checkpoint.Checkpoints.save
+    save = checkpointer.Checkpoints.save
 
     def killed(self, step, state, said):
         if step == config.steps:
@@ -214,7 +218,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_parameters(tmp_path, monkeypa
         assert self.steps()[0] == step  # it is committed
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Checkpoints, "save", killed)
+        patch.setattr(checkpointer.Checkpoints, "save", killed)
         with pytest.raises(Killed):
             pretrain(config, records, tmp_path)
     said = []
@@ -261,8 +265,8 @@ STEPS = 150
 @functools.cache
 def step_fn():
     rates = pretraining(steps=STEPS, learning_rate=1e-2).optimizer
-    state = jax.jit(functools.partial(masked_autoencoder.create, CONFIG, rates, 0))()
-    step = functools.partial(masked_autoencoder.step, config=CONFIG, rates=rates, seed=0)
+    state = jax.jit(functools.partial(mae_pretraining.create_state, CONFIG, rates, 0))()
+    step = functools.partial(mae_pretraining.train_step, config=CONFIG, rates=rates, seed=0)
     return state, jax.jit(functools.partial(step, steps=STEPS))
 
 
@@ -302,8 +306,8 @@ def test_what_it_learned_is_worth_more_than_what_it_began_with():
     (train, labels), (test, answers) = patterns(32, 2), patterns(200, 3)
 
     def accuracy(params):
-        fitted = probes.ridge(features(CONFIG, params, train), labels, 4)
-        return np.mean(probes.predict(features(CONFIG, params, test), fitted) == answers)
+        fitted = linear_probe.ridge(features(CONFIG, params, train), labels, 4)
+        return np.mean(linear_probe.predict(features(CONFIG, params, test), fitted) == answers)
 
     assert accuracy(state["params"]["encoder"]) > accuracy(begun) + 0.15
 
@@ -385,7 +389,9 @@ def test_the_benchmark_pretrains_once_and_probes_its_features(tmp_path, monkeypa
     assert [folder.name for folder in tmp_path.iterdir()] == [
         f"masked-{masked.pretraining.digest(identity(masked.pretraining.items.source))}"
     ]
-    monkeypatch.setattr("imagebind_jax.evaluators.pretraining._step_fn", None)  # is not needed
+    monkeypatch.setattr(
+        "imagebind_jax.evaluation.trained.mae_pretraining._step_fn", None
+    )  # is not needed
     again = masked.measure(Planted(tmp_path))
     wrong = Planted(tmp_path / "wrong")
     wrong.inputs = lambda items: (np.zeros((4, 41, 2), np.float32), np.ones(4, bool))

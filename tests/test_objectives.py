@@ -8,23 +8,18 @@ import numpy as np
 import pytest
 
 import imagebind_jax as ib
-from imagebind_jax import frozen, losses, same_run, train
 from imagebind_jax.config import TrainConfig, facts
-from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.described import digest, flat
-from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.model import HUGE, ImageBindConfig
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.losses import contrastive
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import HUGE, ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
-from imagebind_jax.porting import (
-    converting,
-    hugging_face,
-    imagebind,
-    initial,
-    note,
-    open_clip,
-    rules,
-)
+from imagebind_jax.porting import convert, warm_start
+from imagebind_jax.porting.files import provenance
+from imagebind_jax.porting.formats import hugging_face, imagebind, open_clip, rules
+from imagebind_jax.storage.fingerprint import digest, flat
+from imagebind_jax.training import fit, frozen_towers, run_identity
 
 pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
 
@@ -75,7 +70,7 @@ def test_an_objective_is_checked_at_the_door():
         config(objective="sigmoid", loss="ring")
     for loss in ("auto", "gathered"):
         config(objective="sigmoid", loss=loss)
-    for objective in set(losses.OBJECTIVES) - {"sigmoid"}:
+    for objective in set(contrastive.OBJECTIVES) - {"sigmoid"}:
         config(objective=objective, loss="ring")
     with pytest.raises(UserError, match="logit_bias must be a number, or None, got nan"):
         dataclasses.replace(OLD, logit_bias=float("nan"))
@@ -91,7 +86,7 @@ def test_a_run_begun_without_the_new_fields_is_the_same_run(tmp_path):
     assert told.keys() - now.keys() == YOUNGER
     for other in (config(objective="joint"), config(imu=NEW)):
         with pytest.raises(UserError, match="holds a run with (objective|.*imu.*) = None, not"):
-            same_run.check_facts(tmp_path, now, facts(other)["config"])
+            run_identity.check_facts(tmp_path, now, facts(other)["config"])
 
 
 def test_digests_of_encoders_are_what_they_were():
@@ -102,32 +97,35 @@ def test_digests_of_encoders_are_what_they_were():
     assert digest(flat(dict(HUGE.encoders))) == (
         "bc9a75b51b659827f2a24c2b8bc57c65d7908e4482e7ec2829c8098d34fa264d"
     )
-    assert digest(frozen.tower_facts(ImageBindConfig({"imu": OLD}), "imu")) == (
+    assert digest(frozen_towers.tower_facts(ImageBindConfig({"imu": OLD}), "imu")) == (
         "ed46eb9779c2b9615e67b19cd0620bbeb67be174137a6f52975d06eb1598c7d7"
     )
 
 
 def test_a_note_without_the_new_fields_is_read():
-    before = note.Note(config().model, {}, {})
+    before = provenance.Note(config().model, {}, {})
     said = msgspec.to_builtins(before)
     for encoder in said["config"]["encoders"].values():
         del encoder["logit_bias"], encoder["mlp_head"]
-    assert msgspec.convert(said, note.Note) == before
+    assert msgspec.convert(said, provenance.Note) == before
 
 
 def test_anchors_hold_a_deeper_head_but_no_bias():
     deeper = dataclasses.replace(OLD, mlp_head=True)
-    told = frozen.tower_facts(ImageBindConfig({"imu": deeper}), "imu")
+    told = frozen_towers.tower_facts(ImageBindConfig({"imu": deeper}), "imu")
     assert told["encoder"]["imu.mlp_head"] is True
     with pytest.raises(UserError, match="imu encoder has a learned logit bias, which anchors do"):
-        frozen.tower_facts(ImageBindConfig({"imu": NEW}), "imu")
+        frozen_towers.tower_facts(ImageBindConfig({"imu": NEW}), "imu")
 
 
 def test_a_bias_begins_anew_where_the_checkpoint_has_none():
     biased = dataclasses.replace(OLD, logit_bias=-3.0)
-    assert initial.check_fits(config(imu=biased).model, config().model, "old") == ["vision", "imu"]
+    assert warm_start.check_fits(config(imu=biased).model, config().model, "old") == [
+        "vision",
+        "imu",
+    ]
     with pytest.raises(UserError, match="its imu has mlp_head False, not True"):
-        initial.check_fits(config(imu=NEW).model, config().model, "old")
+        warm_start.check_fits(config(imu=NEW).model, config().model, "old")
 
 
 # ---- a run
@@ -137,7 +135,7 @@ def test_a_bias_begins_anew_where_the_checkpoint_has_none():
 def run(tmp_path_factory):
     """A run by the sigmoid objective: its folder and its parameters."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, train.fit(config(imu=NEW, objective="sigmoid"), folder, say=quiet)
+    return folder, fit.fit(config(imu=NEW, objective="sigmoid"), folder, say=quiet)
 
 
 def test_the_bias_learns_and_the_run_can_be_loaded(run):
@@ -149,19 +147,19 @@ def test_the_bias_learns_and_the_run_can_be_loaded(run):
 
 
 def test_it_goes_on_as_the_same_run_only(run):
-    train.fit(config(imu=NEW, objective="sigmoid"), run[0], say=quiet)
+    fit.fit(config(imu=NEW, objective="sigmoid"), run[0], say=quiet)
     with pytest.raises(UserError, match="holds a run with objective = sigmoid, not None"):
-        train.fit(config(imu=NEW), run[0], say=quiet)
+        fit.fit(config(imu=NEW), run[0], say=quiet)
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 def test_formats_of_others_have_no_place_for_it(run, tmp_path, name):
     with pytest.raises(UserError) as refused:
-        converting.convert(run[0], tmp_path / name, say=quiet)
+        convert.convert(run[0], tmp_path / name, say=quiet)
     told = "this format has no place for imu/head_hidden/bias, imu/head_hidden/kernel, imu/logit_"
     assert told in str(refused.value)
     assert not (tmp_path / name).exists()
-    converting.convert(run[0], tmp_path / "w", say=quiet)  # ours has
+    convert.convert(run[0], tmp_path / "w", say=quiet)  # ours has
     jax.tree.map(np.testing.assert_array_equal, ib.load(tmp_path / "w")[1], run[1])
 
 

@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.page import answers, guard, limits, questions
-from imagebind_jax.page.questions import Page
-from imagebind_jax.page.uploads import Thing
-from imagebind_jax.store import Store
+from imagebind_jax.search.store import Store
+from imagebind_jax.web import handlers, limits, request_guard, views
+from imagebind_jax.web.handlers import Page
+from imagebind_jax.web.uploads import Thing
 
 sys.path.append(str(pathlib.Path(__file__).parent / "inputs"))
 
@@ -30,7 +30,7 @@ import damage
 import samples
 from visitor import Visitor, form, uploaded
 
-from imagebind_jax.page import serving
+from imagebind_jax.web import server
 
 pytest_plugins = ["own_files"]
 FIELDS = {"depth": {"focal_length": 30.0, "baseline": 0.1}, "imu": {"imu_rate": 40.0}}
@@ -46,7 +46,7 @@ def gradio():
 def page(gradio, stored):
     """(its address, the reader behind it)."""
     readers = []
-    real = serving.Reader
+    real = server.Reader
 
     class Kept(real):
         def __init__(self, *args):
@@ -54,8 +54,8 @@ def page(gradio, stored):
             readers.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serving, "Reader", Kept)
-        with serving.serving(stored, fields=FIELDS, say=lambda line: None) as address:
+        patch.setattr(server, "Reader", Kept)
+        with server.serving(stored, fields=FIELDS, say=lambda line: None) as address:
             yield address, readers[0]
 
 
@@ -74,10 +74,10 @@ def thing(name, *vector, modality="vision"):
 def test_the_matrix_says_the_cosines_and_rings_the_best_of_each_row():
     things = [thing("a", 1, 0), thing("b", 0.6, 0.8), thing("c", 0, -1, modality="audio")]
     np.testing.assert_allclose(
-        answers.cosines(things), [[1, 0.6, 0], [0.6, 1, -0.8], [0, -0.8, 1]], atol=1e-6
+        views.cosines(things), [[1, 0.6, 0], [0.6, 1, -0.8], [0, -0.8, 1]], atol=1e-6
     )
     cells = re.findall(
-        r'<td class="(\w*)" style="--heat:([\d.]+)">([^<]+)</td>', answers.matrix(things)
+        r'<td class="(\w*)" style="--heat:([\d.]+)">([^<]+)</td>', views.matrix(things)
     )
     assert [shown for _, _, shown in cells] == [
         "1.00",
@@ -97,29 +97,29 @@ def test_the_matrix_says_the_cosines_and_rings_the_best_of_each_row():
 @pytest.mark.parametrize("temperature", (0.01, 0.05, 0.5))
 def test_shares_of_a_row_add_up_to_one_and_leave_out_the_thing_itself(temperature):
     cosines = np.array([[1, 0.3, 0.1], [0.3, 1, 0.3], [0.1, 0.3, 1]], np.float32)
-    shares = answers.shares(cosines, temperature)
+    shares = views.shares(cosines, temperature)
     np.testing.assert_allclose(shares.sum(axis=-1), 1, atol=1e-6)
     assert (np.diag(shares) == 0).all() and shares[1, 0] == pytest.approx(0.5)
     assert shares[0, 1] / shares[0, 2] == pytest.approx(np.exp(0.2 / temperature), rel=1e-3)
-    assert answers.shares(np.ones((1, 1), np.float32), temperature).tolist() == [[0]]
+    assert views.shares(np.ones((1, 1), np.float32), temperature).tolist() == [[0]]
 
 
 def test_names_and_texts_are_no_html():
     evil = "<img src=x onerror=alert(1)>${alert(2)}{{x}}\"'"
     for made in (
-        answers.matrix([thing(evil, 1, 0), thing(evil, 0, 1, modality="text")]),
-        answers.problems([evil]),
-        answers.chip(thing(evil, 1, 0, modality=evil)),
+        views.matrix([thing(evil, 1, 0), thing(evil, 0, 1, modality="text")]),
+        views.problems([evil]),
+        views.chip(thing(evil, 1, 0, modality=evil)),
     ):
         assert "<img" not in made and "&lt;img src=x onerror=alert(1)&gt;" in made
 
 
 def test_hits_show_no_folder_and_no_link(stored, files):
     store = Store(stored)
-    shown = {answers.shown_name(store, store.item(row)["file"]) for row in range(len(store))}
+    shown = {views.shown_name(store, store.item(row)["file"]) for row in range(len(store))}
     assert {"photos/red0.jpg", "sounds/1.flac", "words/2.txt"} <= shown
     assert not any(name.startswith(("/", "..")) for name in shown)
-    assert answers.shown_name(store, "/etc/passwd") == "passwd"
+    assert views.shown_name(store, "/etc/passwd") == "passwd"
 
 
 def test_a_page_needs_something_to_embed_with(gradio, tmp_path, mistake, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_bad_file_does_not_spoil_the_others(visitor, files, page):
                     ("a dog", "text"), ("a cat", "text")]  # fmt: skip
     for name in ("broken.png", "a.jsonl", "list.csv", "bitmap.csv"):
         assert f"<li>{name}: " in notes
-    assert "passwd" not in notes and not PATHS.search(notes) and questions.WRONG not in notes
+    assert "passwd" not in notes and not PATHS.search(notes) and handlers.WRONG not in notes
     assert [label for label, _ in found["compare-chosen"]["choices"]] == [n for n, _ in rows[:4]]
     assert left(page) == []
     fewer = visitor.ask(
@@ -254,7 +254,7 @@ def test_bodies_have_a_length_and_a_limit(visitor):
 
 
 def test_uploads_have_to_arrive_and_only_two_do_at_a_time(visitor, monkeypatch):
-    monkeypatch.setattr(guard, "RECEIVING", 0.5)
+    monkeypatch.setattr(request_guard, "RECEIVING", 0.5)
     body, headers = form([("a.bin", bytes(1000))])
     late = {**headers, "content-length": str(len(body) + 10)}
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -266,7 +266,7 @@ def test_uploads_have_to_arrive_and_only_two_do_at_a_time(visitor, monkeypatch):
 
 
 def test_uploads_that_nobody_reads_do_not_fill_the_disk(visitor, page, monkeypatch):
-    monkeypatch.setattr(guard, "FOLDER", 100_000)
+    monkeypatch.setattr(request_guard, "FOLDER", 100_000)
     (path,) = visitor.upload(("a.bin", bytes(90_000)))
     assert visitor.upload(("b.bin", bytes(20_000))) == 429
     os.utime(path, (0, 0))
@@ -349,10 +349,10 @@ def test_other_names_and_other_sites_are_refused(visitor):
 ])  # fmt: skip
 def test_a_wider_address_answers_to_addresses_but_to_no_name_of_others(host, name, good):
     if good:
-        guard.check_origin({b"host": name}, host)
+        request_guard.check_origin({b"host": name}, host)
     else:
-        with pytest.raises(guard.Refused):
-            guard.check_origin({b"host": name}, host)
+        with pytest.raises(request_guard.Refused):
+            request_guard.check_origin({b"host": name}, host)
 
 
 @pytest.mark.goal("G31")
@@ -468,7 +468,7 @@ def test_mutated_uploads_get_an_answer_and_leave_nothing(page, files, measured):
         status, data, _ = visitor.send("POST", "/gradio_api/upload", body, headers)
         if status == 200:
             paths = json.loads(data)
-            assert all(guard.is_upload(path, page[1].folder) for path in paths), paths
+            assert all(request_guard.is_upload(path, page[1].folder) for path in paths), paths
             if paths:
                 found = visitor.ask(
                     "compare-files",
@@ -476,7 +476,7 @@ def test_mutated_uploads_get_an_answer_and_leave_nothing(page, files, measured):
                     compare_files=[uploaded(p) for p in dict.fromkeys(paths)],
                 )
                 shown = found["compare-notes"] + found["compare-matrix"]
-                assert "Traceback" not in shown and questions.WRONG not in shown, found[
+                assert "Traceback" not in shown and handlers.WRONG not in shown, found[
                     "compare-notes"
                 ]
                 assert not PATHS.search(re.sub(r"base64,[\w+/=]+", "", shown)), found[
@@ -556,6 +556,6 @@ def test_the_command_ends_on_a_signal_and_leaves_no_folder(gradio, stored, tmp_p
 
 def test_another_address_is_warned_of(gradio, stored, monkeypatch):
     said = []
-    monkeypatch.setattr(serving, "_until_stopped", lambda: None)
-    serving.run(stored, host="0.0.0.0", port=0, say=said.append)
+    monkeypatch.setattr(server, "_until_stopped", lambda: None)
+    server.run(stored, host="0.0.0.0", port=0, say=said.append)
     assert any(line.startswith("warning: --host 0.0.0.0") for line in said)

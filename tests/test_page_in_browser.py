@@ -21,7 +21,7 @@ if browser.missing():
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from imagebind_jax.page.serving import serving
+from imagebind_jax.web.server import serving
 
 pytest_plugins = ["own_files"]
 pytestmark = pytest.mark.browser

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from imagebind_jax import parting
+from imagebind_jax.distributed import failure_detection
 
 SILENCE = 1  # seconds
 GRACE = 0.6  # in place of `parting.GRACE`
@@ -40,7 +40,7 @@ class Store:
 def company(monkeypatch, capfd):
     """company(n): n hosts that listen; `ends` has (exit code, seconds since the start) of each."""
     hosts, ends, mains, begun = [], {}, [], time.monotonic()
-    monkeypatch.setattr(parting.atexit, "register", lambda do: None)
+    monkeypatch.setattr(failure_detection.atexit, "register", lambda do: None)
 
     def leave(code):
         thread = threading.current_thread()
@@ -50,14 +50,18 @@ def company(monkeypatch, capfd):
         hosts[host]._over.set()
         raise SystemExit
 
-    monkeypatch.setattr(parting.os, "_exit", leave)
-    monkeypatch.setattr(parting, "GRACE", GRACE)
-    monkeypatch.setattr(parting, "_say_no_more", lambda: None)  # all share one stderr here
+    monkeypatch.setattr(failure_detection.os, "_exit", leave)
+    monkeypatch.setattr(failure_detection, "GRACE", GRACE)
+    monkeypatch.setattr(
+        failure_detection, "_say_no_more", lambda: None
+    )  # all share one stderr here
 
     def start(count):
         store = Store()
         words = [lambda host=host: f"last committed step {host}" for host in range(count)]
-        hosts[:] = [parting.Company(store, h, count, SILENCE, words[h]) for h in range(count)]
+        hosts[:] = [
+            failure_detection.Company(store, h, count, SILENCE, words[h]) for h in range(count)
+        ]
         for host in hosts:
             host.listen()
         return store
@@ -88,7 +92,7 @@ def company(monkeypatch, capfd):
 @pytest.mark.parametrize("host", [0, pytest.param(5, marks=pytest.mark.processes)])
 def test_all_end_with_the_error_of_the_one_that_failed(host, company):
     company(8)
-    company.main(host, parting.Company.leave, "OSError: it broke", 1)
+    company.main(host, failure_detection.Company.leave, "OSError: it broke", 1)
     lines = company.wait(8)
     assert f"{ERROR}OSError: it broke" in lines
     others = [h for h in range(8) if h != host]
@@ -106,7 +110,7 @@ def test_all_end_with_the_error_of_the_one_that_failed(host, company):
 )
 def test_what_would_come_again_has_its_code_everywhere(code, company):
     company(3)
-    company.main(1, parting.Company.leave, "a reason", code)
+    company.main(1, failure_detection.Company.leave, "a reason", code)
     lines = company.wait(3)
     assert [company.ends[h][0] for h in range(3)] == [code] * 3
     assert [line for line in lines if line.startswith(ERROR)].count(f"{ERROR}host 1: a reason") == 2
@@ -115,7 +119,7 @@ def test_what_would_come_again_has_its_code_everywhere(code, company):
 def test_an_error_that_all_meet_is_each_ones_own(company):
     company(4)
     for host in range(4):
-        company.main(host, parting.Company.leave, "the loss is not finite", 1)
+        company.main(host, failure_detection.Company.leave, "the loss is not finite", 1)
         time.sleep(GRACE / 10)
     assert company.wait(4) == [f"{ERROR}the loss is not finite"] * 4
     assert [company.ends[h][0] for h in range(4)] == [1] * 4
@@ -125,10 +129,10 @@ def test_a_broken_exchange_is_not_the_reason(company):
     """The others' connections to a host that leaves break before they hear of it."""
     company(3)
     broken = "ValueError: UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:49"
-    company.main(0, parting.Company.leave, broken, 1)
-    company.main(2, parting.Company.leave, broken, 1)
+    company.main(0, failure_detection.Company.leave, broken, 1)
+    company.main(2, failure_detection.Company.leave, broken, 1)
     time.sleep(0.2)
-    company.main(1, parting.Company.leave, "MemoryError: no more", 1)
+    company.main(1, failure_detection.Company.leave, "MemoryError: no more", 1)
     lines = company.wait(3)
     assert lines == sorted(
         [f"{ERROR}MemoryError: no more"]
@@ -140,7 +144,7 @@ def test_a_broken_exchange_is_not_the_reason(company):
 @pytest.mark.processes
 def test_a_broken_exchange_of_which_nobody_is_the_reason(company):
     company(2)
-    company.main(1, parting.Company.leave, "ValueError: Gloo timed out", 1)
+    company.main(1, failure_detection.Company.leave, "ValueError: Gloo timed out", 1)
     lines = company.wait(2)
     assert lines == sorted(
         [f"{ERROR}ValueError: Gloo timed out",
@@ -177,10 +181,10 @@ def test_a_host_0_that_is_stopped_is_named_by_all(company):
 @pytest.mark.variants
 def test_an_orderly_end_waits_for_all_and_is_nobodys_error(company, capfd):
     company(4)
-    threads = [company.main(host, parting.Company.part) for host in range(3)]
+    threads = [company.main(host, failure_detection.Company.part) for host in range(3)]
     time.sleep(1.5 * SILENCE)  # the last one has a lot to write
     assert all(thread.is_alive() for thread in threads)
-    threads.append(company.main(3, parting.Company.part))
+    threads.append(company.main(3, failure_detection.Company.part))
     for thread in threads:
         thread.join(timeout=5)
         assert not thread.is_alive()
@@ -193,9 +197,9 @@ def test_an_orderly_end_waits_for_all_and_is_nobodys_error(company, capfd):
 def test_a_host_that_fails_while_others_wait_at_their_end(company):
     company(3)
     for host in (0, 1):
-        company.main(host, parting.Company.part)
+        company.main(host, failure_detection.Company.part)
     time.sleep(0.3)
-    company.main(2, parting.Company.leave, "OSError: no more disk", 1)
+    company.main(2, failure_detection.Company.leave, "OSError: no more disk", 1)
     lines = company.wait(3)
     assert f"{ERROR}host 2: OSError: no more disk; last committed step 1" in lines
     assert [company.ends[h][0] for h in range(3)] == [70, 70, 1]
@@ -204,5 +208,5 @@ def test_a_host_that_fails_while_others_wait_at_their_end(company):
 def test_last_words_that_fail_say_nothing(company):
     company(2)
     company.hosts[1]._last_words = lambda: 1 / 0
-    company.main(0, parting.Company.leave, "a reason", 1)
+    company.main(0, failure_detection.Company.leave, "a reason", 1)
     assert f"{ERROR}host 0: a reason" in company.wait(2)

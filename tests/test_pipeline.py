@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.pipeline import Batches, Pair, Standardised, evaluation_inputs
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.pipeline.batches import Batches, Pair, Standardised, evaluation_inputs
 
 SHAPED = {0: 2, 1: 2, 2: 2}  # records that are decoded once more, to know the shape of a row
 STEPS = 12
@@ -90,7 +90,7 @@ def test_hosts_in_order_hold_the_global_batch(hosts, in_memory):
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_batches_are_made_in_parts_that_change_nothing(rows, wanted, monkeypatch):
-    monkeypatch.setattr("imagebind_jax.inputs.pipeline.PART", rows)
+    monkeypatch.setattr("imagebind_jax.inputs.pipeline.batches.PART", rows)
     batches = make()
     assert batches.parts == {1: 8, 2: 4, 3: 4}[rows]  # 3 does not divide 8
     for step, streamed in enumerate(batches.stream(threads=3)):

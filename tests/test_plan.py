@@ -10,22 +10,22 @@ import jax.numpy as jnp
 import pytest
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.encoders import Encoder, EncoderConfig
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.models.encoder import Encoder, EncoderConfig
+from imagebind_jax.models.imagebind import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.plan import (
-    compiling,
-    estimate,
+    aot_compile,
     flops,
-    hlo,
-    planning,
-    report,
-    schedule,
-    sweeping,
-    topologies,
-    traffic,
+    hlo_parser,
+    hlo_schedule,
+    hlo_traffic,
+    roofline,
+    step_estimate,
+    sweep,
+    table,
+    tpu_topologies,
 )
 
 pytestmark = pytest.mark.jax
@@ -97,13 +97,13 @@ ROWS = 128 * 256 * 4  # bytes of what a device has in PROGRAM
 
 
 def test_cycles_count_as_often_as_their_loop_turns():
-    found = schedule.read(PROGRAM)
+    found = hlo_schedule.read(PROGRAM)
     assert found.cycles == 5 * (100 + 1280) + 500 + 20
     assert found.unclear == 0
 
 
 def test_every_exchange_is_found_once():
-    found = {(each.kind, each.runs): each for each in schedule.read(PROGRAM).collectives}
+    found = {(each.kind, each.runs): each for each in hlo_schedule.read(PROGRAM).collectives}
     assert found.keys() == {("all-gather", 5), ("reduce-scatter", 5), ("all-gather", 1)}
     assert found["all-gather", 5].sent == 7 * ROWS  # of 8 devices, to each of the others
     assert found["reduce-scatter", 5].sent == 7 / 8 * 8 * ROWS
@@ -113,10 +113,10 @@ def test_every_exchange_is_found_once():
 
 
 def test_a_kernel_of_ours_says_what_it_needs():
-    (kernel,) = schedule.read(PROGRAM).kernels
+    (kernel,) = hlo_schedule.read(PROGRAM).kernels
     assert kernel.stated and kernel.runs == 1
     assert (kernel.flops, kernel.bytes, kernel.transcendentals) == (32768, 262144, 7)
-    silent = schedule.read(PROGRAM.replace('"cost_estimate"', '"other"')).kernels[0]
+    silent = hlo_schedule.read(PROGRAM.replace('"cost_estimate"', '"other"')).kernels[0]
     assert not silent.stated and silent.bytes == 2 * ROWS
 
 
@@ -124,7 +124,9 @@ def test_traffic_is_of_main_memory_and_of_the_part_that_is_read():
     layer = 256 * 256 * 2
     # Each turn one of five layers; c twice, what was gathered of it; a in and the result out.
     gathered = 256 * 512 * 4 + 256 * 16 * 4
-    assert schedule.read(PROGRAM).traffic == 5 * layer + 2 * (256 * 128 * 4) + gathered + 2 * ROWS
+    assert (
+        hlo_schedule.read(PROGRAM).traffic == 5 * layer + 2 * (256 * 128 * 4) + gathered + 2 * ROWS
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,10 +145,10 @@ def test_how_often_a_loop_turns(change, wanted):
     for old, new in change.items():
         assert old in text
         text = text.replace(old, new)
-    computations, entry = hlo.parse(text)
+    computations, entry = hlo_parser.parse(text)
     around = computations[entry]
-    assert schedule.turns(computations, around, around["while.1"]) == wanted
-    assert schedule.read(text).unclear == (wanted == 0)
+    assert hlo_schedule.turns(computations, around, around["while.1"]) == wanted
+    assert hlo_schedule.read(text).unclear == (wanted == 0)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +163,9 @@ def test_how_often_a_loop_turns(change, wanted):
     ],
 )
 def test_bytes_of_a_shape(shape, plain, padded):
-    assert hlo.sizes(shape) == plain
-    assert hlo.sizes(shape, padded=True) == padded
-    assert hlo.sizes(shape.replace(")}", ")S(1)}"), only_hbm=True) in (0, plain)
+    assert hlo_parser.sizes(shape) == plain
+    assert hlo_parser.sizes(shape, padded=True) == padded
+    assert hlo_parser.sizes(shape.replace(")}", ")S(1)}"), only_hbm=True) in (0, plain)
 
 
 def test_an_update_writes_its_part():
@@ -182,9 +184,9 @@ ENTRY %main (a: f32[9,8,128], b: f32[1,8,128], i: s32[]) -> f32[9,8,128] {
   ROOT %f = f32[9,8,128]{2,1,0:T(8,128)} fusion(%a, %b, %i), kind=kLoop, calls=%fused
 }
 """
-    computations, entry = hlo.parse(text)
+    computations, entry = hlo_parser.parse(text)
     main = computations[entry]
-    assert traffic.traffic(computations, main, main["f"]) == 2 * 8 * 128 * 4
+    assert hlo_traffic.traffic(computations, main, main["f"]) == 2 * 8 * 128 * 4
 
 
 # ---- operations of a model
@@ -260,8 +262,8 @@ def test_a_tower_trained_in_part_lies_between():
 
 
 def test_times_add_up_and_what_is_hidden_does_not():
-    chip = topologies.Chip("round", 1e9, 1e9, 1e6, 1e6, 1e6, "")
-    found = estimate.estimate(schedule.read(PROGRAM), chip, flops=1e6)
+    chip = tpu_topologies.Chip("round", 1e9, 1e9, 1e6, 1e6, 1e6, "")
+    found = roofline.estimate(hlo_schedule.read(PROGRAM), chip, flops=1e6)
     assert found.computing == pytest.approx((5 * 1380 + 520) / 1e6)
     assert found.kernels == pytest.approx(262144 / 1e6)  # by its bytes, which take longer
     assert found.waiting == pytest.approx(5 * 14 * ROWS / 1e6)
@@ -278,11 +280,11 @@ def test_times_add_up_and_what_is_hidden_does_not():
 
 
 def numbers(seconds=1.0, gb=1.0):
-    chip = topologies.CHIPS["v5e"]
+    chip = tpu_topologies.CHIPS["v5e"]
     found = dataclasses.replace(
-        estimate.estimate(schedule.read(PROGRAM), chip, 1e12), computing=seconds
+        roofline.estimate(hlo_schedule.read(PROGRAM), chip, 1e12), computing=seconds
     )
-    return report.of_pair(compiling.Compiled("", {"parameters": gb * 1e9}, 3.0), found, chip)
+    return table.of_pair(aot_compile.Compiled("", {"parameters": gb * 1e9}, 3.0), found, chip)
 
 
 def test_the_table_says_whether_it_fits_and_what_to_do():
@@ -295,23 +297,23 @@ def test_the_table_says_whether_it_fits_and_what_to_do():
         plan = {
             "topology": "v5e:4x4",
             "devices": 16,
-            "chip": dataclasses.asdict(topologies.CHIPS["v5e"]),
+            "chip": dataclasses.asdict(tpu_topologies.CHIPS["v5e"]),
             "batch_size": 2048,
             "pairs": pairs,
-            "run": report.whole(
-                pairs, {"vision+imu": 1.0}, topologies.CHIPS["v5e"], rows=2048, devices=16
+            "run": table.whole(
+                pairs, {"vision+imu": 1.0}, tpu_topologies.CHIPS["v5e"], rows=2048, devices=16
             ),
             "remedy": "try a thing",
         }
-        text = "\n".join(report.lines(plan))
+        text = "\n".join(table.lines(plan))
         assert words in text and "128 rows a device" in text and "never run" in text
         json.dumps(plan)
 
 
 def test_a_run_is_the_mean_of_its_pairs_by_weight():
     pairs = {"a": numbers(1.0), "b": numbers(3.0)}
-    chip = topologies.CHIPS["v5e"]
-    run = report.whole(pairs, {"a": 3.0, "b": 1.0}, chip, rows=100, devices=16)
+    chip = tpu_topologies.CHIPS["v5e"]
+    run = table.whole(pairs, {"a": 3.0, "b": 1.0}, chip, rows=100, devices=16)
     assert run["seconds"] == pytest.approx(1.5, rel=1e-2)
     assert run["samples_per_second"] == pytest.approx(100 / 1.5, rel=1e-2)
     assert run["utilisation"] == pytest.approx(1e12 / 197e12 / 1.5, rel=1e-2)
@@ -319,7 +321,7 @@ def test_a_run_is_the_mean_of_its_pairs_by_weight():
 
 def test_the_programs_of_all_pairs_stay_on_the_devices():
     pairs = {name: {**numbers(), "memory": {"program": 2e9, "total": 5e9}} for name in "abc"}
-    run = report.whole(pairs, dict.fromkeys("abc", 1.0), topologies.CHIPS["v5e"], 100, 16)
+    run = table.whole(pairs, dict.fromkeys("abc", 1.0), tpu_topologies.CHIPS["v5e"], 100, 16)
     assert run["memory"] == 3e9 + 3 * 2e9 and run["fits_with_room"]
 
 
@@ -327,10 +329,10 @@ def test_the_programs_of_all_pairs_stay_on_the_devices():
 
 
 def test_slices_have_their_devices():
-    counts = {name: topologies.devices(name) for name in topologies.SLICES}
+    counts = {name: tpu_topologies.devices(name) for name in tpu_topologies.SLICES}
     assert counts["v5e:16x16"] == 256 and counts["v5p:8x8x16"] == 1024 and counts["v6e:4x4"] == 16
     assert counts["v4:4x4x4"] == 128  # of 64 chips with two cores each
-    assert {topologies.chip(name).name for name in counts} == topologies.CHIPS.keys()
+    assert {tpu_topologies.chip(name).name for name in counts} == tpu_topologies.CHIPS.keys()
 
 
 @pytest.mark.parametrize(
@@ -338,7 +340,7 @@ def test_slices_have_their_devices():
 )
 def test_an_unknown_slice_names_the_nearest(name, near):
     with pytest.raises(UserError, match=f"no TPU slice '{name}'.*{near}"):
-        topologies.chip(name)
+        tpu_topologies.chip(name)
 
 
 # ---- the step that is compiled
@@ -346,7 +348,7 @@ def test_an_unknown_slice_names_the_nearest(name, near):
 
 def test_a_step_is_compiled_without_opening_a_source():
     settings = config(("vision/",), batch_size=4)
-    compiled = compiling.compile_step(settings, settings.pairs[0], jax.devices()[:2])
+    compiled = aot_compile.compile_step(settings, settings.pairs[0], jax.devices()[:2])
     assert "HloModule" in compiled.text and compiled.seconds > 0
     rows = 2 * (2 * 8 * 4 + 1) * 4  # of a device: two, each twice 8 x 4, and a weight
     assert compiled.memory["batch and the next one"] == 2 * rows
@@ -364,23 +366,23 @@ def test_a_step_is_compiled_without_opening_a_source():
 )
 def test_what_cannot_run_there(fields, words):
     with pytest.raises(UserError, match=words):
-        compiling.check(config(**fields), 8)
+        aot_compile.check(config(**fields), 8)
 
 
 def test_what_does_not_fit_says_how_much_and_what_to_change():
     said = RuntimeError("RESOURCE_EXHAUSTED: ... Used 34.22G of 15.75G hbm. Exceeded by 18.47G.")
-    error = compiling._not_compiled(said, config(batch_size=64, fsdp=2), 8)
-    assert isinstance(error, compiling.DoesNotFit)
+    error = aot_compile._not_compiled(said, config(batch_size=64, fsdp=2), 8)
+    assert isinstance(error, aot_compile.DoesNotFit)
     assert (error.wanted, error.there) == (34.22 * 2**30, 15.75 * 2**30)
     for words in ("36.7 GB", "16.9 GB", "--model.remat full", "--micro-batches 2", "--fsdp 8"):
         assert words in str(error)
     temporaries = (
         "the total memory required for HLO temporaries (17.10G) exceeds available HBM (15.75G)."
     )
-    error = compiling._not_compiled(RuntimeError(temporaries), config(), 8)
+    error = aot_compile._not_compiled(RuntimeError(temporaries), config(), 8)
     assert (error.wanted, error.there) == (17.10 * 2**30, 15.75 * 2**30)
     other = RuntimeError("INTERNAL")
-    assert compiling._not_compiled(other, config(), 8) is other
+    assert aot_compile._not_compiled(other, config(), 8) is other
 
 
 # ---- sweeps
@@ -392,14 +394,14 @@ def test_a_sweep_keeps_the_fastest_that_fits(monkeypatch):
     def of_pair(config, pair, topology, devices):
         seconds = {"none": 1.0, "full": 2.0}.get(config.model.remat, 4.0) * config.batch_size
         if config.micro_batches == 1 and config.model.remat == "none":
-            raise compiling.DoesNotFit("does not fit: 17 GB; try less", 17e9, 16e9)
+            raise aot_compile.DoesNotFit("does not fit: 17 GB; try less", 17e9, 16e9)
         return numbers(seconds, gb=14.0 if config.batch_size > 64 else 4.0)
 
-    monkeypatch.setattr(planning, "of_pair", of_pair)
+    monkeypatch.setattr(step_estimate, "of_pair", of_pair)
     lines = []
     settings = config(batch_size=64)
     fields = ["micro_batches", "model.remat", "batch_size"]
-    found = sweeping.sweep(settings, "v5e:2x4", list(range(8)), fields, lines.append)
+    found = sweep.sweep(settings, "v5e:2x4", list(range(8)), fields, lines.append)
     best = found["best"]["settings"]
     assert best["micro_batches"] > 1 and best["model.remat"] == "none"
     assert best["batch_size"] <= 64  # twice that is as fast, and leaves too little room
@@ -410,7 +412,7 @@ def test_a_sweep_keeps_the_fastest_that_fits(monkeypatch):
 
 def test_a_sweep_of_a_field_it_does_not_know():
     with pytest.raises(UserError, match="--sweep steps: not one of .*batch_size"):
-        sweeping.sweep(config(), "v5e:2x4", [], ["steps"])
+        sweep.sweep(config(), "v5e:2x4", [], ["steps"])
 
 
 # ---- the command

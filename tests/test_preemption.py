@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from imagebind_jax import preemption
-from imagebind_jax.preemption import Notice
+from imagebind_jax.training import preemption
+from imagebind_jax.training.preemption import Notice
 
 
 def terminate():

@@ -21,12 +21,13 @@ import soundfile
 from PIL import Image
 
 import imagebind_jax.data
-from imagebind_jax import cli, prepare
+from imagebind_jax import cli
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import datasets
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.sources import Prepared, prepared
-from imagebind_jax.prepare import parts
+from imagebind_jax.prepare import run as prepare
+from imagebind_jax.prepare import shards as parts
 
 BUILDER = '''
 """A dataset of a test: list.txt names split and file; each file's record is as it is."""
@@ -329,9 +330,9 @@ import array_record.python.array_record_module  # once, and not in each child
 import imagebind_jax.data
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import datasets
-from imagebind_jax.prepare import parts
+from imagebind_jax.prepare.run import parts
 from imagebind_jax.inputs.sources import Prepared
-from imagebind_jax.prepare import prepare
+from imagebind_jax.prepare.run import prepare
 
 toy, download, folder, stride = sys.argv[1:]
 imagebind_jax.data.__path__.append(toy)
@@ -411,7 +412,7 @@ MAIN = """
 import sys
 import imagebind_jax.data
 from imagebind_jax import cli
-from imagebind_jax.prepare import parts
+from imagebind_jax.prepare.run import parts
 if __name__ == "__main__":
     imagebind_jax.data.__path__.append(sys.argv[1])
     parts.RECORDS = 3

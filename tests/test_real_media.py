@@ -12,14 +12,15 @@ import pytest
 from PIL import Image
 
 import imagebind_jax as ib
-from imagebind_jax import prepare, train
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.encoders import EncoderConfig
-from imagebind_jax.inputs import audio, augment, depth, imu, thermal, vision
-from imagebind_jax.inputs.pipeline import Batches, Pair
+from imagebind_jax.inputs.pipeline.batches import Batches, Pair
 from imagebind_jax.inputs.sources import Manifest, Prepared
+from imagebind_jax.inputs.transforms import audio, augment, depth, imu, thermal, vision
 from imagebind_jax.inputs.world import World
-from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBindConfig
+from imagebind_jax.prepare import run
+from imagebind_jax.training import fit
 
 SIZE = 32
 GOLDEN = Path(__file__).parent / "golden"
@@ -41,7 +42,7 @@ def pairs(tmp_path_factory):
     """Four datasets, prepared from small downloads in their official layouts."""
     folder, made = tmp_path_factory.mktemp("prepared"), []
     for name, partner in {"sunrgbd": "depth", "llvip": "thermal", "vggsound": "audio"}.items():
-        prepare.prepare(name, None, folder / name, workers=1, say=quiet)
+        run.prepare(name, None, folder / name, workers=1, say=quiet)
         source = Prepared(folder / name, "train")
         made.append(Pair(("vision", partner), source, replication=50.0))
     return tuple(made)
@@ -89,7 +90,7 @@ def test_a_model_trains_on_them_and_masks_what_is_broken(pairs, tmp_path):
         log_every=1,
     )
     said = []
-    params = train.fit(config, tmp_path, say=said.append)
+    params = fit.fit(config, tmp_path, say=said.append)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
     (line,) = (tmp_path / "bad_records.jsonl").read_text().splitlines()
     assert json.loads(line)["record"] == 1 and "truncated" in json.loads(line)["reason"]

@@ -11,14 +11,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from imagebind_jax import metrics, model, sharding, train, training_step
 from imagebind_jax.config import TrainConfig, load
-from imagebind_jax.inputs import augment
-from imagebind_jax.model import HUGE, count_parameters
-from imagebind_jax.plan import compiling
-from imagebind_jax.porting import initial
-from imagebind_jax.porting.loading import read_config
-from imagebind_jax.prepare import prepare
+from imagebind_jax.distributed import sharding
+from imagebind_jax.inputs.transforms import augment
+from imagebind_jax.models import imagebind
+from imagebind_jax.models.imagebind import HUGE, count_parameters
+from imagebind_jax.plan import aot_compile
+from imagebind_jax.porting import warm_start
+from imagebind_jax.porting.load import read_config
+from imagebind_jax.prepare.run import prepare
+from imagebind_jax.runtime import metrics_log
+from imagebind_jax.training import fit
+from imagebind_jax.training import step as training_step
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 PAPER = ("train_audioset", "train_sun_rgbd", "train_llvip", "train_ego4d")
@@ -323,12 +327,12 @@ VIT_B = published(16, (768, 12), (512, 12), 512)
 def test_the_published_tower_fits(stem, tmp_path):
     ours = config(stem).model
     path = open_clip(tmp_path, VIT_B if stem == BASE else VIT_H)
-    assert initial.check_fits(ours, read_config(path, assumed=ours.encoders), path) == ["vision"]
+    assert warm_start.check_fits(ours, read_config(path, assumed=ours.encoders), path) == ["vision"]
 
 
 @pytest.mark.parametrize("stem", STEPS)
 def test_the_tower_of_text_can_be_added_as_a_docstring_says(stem, tmp_path):
-    settings, size = config(stem), model.BASE if stem == BASE else HUGE
+    settings, size = config(stem), imagebind.BASE if stem == BASE else HUGE
     text = dataclasses.replace(size.encoders["text"], norm_eps=1e-5)
     more = dataclasses.replace(
         settings,
@@ -339,7 +343,7 @@ def test_the_tower_of_text_can_be_added_as_a_docstring_says(stem, tmp_path):
     )
     path = open_clip(tmp_path, VIT_B if stem == BASE else VIT_H)
     theirs = read_config(path, assumed=more.model.encoders)
-    assert set(initial.check_fits(more.model, theirs, path)) == {"vision", "text"}
+    assert set(warm_start.check_fits(more.model, theirs, path)) == {"vision", "text"}
     state = jax.eval_shape(functools.partial(training_step.create_state, more))
     assert state.opt_state.keys() == {parts(settings)[1]}
 
@@ -349,7 +353,7 @@ def test_the_tower_of_text_can_be_added_as_a_docstring_says(stem, tmp_path):
 def test_one_step_at_full_size_is_traced(stem):
     settings = config(stem)
     _, modality, _, _ = parts(settings)
-    compiling.check(settings, 8)
+    aot_compile.check(settings, 8)
     place = sharding.Sharded(settings.fsdp)
     state = jax.eval_shape(functools.partial(training_step.create_state, settings))
     assert state.opt_state.keys() == {modality}  # and none of vision
@@ -396,10 +400,10 @@ def test_it_trains_on_the_datasets_sample(stem, tmp_path, monkeypatch):
         compare_every=0,
     )
     before = jax.jit(lambda: training_step.create_state(tiny))().params
-    after = train.fit(tiny, tmp_path / "run", say=lambda line: None)
+    after = fit.fit(tiny, tmp_path / "run", say=lambda line: None)
     for modality in pair.modalities:
         old, new = before[modality]["head"]["kernel"], after[modality]["head"]["kernel"]
         assert bool(jnp.array_equal(old, new)) == (modality == "vision")
-    lines = metrics.read(tmp_path / "run" / "metrics.jsonl")
+    lines = metrics_log.read(tmp_path / "run" / "metrics.jsonl")
     assert all(jnp.isfinite(line["loss"]) and line["loss"] > 0 for line in lines)
     assert not lines[-1]["skipped_steps"]

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from test_hosts import free_port
 
-from imagebind_jax import faults, replicas, sharding, training_step
+from imagebind_jax.checkpointing.digest import named
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.digests import named
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.distributed import sharding
+from imagebind_jax.distributed.sharding import Replicated, Sharded
 from imagebind_jax.errors import Stopped
-from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
-from imagebind_jax.sharding import Replicated, Sharded
+from imagebind_jax.runtime import fault_injection
+from imagebind_jax.training import injected_faults, replica_check
+from imagebind_jax.training import step as training_step
 
 pytestmark = pytest.mark.jax
 PLACES = {"sharded": lambda: Sharded(2), "pmap": Replicated}
@@ -53,7 +56,7 @@ def flipped(state, path, bit, which):
     """One bit of one leaf, on one of this host's devices."""
     leaves, tree = jax.tree.flatten(state)
     at = [*named(state)].index(path)
-    leaves[at] = replicas.flip(leaves[at], bit, which)
+    leaves[at] = injected_faults.flip(leaves[at], bit, which)
     return jax.tree.unflatten(tree, leaves)
 
 
@@ -62,7 +65,7 @@ def flipped(state, path, bit, which):
 def test_any_flipped_bit_is_named_with_its_leaf_and_device(name, measured):
     place = PLACES[name]()
     state = place.place(make_state())
-    comparison = replicas.Comparison(place, state)
+    comparison = replica_check.Comparison(place, state)
     assert comparison.find(state) is None
     rng = np.random.default_rng(1)
     trials = [(path, which) for path in named(state) for which in range(8)]
@@ -79,7 +82,7 @@ def test_any_flipped_bit_is_named_with_its_leaf_and_device(name, measured):
 def test_several_are_named_as_far_as_it_can_be_known():
     place = Sharded(4)  # of each part of a split leaf two devices hold it
     state = place.place(make_state())
-    comparison = replicas.Comparison(place, state)
+    comparison = replica_check.Comparison(place, state)
     head, bias = "params/vision/head", "params/vision/bias"
     assert comparison.find(flipped(state, head, 3, 5)) == (
         f"the replicas of {head} on host 0, device 1 and host 0, device 5 differ"
@@ -94,9 +97,9 @@ def test_several_are_named_as_far_as_it_can_be_known():
 def test_a_leaf_without_replicas_is_not_looked_at():
     state = make_state()
     split = {"params/vision/trunk/blocks/kernel", "params/vision/head", "opt_state/nu"}
-    assert {*replicas.Comparison(Sharded(), state).names} == {*named(state)} - split
-    assert {*replicas.Comparison(Sharded(2), state).names} == {*named(state)}
-    alone = replicas.Comparison(Sharded(devices=jax.devices()[:1]), state)
+    assert {*replica_check.Comparison(Sharded(), state).names} == {*named(state)} - split
+    assert {*replica_check.Comparison(Sharded(2), state).names} == {*named(state)}
+    alone = replica_check.Comparison(Sharded(devices=jax.devices()[:1]), state)
     assert not alone.names
     assert alone.find(state) is None
 
@@ -106,8 +109,8 @@ def test_a_leaf_without_replicas_is_not_looked_at():
 def test_a_bit_that_flips_in_a_run_is_found_within_k_steps(name, measured):
     place = PLACES[name]()
     state = place.place(make_state())
-    comparison = replicas.Comparison(place, state)
-    [fault] = [faults.Fault("bitflip", step=AT)]
+    comparison = replica_check.Comparison(place, state)
+    [fault] = [fault_injection.Fault("bitflip", step=AT)]
 
     def step(state, batch, *, over_devices):
         """Every leaf moves, as by momentum and decay."""
@@ -119,7 +122,7 @@ def test_a_bit_that_flips_in_a_run_is_found_within_k_steps(name, measured):
     with pytest.raises(Stopped) as raised:
         for number in range(4 * EVERY):
             if fault.at(number):
-                state = replicas.flipped(state, fault)
+                state = injected_faults.flipped(state, fault)
             if number and number % EVERY == 0:
                 comparison.check(state, number)
             state, _ = run(state, batch)
@@ -153,7 +156,7 @@ def test_a_comparison_takes_less_than_a_step(full_compilation, measured):
     )
     place = Sharded(1)
     state = place.create(functools.partial(training_step.create_state, config))
-    comparison = replicas.Comparison(place, state)
+    comparison = replica_check.Comparison(place, state)
     assert len(comparison.names) == len(jax.tree.leaves(state))
     step = place.compile(functools.partial(training_step.train_step, config=config), state)
     x = np.random.default_rng(0).standard_normal((2, 32, 32, 32, 1), dtype=np.float32)
@@ -178,8 +181,8 @@ def flip_as_a_host(arguments):
     jax.distributed.initialize(coordinator, HOSTS, int(host))
     place = Sharded(2)
     state = place.place(make_state())
-    comparison = replicas.Comparison(place, state)
-    broken = replicas.flipped(state, faults.Fault("bitflip", host=1))
+    comparison = replica_check.Comparison(place, state)
+    broken = injected_faults.flipped(state, fault_injection.Fault("bitflip", host=1))
     for each in (state, broken):
         print("found", comparison.find(each))
 

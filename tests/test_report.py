@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagebind_jax import report
+from imagebind_jax.demo import report, report_curves, report_gallery
+from imagebind_jax.demo import report as overview
 from imagebind_jax.inputs.world import ALL, ATTRIBUTES, MATERIALS, TASKS, World
-from imagebind_jax.report import overview, pictures, training
 
 RECORDS = [World(0, size=32, antialias=False).record("test", i) for i in range(4)]
 ATTACK = '<script>alert("1")</script> & "quoted"'
@@ -195,7 +195,7 @@ def test_near_is_bright_and_warm_is_bright():
     def brightness(modality, levels):
         buffer = io.BytesIO()
         Image.fromarray(levels).save(buffer, "PNG")
-        figure = pictures.figure(modality, {"id": "a", modality: buffer.getvalue()})
+        figure = report_gallery.figure(modality, {"id": "a", modality: buffer.getvalue()})
         data = re.search(r'base64,([^"]+)"', figure).group(1)
         image = Image.open(io.BytesIO(base64.b64decode(data)))
         return np.asarray(image.convert("L"), int)[0]
@@ -207,7 +207,7 @@ def test_near_is_bright_and_warm_is_bright():
 
 
 def test_labels_of_curves_keep_apart():
-    placed = training._apart([(10.0, "a"), (12.0, "b"), (99.0, "c"), (98.0, "d")], 5.0, 100.0)
+    placed = report_curves._apart([(10.0, "a"), (12.0, "b"), (99.0, "c"), (98.0, "d")], 5.0, 100.0)
     at = [y for y, _ in placed]
     assert [name for _, name in placed] == ["a", "b", "d", "c"]
     assert max(at) <= 100 and min(np.diff(at)) >= 5

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluate import comparing, results, tables
-from imagebind_jax.evaluate.results import Checkpoint, MadeOf, Results
-from imagebind_jax.evaluators import intervals
-from imagebind_jax.evaluators.benchmark import Benchmark, Measured
-from imagebind_jax.evaluators.intervals import Estimate
-from imagebind_jax.report import benchmarks as report
-from imagebind_jax.report import numbers
+from imagebind_jax.evaluation import comparison as comparing
+from imagebind_jax.evaluation import report_html as report
+from imagebind_jax.evaluation import results, tables
+from imagebind_jax.evaluation.benchmark import Benchmark, Measured
+from imagebind_jax.evaluation.metrics import bootstrap
+from imagebind_jax.evaluation.metrics.bootstrap import Estimate
+from imagebind_jax.evaluation.results import Checkpoint, MadeOf, Results
+from imagebind_jax.reports import formatting
 
 ATTACK = '<script>alert("1")</script> | & `x` [a](b) \x1b[2J\nnext'
 RIGHT = np.array([1.0, 0, 1, 1, 0, 1, 1, 0, 1, 1])
@@ -35,7 +36,7 @@ class Toy:
 
 
 def measured(right=RIGHT, groups=None, **more):
-    top1 = intervals.mean(right, groups=groups, resamples=200)
+    top1 = bootstrap.mean(right, groups=groups, resamples=200)
     rank = Estimate(3.0, 2.0, 4.0, 10, share=False)
     odd = Estimate(math.nan, math.nan, math.nan, 0, spread=math.inf)
     return Measured(
@@ -262,16 +263,16 @@ def test_benchmarks_that_one_lacks_are_named(tmp_path):
 
 
 def test_numbers_are_written_as_papers_do():
-    assert [numbers.shown(x) for x in (0.66431, 0.0003, 0.0, None, math.nan)] == [
+    assert [formatting.shown(x) for x in (0.66431, 0.0003, 0.0, None, math.nan)] == [
         "66.4", "0.03", "0.0", "–", "–",
     ]  # fmt: skip
-    assert numbers.shown(3.0, share=False) == "3.0"
-    assert [numbers.signed(x) for x in (1.25, -0.51, -0.04, 0.0, math.nan)] == [
+    assert formatting.shown(3.0, share=False) == "3.0"
+    assert [formatting.signed(x) for x in (1.25, -0.51, -0.04, 0.0, math.nan)] == [
         "+1.2", "-0.5", "0.0", "0.0", "–",
     ]  # fmt: skip
-    assert numbers.interval(0.651, 0.68) == "(65.1 to 68.0)"
-    assert numbers.interval(None, None) == ""
-    assert [numbers.given(x) for x in (66.9, 67.25, 45.0)] == ["66.9", "67.25", "45.0"]
+    assert formatting.interval(0.651, 0.68) == "(65.1 to 68.0)"
+    assert formatting.interval(None, None) == ""
+    assert [formatting.given(x) for x in (66.9, 67.25, 45.0)] == ["66.9", "67.25", "45.0"]
 
 
 @pytest.mark.parametrize(("paper", "outside"), [(69.9, False), (99.0, True), (1.0, True)])
@@ -279,9 +280,9 @@ def test_a_number_of_the_paper_outside_our_interval_is_marked(paper, outside, tm
     whole = made(tmp_path)
     whole.benchmarks["ESC"].reported["paper"]["top1"] = paper
     plain = msgspec.to_builtins(whole)
-    row = numbers.rows(plain)[0]
+    row = formatting.rows(plain)[0]
     assert row.outside is outside
-    assert row.difference == numbers.signed(70 - paper)
+    assert row.difference == formatting.signed(70 - paper)
     lines = tables.terminal(plain)
     assert any(line.startswith("* the paper") for line in lines) is outside
 

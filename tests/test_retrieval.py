@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluators import common, ranking, retrieval
-from imagebind_jax.evaluators.retrieval import Retrieval
+from imagebind_jax.evaluation.metrics import ranking, similarity
+from imagebind_jax.evaluation.tasks import retrieval
+from imagebind_jax.evaluation.tasks.retrieval import Retrieval
 
 
 def normal(*shape, seed=0):
@@ -25,7 +26,7 @@ def signs(rng, n, d=16):
 
 @pytest.fixture(params=[1, 3, 1024])
 def block(request, monkeypatch):
-    monkeypatch.setattr(common, "BLOCK", request.param)
+    monkeypatch.setattr(similarity, "BLOCK", request.param)
     return request.param
 
 
@@ -46,26 +47,26 @@ def by_sorting(query, key, query_items, key_items):
 
 
 def test_unit_vectors_have_length_one_and_a_zero_row_stays_zero():
-    z = common.unit(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    z = similarity.unit(np.array([[3.0, 4.0], [0.0, 0.0]]))
     np.testing.assert_allclose(z, [[0.6, 0.8], [0, 0]])
 
 
 def test_unit_vectors_of_half_precision_are_single():
-    z = common.unit(np.full((2, 4), 40_000, np.float16))  # whose square is beyond float16
+    z = similarity.unit(np.full((2, 4), 40_000, np.float16))  # whose square is beyond float16
     assert z.dtype == np.float32
     np.testing.assert_allclose(z, 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_is_none(bad):
-    z = common.unit(np.array([[3.0, 4.0], [bad, 1.0]]))
+    z = similarity.unit(np.array([[3.0, 4.0], [bad, 1.0]]))
     np.testing.assert_allclose(z[0], [0.6, 0.8])
     assert np.isnan(z[1]).all()
 
 
 def test_scores_in_pieces_are_the_cosines_of_all():
     query, key = normal(7, 5), normal(4, 5, seed=1)
-    parts = list(common.scores(query, key, rows=3))
+    parts = list(similarity.scores(query, key, rows=3))
     assert [len(part) for _, part in parts] == [3, 3, 1]
     lengths = np.linalg.norm(query, axis=-1)[:, None] * np.linalg.norm(key, axis=-1)[None]
     np.testing.assert_allclose(
@@ -77,10 +78,10 @@ def test_a_mix_is_the_weighted_sum_of_unit_vectors_and_what_lacks_counts_as_zero
     nan = [np.nan, np.nan]
     video = np.array([[9.0, 0], [0, 2], nan, nan])
     sound = np.array([[0, 0.1], nan, [0, 7], nan])
-    mixed = common.mix([video, sound], (3.0, 4.0))
+    mixed = similarity.mix([video, sound], (3.0, 4.0))
     np.testing.assert_allclose(mixed, [[0.6, 0.8], [0, 1], [0, 1], nan], atol=1e-6)
     with pytest.raises(ValueError):
-        common.mix([video, sound], (1.0,))
+        similarity.mix([video, sound], (1.0,))
 
 
 # ---- nearest
@@ -88,8 +89,8 @@ def test_a_mix_is_the_weighted_sum_of_unit_vectors_and_what_lacks_counts_as_zero
 
 def test_nearest_is_brute_force(block):
     query, key = normal(6, 8), normal(30, 8, seed=1)
-    indices, values = common.nearest(query, key, k=4)
-    cosines = common.unit(query) @ common.unit(key).T
+    indices, values = similarity.nearest(query, key, k=4)
+    cosines = similarity.unit(query) @ similarity.unit(key).T
     for row, found, value in zip(cosines, indices, values):
         best = sorted(range(30), key=lambda i: -row[i])[:4]  # noqa: B023
         assert found.tolist() == best
@@ -101,7 +102,7 @@ def test_nearest_goes_by_index_among_equals(block):
     query, key = signs(rng, 9, 4), signs(rng, 40, 4)  # only 5 different cosines
     key[7] = np.nan
     key[8] = 0  # a cosine of 0, of either sign
-    indices, values = common.nearest(query, key, k=25)
+    indices, values = similarity.nearest(query, key, k=25)
     for q, found, value in zip(query, indices, values):
         cosines = [float(q @ k) / (4 if i != 8 else 1) for i, k in enumerate(key)]
         best = sorted((i for i in range(40) if i != 7), key=lambda i: (-cosines[i], i))[:25]  # noqa: B023
@@ -110,7 +111,9 @@ def test_nearest_goes_by_index_among_equals(block):
 
 
 def test_nearest_gives_all_keys_where_there_are_fewer_and_what_is_no_number_last():
-    indices, values = common.nearest(np.eye(1, 2), np.array([[np.nan, 1], [-1, 0], [1, 0]]), k=5)
+    indices, values = similarity.nearest(
+        np.eye(1, 2), np.array([[np.nan, 1], [-1, 0], [1, 0]]), k=5
+    )
     assert indices.tolist() == [[2, 1, 0]]
     np.testing.assert_array_equal(values, np.float32([[1, -1, np.nan]]))
 
@@ -127,7 +130,7 @@ def test_ranks_both_ways_are_those_of_sorting(data):
     query[rng.random(len(query)) < 0.1] = np.nan
     key[rng.random(len(key)) < 0.1] = np.nan
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common, "BLOCK", data.draw(st.integers(1, 13)))
+        patch.setattr(similarity, "BLOCK", data.draw(st.integers(1, 13)))
         patch.setattr(ranking, "MANY", data.draw(st.integers(1, 3)))
         there, back = ranking.both_ranks(query, key, query_items, key_items)
         alone = ranking.ranks(query, key, query_items, key_items)
@@ -188,7 +191,7 @@ def test_embeddings_that_are_all_alike_score_chance(n, d, block):
 
 
 def test_embeddings_alike_but_for_a_last_bit_score_chance():
-    z = np.nextafter(np.tile(common.unit(normal(1, 256)), (30, 1)), normal(30, 256, seed=1))
+    z = np.nextafter(np.tile(similarity.unit(normal(1, 256)), (30, 1)), normal(30, 256, seed=1))
     assert len(np.unique(z, axis=0)) == 30
     for rank in ranking.both_ranks(z, z):
         assert rank.tolist() == list(range(30))
@@ -220,7 +223,7 @@ def test_a_file_of_half_precision_is_ranked_where_it_lies(tmp_path):
 
 def test_never_more_than_some_blocks_are_held(monkeypatch):
     """Of 300 x 300 at blocks of 10: nothing of all scores, nor all embeddings once more."""
-    monkeypatch.setattr(common, "BLOCK", 10)
+    monkeypatch.setattr(similarity, "BLOCK", 10)
     z, sizes = normal(300, 8), []
 
     def spy(function):

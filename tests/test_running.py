@@ -28,7 +28,8 @@ from one_host import (
 )
 from zygote import flags
 
-from imagebind_jax import goodput, metrics, preemption
+from imagebind_jax.runtime import metrics_log
+from imagebind_jax.training import goodput, preemption
 
 pytest_plugins = ["one_host"]
 
@@ -144,7 +145,7 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run(train, measured):
     line = last_line(err)
     assert "step 11 " in line and "10 steps in a row were skipped" in line, line
     assert "gradient norm nan" in line and "its records: " in line
-    lines = metrics.read(train.folder / "metrics.jsonl")
+    lines = metrics_log.read(train.folder / "metrics.jsonl")
     assert [each["skipped_steps"] for each in lines] == [0, 0, *range(1, 11)]
     measured("10 in a row: exit 6 at the tenth, with loss, norm and records")
 
@@ -154,7 +155,7 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run(train, measured):
 def test_a_bad_batch_is_skipped_and_counted_and_the_run_goes_on(train, measured):
     code, out, err = train(fault="kind=nan_batch,step=3")
     assert code == 0, err
-    lines = metrics.read(train.folder / "metrics.jsonl")
+    lines = metrics_log.read(train.folder / "metrics.jsonl")
     assert [each["skipped"] for each in lines] == [float(step == 3) for step in range(STEPS)]
     assert np.isfinite([each["loss"] for each in lines if not each["skipped"]]).all()
 
@@ -202,7 +203,8 @@ def test_checkpoints_that_cannot_be_written(train, whole, measured):
     assert "Traceback" not in err and committed(out) == [2 * EVERY, STEPS]
     assert losses(train.folder) == whole[0] and digests(train.folder) == whole[1]
     failures = [
-        line.get("checkpoint_failures", 0) for line in metrics.read(train.folder / "metrics.jsonl")
+        line.get("checkpoint_failures", 0)
+        for line in metrics_log.read(train.folder / "metrics.jsonl")
     ]
     assert failures[0] == 0 and failures[-1] == 1
     code, out, err = train(run="other", fault=f"kind=disk_full,steps={STEPS + 1}")
@@ -286,7 +288,7 @@ def test_a_killed_run_is_soon_back_at_its_steps(train, config, measured):
         again = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         try:
             # A run that goes on writes the file anew, without the steps that were lost.
-            while log.stat().st_ino == before or metrics.read(log)[-1]["step"] < EVERY:
+            while log.stat().st_ino == before or metrics_log.read(log)[-1]["step"] < EVERY:
                 assert again.poll() is None and time.monotonic() - begun < 100
                 time.sleep(0.01)
             waits.append(time.monotonic() - begun)

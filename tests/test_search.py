@@ -11,13 +11,16 @@ import numpy as np
 import own_files
 import pytest
 
-from imagebind_jax import approximate, asking, cli, search
-from imagebind_jax.approximate import Approximate
-from imagebind_jax.encoding import composed
+from imagebind_jax import cli
 from imagebind_jax.errors import UserError
-from imagebind_jax.search import condition, nearest
-from imagebind_jax.store import Store
-from imagebind_jax.storing import writing
+from imagebind_jax.search import approximate
+from imagebind_jax.search import exact as search
+from imagebind_jax.search import query as asking
+from imagebind_jax.search.approximate import Approximate
+from imagebind_jax.search.encoders import composed
+from imagebind_jax.search.exact import condition, nearest
+from imagebind_jax.search.store import Store
+from imagebind_jax.search.store_writer import writing
 
 pytest_plugins = ["own_files"]
 
@@ -60,9 +63,9 @@ def test_equal_cosines_go_by_row(tmp_path):
 
 
 def test_the_same_as_sorting_everything_over_many_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("imagebind_jax.store.BLOCK", 64)
-    monkeypatch.setattr("imagebind_jax.search.BLOCK", 64)
-    monkeypatch.setattr("imagebind_jax.search.SCORES", 1000)  # two of the queries at once
+    monkeypatch.setattr("imagebind_jax.search.store.BLOCK", 64)
+    monkeypatch.setattr("imagebind_jax.search.exact.BLOCK", 64)
+    monkeypatch.setattr("imagebind_jax.search.exact.SCORES", 1000)  # two of the queries at once
     rng = np.random.default_rng(0)
     store = make(tmp_path / "s", rng.standard_normal((500, 16)))
     queries = rng.standard_normal((7, 16)).astype(np.float32)
@@ -374,16 +377,19 @@ def test_an_index_does_not_hide_a_damaged_row(many):
 
 
 def test_weights_that_were_changed_are_no_longer_the_stores(stored, checkpoint, tmp_path):
-    from imagebind_jax.encoding import Encoders
-    from imagebind_jax.porting import folder, loading, note
-    from imagebind_jax.porting.weights import InMemory
+    from imagebind_jax.porting import load
+    from imagebind_jax.porting.files import own_checkpoint, provenance
+    from imagebind_jax.porting.files.parameter_source import InMemory
+    from imagebind_jax.search.encoders import Encoders
 
-    model, params = loading.load(checkpoint)
+    model, params = load.load(checkpoint)
     kernel = params["vision"]["trunk"]["blocks"]["attn"]["qkv"]["kernel"]
     params["vision"]["trunk"]["blocks"]["attn"]["qkv"]["kernel"] = kernel + 1e-3
     weights = InMemory(model.config, params)
     other = tmp_path / "other"
-    folder.write(other, weights, lambda d: note.Note(model.config, {"licence": ""}, dict(d)))
+    own_checkpoint.write(
+        other, weights, lambda d: provenance.Note(model.config, {"licence": ""}, dict(d))
+    )
     with pytest.raises(UserError, match="is not the checkpoint that"):
         asking.encoders_of(Store(stored), other)
     encoders = Encoders(other)

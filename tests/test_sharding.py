@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from imagebind_jax import sharding, training_step
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.distributed import sharding
+from imagebind_jax.distributed.sharding import Replicated, Sharded, parameter_spec
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.model import ImageBindConfig
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
-from imagebind_jax.sharding import Replicated, Sharded, parameter_spec
+from imagebind_jax.training import step as training_step
 
 pytestmark = pytest.mark.jax
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.sources import Manifest, Prepared, Source, Tar, array_records, records
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.sources import Manifest, Prepared, Source, Tar, array_records
+from imagebind_jax.inputs.sources import record as records
 from imagebind_jax.inputs.sources.array_records import ArrayRecords, Shard, write_shard
 from imagebind_jax.inputs.sources.prepared import facts
 

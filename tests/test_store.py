@@ -10,11 +10,11 @@ import goals
 import numpy as np
 import pytest
 
-from imagebind_jax import store, storing
 from imagebind_jax.errors import UserError
-from imagebind_jax.search import nearest
-from imagebind_jax.store import Store
-from imagebind_jax.storing import writing
+from imagebind_jax.search import store, store_writer
+from imagebind_jax.search.exact import nearest
+from imagebind_jax.search.store import Store
+from imagebind_jax.search.store_writer import writing
 
 WIDTH = 8
 OF = {"parameters": "f0", "encoder": {"depth": 2}}
@@ -157,7 +157,7 @@ def full(_):
 
 def fill(arguments):
     """In a process of its own: a store of so many rows, often committed."""
-    storing.EVERY_ROWS = 4
+    store_writer.EVERY_ROWS = 4
     print("begun", flush=True)
     make(arguments[0], range(int(arguments[1])))
     return 0
@@ -224,7 +224,7 @@ def test_interrupted_within_a_row_or_a_commit(tmp_path, where):
 
     def trace(frame, event, _):
         nonlocal lines
-        if frame.f_code.co_filename != storing.__file__ or frame.f_code.co_name not in seen:
+        if frame.f_code.co_filename != store_writer.__file__ or frame.f_code.co_name not in seen:
             return None
         if event == "line":
             lines += 1

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from own_files import parameters
 
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.distributed.sharding import Sharded
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluate.embedding import ModelBench
-from imagebind_jax.evaluate.stored import StoredBench
-from imagebind_jax.evaluate.wanted import write_wanted
-from imagebind_jax.evaluators.benchmark import Bench, Benchmark, EvalConfig, Items, Measured
+from imagebind_jax.evaluation.benchmark import Bench, Benchmark, EvalConfig, Items, Measured
+from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.request_list import write_wanted
+from imagebind_jax.evaluation.stored_embeddings import StoredBench
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.sources.array_records import FACTS, write_shard
 from imagebind_jax.inputs.sources.prepared import Facts, Split
-from imagebind_jax.model import ImageBind, ImageBindConfig
-from imagebind_jax.sharding import Sharded
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig
 
 SMALL = {"width": 16, "depth": 1, "heads": 2}
 N, WIDTH = 5, 3

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media
-from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.sources import Tar, records, tar_files, tar_index
-from imagebind_jax.inputs.sources.tar_files import members
+from imagebind_jax.inputs.decoders import media
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.sources import Tar, tar_index, tar_reader
+from imagebind_jax.inputs.sources import record as records
+from imagebind_jax.inputs.sources.tar_reader import members
+from imagebind_jax.storage import cache_dir
 
 FILES = {"a/1.jpg": b"one", "a/1.txt": "№ 1\n".encode(), "a/2.jpg": b"two" * 400, "a/2.txt": b"2"}
 
@@ -216,7 +218,7 @@ def test_extended_headers_are_read_strictly(body, words, shard):
 
 
 def test_an_extended_header_is_walked_through_once(shard, monkeypatch):
-    monkeypatch.setattr(tar_files, "HEADER", 1 << 20)
+    monkeypatch.setattr(tar_reader, "HEADER", 1 << 20)
     shard.write_bytes(extended(b"5 a=\n" * 209_715))
     begin = time.process_time()
     assert len(list(members(str(shard)))) == 1
@@ -323,7 +325,7 @@ def test_a_damaged_index_is_made_again(name, how, shard, cache):
 
 
 def test_a_cache_that_cannot_be_written_says_how_to_move_it(shard, monkeypatch):
-    monkeypatch.setenv(records.CACHE_VARIABLE, "/proc/nowhere")
+    monkeypatch.setenv(cache_dir.CACHE_VARIABLE, "/proc/nowhere")
     with pytest.raises(UserError, match="choose another place with .IMAGEBIND_JAX_CACHE"):
         Tar(shard).open()
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.sources import Tfds
 
 COUNT = 4

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import imagebind_jax as ib
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.models.encoder import EncoderConfig
 
 torch = pytest.importorskip("torch", reason="torch is not installed; only benchmarks need it")
 

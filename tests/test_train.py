@@ -12,22 +12,18 @@ import jax
 import numpy as np
 import pytest
 
-from imagebind_jax import (
-    checkpoint,
-    faults,
-    files,
-    metrics,
-    sharding,
-    step_folders,
-    train,
-    training_step,
-)
+from imagebind_jax.checkpointing import checkpointer, step_dir
 from imagebind_jax.config import TrainConfig, facts
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import Preempted, UserError
-from imagebind_jax.inputs import pipeline
-from imagebind_jax.model import ImageBind, ImageBindConfig, embed
+from imagebind_jax.inputs.pipeline import batches
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig, embed
 from imagebind_jax.optimizer import OptimizerConfig
+from imagebind_jax.runtime import fault_injection, metrics_log
+from imagebind_jax.storage import checksummed, lock
+from imagebind_jax.training import fit
+from imagebind_jax.training import step as training_step
 
 STEPS, HALF = 60, 30
 BATCH = 16
@@ -79,8 +75,8 @@ def make_config(**changes):
         model=ImageBindConfig(encoders, embed_dim=16),
         inputs={name: Field(name) for name in encoders},
         pairs=(
-            pipeline.Pair(("vision", "audio"), Toy(0)),
-            pipeline.Pair(("vision", "imu"), Toy(32)),
+            batches.Pair(("vision", "audio"), Toy(0)),
+            batches.Pair(("vision", "imu"), Toy(32)),
         ),
         steps=STEPS,
         batch_size=BATCH,
@@ -106,7 +102,7 @@ def quiet(line):
 def full(tmp_path_factory):
     """(run folder, its parameters) of one uninterrupted run."""
     folder = tmp_path_factory.mktemp("full")
-    return folder, train.fit(make_config(), folder, say=quiet)
+    return folder, fit.fit(make_config(), folder, say=quiet)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +124,7 @@ def half(full, tmp_path):
 
 
 def assert_same_bits(a, b):
-    assert checkpoint.digest(a) == checkpoint.digest(b)
+    assert checkpointer.digest(a) == checkpointer.digest(b)
 
 
 def distance(a, b):
@@ -143,11 +139,11 @@ def distance(a, b):
 
 
 def steps_logged(folder):
-    return [line["step"] for line in metrics.read(folder / "metrics.jsonl")]
+    return [line["step"] for line in metrics_log.read(folder / "metrics.jsonl")]
 
 
 def test_the_loss_falls_well_below_chance(full):
-    lines = metrics.read(full[0] / "metrics.jsonl")
+    lines = metrics_log.read(full[0] / "metrics.jsonl")
     chance = 2 * np.log(BATCH)  # both directions
     assert lines[0]["loss"] > 0.7 * chance
     for pair in ("vision+audio", "vision+imu"):
@@ -174,7 +170,7 @@ def test_audio_meets_imu_through_vision(full, start):
 def test_the_folder_tells_the_run(full):
     folder, params = full
     assert steps_logged(folder) == list(range(STEPS))
-    line = metrics.read(folder / "metrics.jsonl")[7]
+    line = metrics_log.read(folder / "metrics.jsonl")[7]
     assert {
         "step",
         "pair",
@@ -186,7 +182,7 @@ def test_the_folder_tells_the_run(full):
     } <= set(line)
     assert line["learning_rate"] == pytest.approx(1e-2, rel=0.05)
     assert list((folder / "tensorboard").iterdir())
-    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    checkpoints = checkpointer.Checkpoints(folder / "checkpoints")
     assert checkpoints.steps() == [STEPS, HALF]
     like = jax.eval_shape(functools.partial(training_step.create_state, make_config()))
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -204,12 +200,12 @@ def test_frozen_parameters_are_those_of_the_start(full, start):
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(full, half):
     said = []
-    params = train.fit(make_config(), half, say=said.append)
+    params = fit.fit(make_config(), half, say=said.append)
     assert f"going on from step {HALF}" in said
     assert_same_bits(params, full[1])
     assert steps_logged(half) == list(range(STEPS))
     lost = {"steps_per_second"}
-    for a, b in zip(*(metrics.read(f / "metrics.jsonl") for f in (half, full[0]))):
+    for a, b in zip(*(metrics_log.read(f / "metrics.jsonl") for f in (half, full[0]))):
         assert {k: v for k, v in a.items() if k not in lost} == {
             k: v for k, v in b.items() if k not in lost
         }
@@ -223,17 +219,17 @@ def test_a_preempted_run_goes_on_to_the_same_end_bit_for_bit(full, half, monkeyp
             time.sleep(0.05)  # in which it is heard
 
     with monkeypatch.context() as patch:  # IBJ_FAULT would have the step compiled anew
-        patch.setattr(faults, "strike", terminate)
+        patch.setattr(fault_injection, "strike", terminate)
         with pytest.raises(Preempted, match=r"preempted at step [345]\d, saved"):
-            train.fit(make_config(), half, say=quiet)
-    assert_same_bits(train.fit(make_config(), half, say=quiet), full[1])
+            fit.fit(make_config(), half, say=quiet)
+    assert_same_bits(fit.fit(make_config(), half, say=quiet), full[1])
     assert steps_logged(half) == list(range(STEPS))
 
 
 def test_a_finished_run_is_not_run_again(full, tmp_path, monkeypatch):
     shutil.copytree(full[0], tmp_path / "run")
-    monkeypatch.delattr(pipeline.Batches, "__getitem__")  # no batch is made
-    assert_same_bits(train.fit(make_config(), tmp_path / "run", say=quiet), full[1])
+    monkeypatch.delattr(batches.Batches, "__getitem__")  # no batch is made
+    assert_same_bits(fit.fit(make_config(), tmp_path / "run", say=quiet), full[1])
 
 
 def test_a_damaged_checkpoint_is_stepped_over_and_made_again(full, tmp_path):
@@ -242,13 +238,13 @@ def test_a_damaged_checkpoint_is_stepped_over_and_made_again(full, tmp_path):
     for path in (folder / "checkpoints" / str(STEPS) / "meta").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.raises(checkpoint.CheckpointCorrupt):
-        train.fit(make_config(), folder, say=quiet, fallback=False)
-    params = train.fit(make_config(), folder, say=said.append)
+    with pytest.raises(checkpointer.CheckpointCorrupt):
+        fit.fit(make_config(), folder, say=quiet, fallback=False)
+    params = fit.fit(make_config(), folder, say=said.append)
     assert f"going on from step {HALF}" in said
     assert len([line for line in said if f"checkpoint {STEPS}" in line]) == 1
     assert_same_bits(params, full[1])
-    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    checkpoints = checkpointer.Checkpoints(folder / "checkpoints")
     assert checkpoints.meta(STEPS)["step"] == STEPS
     checkpoints.close()
 
@@ -261,7 +257,7 @@ def test_a_damaged_checkpoint_is_stepped_over_and_made_again(full, tmp_path):
             "optimizer.learning_rate = 0.01, not 0.0001",
         ),
         ({"seed": 3}, "seed = 0, not 3"),
-        ({"pairs": (pipeline.Pair(("vision", "audio"), Toy(0)),)}, "pairs.1"),
+        ({"pairs": (batches.Pair(("vision", "audio"), Toy(0)),)}, "pairs.1"),
         (
             {"inputs": {name: Field(name, noise=0.2) for name in ("vision", "audio", "imu")}},
             "noise = 0.1, not 0.2",
@@ -274,7 +270,7 @@ def test_a_folder_of_another_config_is_refused(change, words, full):
         change = {"optimizer": dataclasses.replace(changed.optimizer, learning_rate=1e-4)}
     before = (full[0] / "metrics.jsonl").read_bytes()
     with pytest.raises(UserError) as raised:
-        train.fit(make_config(**change), full[0], say=quiet)
+        fit.fit(make_config(**change), full[0], say=quiet)
     assert words in str(raised.value)
     assert str(full[0]) in str(raised.value)
     assert (full[0] / "metrics.jsonl").read_bytes() == before
@@ -299,11 +295,11 @@ def test_a_config_with_tuples_in_tuples_may_go_on(full, tmp_path):
 @pytest.mark.variants
 def test_a_sharded_run_may_go_on_as_pmap_to_the_same_end(full, half, start):
     said = []
-    params = train.fit(make_config(parallel="pmap"), half, say=said.append)
+    params = fit.fit(make_config(parallel="pmap"), half, say=said.append)
     assert f"going on from step {HALF}" in said
     assert steps_logged(half) == list(range(STEPS))
     assert distance(params, full[1]) < 0.02 * distance(start, full[1])
-    a, b = (metrics.read(f / "metrics.jsonl")[HALF:] for f in (half, full[0]))
+    a, b = (metrics_log.read(f / "metrics.jsonl")[HALF:] for f in (half, full[0]))
     assert [x["loss"] for x in a[:5]] == pytest.approx([x["loss"] for x in b[:5]], rel=1e-4)
     assert [x["loss"] for x in a] == pytest.approx([x["loss"] for x in b], abs=0.1)
 
@@ -315,41 +311,41 @@ def test_a_resumed_run_drops_what_the_uninterrupted_one_drops(tmp_path):
     config = dataclasses.replace(
         base, model=model, pairs=base.pairs[:1], steps=6, checkpoint_every=3
     )
-    params = train.fit(config, tmp_path, say=quiet)
+    params = fit.fit(config, tmp_path, say=quiet)
     shutil.rmtree(tmp_path / "checkpoints" / "6")
-    assert_same_bits(train.fit(config, tmp_path, say=quiet), params)
+    assert_same_bits(fit.fit(config, tmp_path, say=quiet), params)
 
 
 def test_a_run_that_finds_other_records_does_not_go_on(tmp_path):
     config = make_config(pairs=make_config().pairs[1:], steps=2, checkpoint_every=1)
-    train.fit(config, tmp_path, say=quiet)
-    assert files.read_sealed(tmp_path / "records.json") == {"records": [["vision+imu", 32]]}
+    fit.fit(config, tmp_path, say=quiet)
+    assert checksummed.read_sealed(tmp_path / "records.json") == {"records": [["vision+imu", 32]]}
     (tmp_path / "records.json").write_text('[["vision+imu", 31]]')  # as older versions did
     with pytest.raises(UserError, match="31 records .* now there are 32"):
-        train.fit(config, tmp_path, say=quiet)
+        fit.fit(config, tmp_path, say=quiet)
 
 
 def test_damaged_notes_of_a_run_are_told_and_its_checkpoint_counts(tmp_path):
     config = make_config(pairs=make_config().pairs[1:], steps=2, checkpoint_every=1)
-    train.fit(config, tmp_path, say=quiet)
+    fit.fit(config, tmp_path, say=quiet)
     for name, before, after in [("config", '"seed": 0', '"seed": 8'), ("records", "32", "36")]:
         path = tmp_path / f"{name}.json"
         text = path.read_text()
         assert before in text
         path.write_text(text.replace(before, after))
     with pytest.raises(UserError, match="holds a run with seed = 0, not 8"):
-        train.fit(dataclasses.replace(config, seed=8), tmp_path, say=quiet)
+        fit.fit(dataclasses.replace(config, seed=8), tmp_path, say=quiet)
     said = []
     shutil.rmtree(tmp_path / "checkpoints" / "2")
-    train.fit(config, tmp_path, say=said.append)
+    fit.fit(config, tmp_path, say=said.append)
     assert [line.split()[0] for line in said if "is damaged" in line] == [
         str(tmp_path / name) for name in ("config.json", "records.json")
     ]
     assert "going on from step 1" in said
-    assert files.read_sealed(tmp_path / "config.json") == facts(config)
-    records = files.read_sealed(tmp_path / "records.json")
+    assert checksummed.read_sealed(tmp_path / "config.json") == facts(config)
+    records = checksummed.read_sealed(tmp_path / "records.json")
     assert records == {"records": [["vision+imu", 32]]}
-    assert step_folders.read_meta(tmp_path / "checkpoints" / "2").items() >= records.items()
+    assert step_dir.read_meta(tmp_path / "checkpoints" / "2").items() >= records.items()
 
 
 @pytest.mark.parametrize(
@@ -363,8 +359,8 @@ def test_losses_that_are_no_numbers_stop_the_run_and_are_not_saved(times, words,
     inputs = dict(make_config().inputs) | {"imu": Field("imu", times=times)}
     config = make_config(inputs=inputs, pairs=make_config().pairs[1:], stop_after_skipped=2)
     with pytest.raises(UserError, match=words):
-        train.fit(config, tmp_path, say=quiet)
-    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+        fit.fit(config, tmp_path, say=quiet)
+    checkpoints = checkpointer.Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.steps() == []
     checkpoints.close()
 
@@ -376,7 +372,7 @@ def test_losses_that_are_no_numbers_stop_the_run_and_are_not_saved(times, words,
         ({"fsdp": 3}, "fsdp 3 does not divide 2 devices"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"parallel": "ddp"}, "'ddp': not one of sharded, pmap"),
-        ({"pairs": (pipeline.Pair(("vision", "smell"), Toy(0)),)}, "a pair needs 'smell'"),
+        ({"pairs": (batches.Pair(("vision", "smell"), Toy(0)),)}, "a pair needs 'smell'"),
         ({"pairs": ()}, "pair"),
         ({"seed": -1}, "seed must"),
         ({"patience_of_step": np.nan}, "patience_of_step must be above 0, got nan"),
@@ -386,15 +382,15 @@ def test_losses_that_are_no_numbers_stop_the_run_and_are_not_saved(times, words,
 )
 def test_mistakes_are_named_before_anything_is_written(change, words, tmp_path):
     with pytest.raises(UserError) as raised:
-        train.fit(make_config(**change), tmp_path / "run", say=quiet)
+        fit.fit(make_config(**change), tmp_path / "run", say=quiet)
     assert words in str(raised.value)
     assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
 def test_a_second_trainer_is_refused_and_told_by_whom(tmp_path):
     tmp_path.joinpath("run").mkdir()
-    with files.locked(tmp_path / "run" / ".lock"), pytest.raises(UserError) as raised:
-        train.fit(make_config(), tmp_path / "run", say=quiet)
+    with lock.locked(tmp_path / "run" / ".lock"), pytest.raises(UserError) as raised:
+        fit.fit(make_config(), tmp_path / "run", say=quiet)
     held = f"held by process {os.getpid()} on {os.uname().nodename}"
     assert "another process is training in" in str(raised.value) and held in str(raised.value)
 
@@ -402,7 +398,7 @@ def test_a_second_trainer_is_refused_and_told_by_whom(tmp_path):
 def train_slowly(arguments):
     """For `zygote`: a run that can be killed in its middle."""
     os.environ[PAUSE] = "0.01"
-    train.fit(make_config(checkpoint_every=4), arguments[0])
+    fit.fit(make_config(checkpoint_every=4), arguments[0])
 
 
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_end(full, tmp_path, zygote):
@@ -411,7 +407,7 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_end(full, tmp_path, zygo
     child.signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL  # and not at its end
     said = []
-    params = train.fit(make_config(checkpoint_every=100), tmp_path / "run", say=said.append)
+    params = fit.fit(make_config(checkpoint_every=100), tmp_path / "run", say=said.append)
     begun = next(int(line.split()[-1]) for line in said if line.startswith("going on from step"))
     assert 8 <= begun < STEPS
     assert_same_bits(params, full[1])

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from imagebind_jax import watchdog
 from imagebind_jax.errors import Stuck
-from imagebind_jax.watchdog import LONGER, PAUSE
+from imagebind_jax.training import watchdog
+from imagebind_jax.training.watchdog import LONGER, PAUSE
 
 LEAST = 0.3  # seconds
 LOOK = LEAST / 10  # after so many the watch looks again

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from test_train import BATCH, Field, Toy, assert_same_bits, make_config, quiet
 
-from imagebind_jax import metrics, sharding, train
+from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluate.embedding import ModelBench
-from imagebind_jax.evaluate.while_training import WhileTraining
-from imagebind_jax.evaluators.benchmark import Benchmark, EvalConfig
-from imagebind_jax.evaluators.retrieval import Retrieval
-from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.model import ImageBind
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig
+from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.tasks.retrieval import Retrieval
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.models.imagebind import ImageBind
+from imagebind_jax.runtime import metrics_log
+from imagebind_jax.training import fit
+from imagebind_jax.training.periodic_eval import WhileTraining
 
 pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices", "compiled_once")]
 STEPS, EVERY = 12, 5
@@ -50,7 +52,7 @@ def lines(folder):
     """(of steps, of evaluations) in the metrics, without what depends on the clock."""
     found = [
         {name: value for name, value in line.items() if name != "steps_per_second"}
-        for line in metrics.read(folder / "metrics.jsonl")
+        for line in metrics_log.read(folder / "metrics.jsonl")
     ]
     return [x for x in found if "loss" in x], [x for x in found if "loss" not in x]
 
@@ -58,13 +60,13 @@ def lines(folder):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
-    return folder, train.fit(config(evaluation=None), folder, say=quiet)
+    return folder, fit.fit(config(evaluation=None), folder, say=quiet)
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
-    return folder, train.fit(config(), folder, say=quiet)
+    return folder, fit.fit(config(), folder, say=quiet)
 
 
 def test_the_run_is_bitwise_the_same_with_and_without_it(plain, evaluated):
@@ -91,7 +93,7 @@ def test_numbers_stand_in_the_metrics_every_so_many_steps_and_at_the_end(evaluat
 def test_a_run_that_goes_on_has_the_same_numbers(evaluated, tmp_path):
     shutil.copytree(evaluated[0], tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "checkpoints" / str(STEPS))
-    params = train.fit(config(), tmp_path / "half", say=quiet)
+    params = fit.fit(config(), tmp_path / "half", say=quiet)
     assert_same_bits(params, evaluated[1])
     assert lines(tmp_path / "half") == lines(evaluated[0])
 
@@ -112,7 +114,7 @@ def test_an_evaluation_that_fails_does_not_end_the_run(plain, tmp_path):
     good = evaluation().benchmarks[0]
     both = EvalConfig((Benchmark("wide", wide), good), batch_size=BATCH, resamples=0)
     said = []
-    params = train.fit(config(evaluation=both), tmp_path / "run", say=said.append)
+    params = fit.fit(config(evaluation=both), tmp_path / "run", say=said.append)
     assert_same_bits(params, plain[1])
     failed = [line for line in said if line.startswith("evaluation of wide failed, training goes")]
     assert len(failed) == 3 and "[8, 4]" in failed[0]
@@ -127,7 +129,7 @@ def test_an_evaluation_that_breaks_does_not_end_the_run(plain, tmp_path):
     )
     settings = EvalConfig((Benchmark("broken", broken),), batch_size=BATCH, resamples=0)
     said = []
-    params = train.fit(config(evaluation=settings), tmp_path / "run", say=said.append)
+    params = fit.fit(config(evaluation=settings), tmp_path / "run", say=said.append)
     assert_same_bits(params, plain[1])
     start = "evaluation of broken failed, training goes on: "
     assert [line for line in said if line.startswith(start)] == [f"{start}KeyError: 'none'"] * 3
@@ -147,7 +149,7 @@ def test_an_evaluation_whose_worker_hangs_leaves_training_its_own(tmp_path):
             time.sleep(1)
             children.extend(multiprocessing.active_children())
 
-    train.fit(of_run, tmp_path / "run", say=say)
+    fit.fit(of_run, tmp_path / "run", say=say)
     failed = [line for line in said if "failed" in line]
     assert (
         len(failed) == 1 and "stuck for" in failed[0] and "held-out.audio, record 20" in failed[0]
@@ -194,4 +196,4 @@ class Wide:
 def test_what_cannot_be_measured_is_said_before_the_first_step(tmp_path):
     wrong = config(evaluation=evaluation("depth"))
     with pytest.raises(UserError, match="evaluation of pairs: no depth encoder in the model"):
-        train.check(wrong, tmp_path / "run")
+        fit.check(wrong, tmp_path / "run")

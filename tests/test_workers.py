@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from feeding import Noisy, batches
 
-from imagebind_jax import cli, files
+from imagebind_jax import cli
 from imagebind_jax.errors import Stopped, UserError
-from imagebind_jax.inputs import crumbs, pipeline, processes
-from imagebind_jax.inputs import workers as workers_module
+from imagebind_jax.inputs.pipeline import batches as pipeline
+from imagebind_jax.inputs.pipeline import prefetch as workers_module
+from imagebind_jax.runtime import breadcrumbs, worker_process
+from imagebind_jax.storage import lock
 
 STEPS = 16
 LATE = 3.0  # seconds after which a run with a dead or stuck worker must be over
@@ -136,10 +138,10 @@ def test_sigterm_to_the_workers_changes_nothing_and_a_closed_stream_leaves_none(
 
 def leave_a_worker(_):
     """For `zygote`."""
-    processes.none_at_exit()
+    worker_process.none_at_exit()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     start = multiprocessing.get_context("fork").Process
-    start(target=time.sleep, args=(60,), name=processes.NAME, daemon=True).start()
+    start(target=time.sleep, args=(60,), name=worker_process.NAME, daemon=True).start()
 
 
 def test_python_ends_though_a_worker_that_was_left_heeds_no_sigterm(zygote):
@@ -162,7 +164,7 @@ def test_python_ends_though_a_worker_that_was_left_heeds_no_sigterm(zygote):
     ],
 )
 def test_what_is_said_of_a_dead_worker(code, reading, began, said):
-    line = processes.death(str(int(code)), reading, began)
+    line = worker_process.death(str(int(code)), reading, began)
     assert f"exit code {code:d}" in line and said in line
     assert ("a.mp4" in line) == (bool(reading) and code != -signal.SIGBUS)  # the file is innocent
 
@@ -170,7 +172,7 @@ def test_what_is_said_of_a_dead_worker(code, reading, began, said):
 @pytest.mark.parametrize("path, shared", [(None, True), ("/psm_1a2b", True), ("/tmp/x", False)])
 def test_a_worker_without_room_for_shared_memory_is_told_from_a_full_disk(path, shared):
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-    told = workers_module._explained(error, crumbs.Trail("/nowhere"))
+    told = workers_module._explained(error, breadcrumbs.Trail("/nowhere"))
     assert (told is not error) == shared
     if shared:
         assert isinstance(told, Stopped) and "/dev/shm" in str(told)
@@ -180,7 +182,7 @@ def test_a_worker_without_room_for_shared_memory_is_told_from_a_full_disk(path, 
 def watch(monkeypatch):
     """A _Watch with a patience of 2 s whose looks are 100 s apart, of which 1 s counts each; `watch.marks`
     is what is being read."""
-    watch = workers_module._Watch(2.0, crumbs.Trail())
+    watch = workers_module._Watch(2.0, breadcrumbs.Trail())
     clock = iter(range(0, 1_000_000, 100))
     monkeypatch.setattr(workers_module.time, "monotonic", lambda: next(clock))
     watch.marks = {}
@@ -283,21 +285,24 @@ def test_in_memory_goes_without_workers():
 
 
 def test_what_a_killed_run_left_in_the_folder_for_temporary_files_is_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr(crumbs.tempfile, "tempdir", str(tmp_path))
-    made = {name: tmp_path / f"{crumbs.PREFIX}{name}" for name in ("dead", "living", "new")}
+    monkeypatch.setattr(breadcrumbs.tempfile, "tempdir", str(tmp_path))
+    made = {name: tmp_path / f"{breadcrumbs.PREFIX}{name}" for name in ("dead", "living", "new")}
     for name, folder in made.items():
         folder.mkdir()
         (folder / "1-1").touch()
         if name != "new":
             os.utime(folder, (0, 0))
-    (tmp_path / f"{crumbs.PREFIX}trace.txt").touch()  # another kind of thing
-    with files.locked(made["living"] / crumbs.LOCK):
+    (tmp_path / f"{breadcrumbs.PREFIX}trace.txt").touch()  # another kind of thing
+    with lock.locked(made["living"] / breadcrumbs.LOCK):
         os.utime(made["living"], (0, 0))
-        with crumbs.own_folder() as mine:
+        with breadcrumbs.own_folder() as mine:
             assert not made["dead"].exists()
             assert (made["living"] / "1-1").exists() and (made["new"] / "1-1").exists()
             assert os.path.dirname(mine) == str(tmp_path)
-            with pytest.raises(UserError), files.locked(pathlib.Path(mine, crumbs.LOCK), "held"):
+            with (
+                pytest.raises(UserError),
+                lock.locked(pathlib.Path(mine, breadcrumbs.LOCK), "held"),
+            ):
                 pass
     assert not os.path.exists(mine)
     assert len(list(tmp_path.iterdir())) == 3

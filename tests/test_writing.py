@@ -18,11 +18,11 @@ from imagebind_jax.inputs.sources import (
     ArrayRecords,
     Cached,
     array_records,
-    records,
     verify,
     write_records,
-    writing,
 )
+from imagebind_jax.inputs.sources import cached as writing
+from imagebind_jax.storage import cache_dir
 
 MADE = "IMAGEBIND_JAX_TEST_MADE"  # a file that gets one line a made record
 
@@ -268,7 +268,7 @@ def test_the_cache_is_where_the_variable_says_or_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Cached(Squares(), 2).folder.parent == tmp_path / "records"
     monkeypatch.delenv(CACHE_VARIABLE)
-    assert records.cache_folder() == tmp_path / ".cache" / "imagebind_jax"
+    assert cache_dir.cache_folder() == tmp_path / ".cache" / "imagebind_jax"
 
 
 def load(path: pathlib.Path):

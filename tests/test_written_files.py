@@ -12,17 +12,18 @@ import test_results
 from flax import traverse_util
 from run_files import TOLD, WHOLE
 
-from imagebind_jax.encoders import EncoderConfig
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluate import results
-from imagebind_jax.inputs import anchors, kept
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.evaluation import results
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.pipeline import precomputed
 from imagebind_jax.inputs.sources import ArrayRecords, prepared, write_records
 from imagebind_jax.inputs.sources.array_records import Shard, write_shard
 from imagebind_jax.inputs.sources.tar_index import load, make
-from imagebind_jax.model import ImageBind, ImageBindConfig
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig
 from imagebind_jax.porting import lora
-from imagebind_jax.porting.weights import shapes
+from imagebind_jax.porting.files.parameter_source import shapes
+from imagebind_jax.storage import row_file
 
 RNG = np.random.default_rng(0)
 
@@ -38,7 +39,7 @@ class Vectors:
     def open(self, folder):
         said = []
         of = {"encoder": {"depth": 2}, "parameters": "f0" * 8, "texts": "a1" * 8}
-        store = kept.Kept(folder / "esc.audio", self.rows.shape, lambda: of, tell=said.append)
+        store = row_file.Kept(folder / "esc.audio", self.rows.shape, lambda: of, tell=said.append)
         return store, said
 
     def write(self, folder):
@@ -61,24 +62,26 @@ class Views:
     known = {"modality": "vision", "views": 3, "seed": 5, "count": 20, "version": "1"}
     facts = known | {"width": 4, "parameters": "f0" * 8, "encoder": {"depth": 2}}
     vectors = RNG.standard_normal((20, 3, 4), np.float32)
-    drawn = anchors.drawn({"box": [1.0, 2.0, 3.5, 4.0], "flip": 0.5})
+    drawn = precomputed.drawn({"box": [1.0, 2.0, 3.5, 4.0], "flip": 0.5})
     unusable = {4: "4.jpg: broken"}
 
     def write(self, folder):
-        layout = anchors.Layout(self.facts)
-        kept.durable(folder / anchors.NOTE, msgspec.json.format(msgspec.json.encode(self.facts)))
+        layout = precomputed.Layout(self.facts)
+        row_file.durable(
+            folder / precomputed.NOTE, msgspec.json.format(msgspec.json.encode(self.facts))
+        )
         for block, rows in enumerate(layout.blocks):
-            path, shape = anchors.path_of(folder, block), layout.shape(block)
-            store = kept.Kept(path, shape, lambda block=block: layout.said(block))
+            path, shape = precomputed.path_of(folder, block), layout.shape(block)
+            store = row_file.Kept(path, shape, lambda block=block: layout.said(block))
             for row, index in enumerate(rows):
-                packed = b"".join(anchors.pack(z, self.drawn) for z in self.vectors[index])
+                packed = b"".join(precomputed.pack(z, self.drawn) for z in self.vectors[index])
                 store.rows[row] = np.frombuffer(packed, "<f4")
             store.unusable = dict(self.unusable)
             store.advance(len(rows))
 
     def read(self, folder):
-        opened = anchors.Anchors(folder).open(self.known)
-        good, outcome = (msgspec.json.decode(self.drawn, type=anchors.Choices), WHOLE)
+        opened = precomputed.Anchors(folder).open(self.known)
+        good, outcome = (msgspec.json.decode(self.drawn, type=precomputed.Choices), WHOLE)
         for index, k in np.ndindex(20, 3):
             try:
                 vector, drawn = opened.read(index, k)

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluators import accuracy, average_precision, labels, zero_shot
-from imagebind_jax.evaluators.benchmark import UNUSABLE, Bench, Evaluation, Items
-from imagebind_jax.evaluators.common import unit
-from imagebind_jax.evaluators.zero_shot import ZeroShot
-from imagebind_jax.inputs import audio
+from imagebind_jax.evaluation.benchmark import UNUSABLE, Bench, Evaluation, Items
+from imagebind_jax.evaluation.metrics import accuracy, average_precision
+from imagebind_jax.evaluation.metrics.similarity import unit
+from imagebind_jax.evaluation.tasks import labels, zero_shot
+from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.sources.prepared import Facts
+from imagebind_jax.inputs.transforms import audio
 
 
 def normal(*shape, seed=0):

@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 
-from imagebind_jax import parents
+from imagebind_jax.runtime import worker_process
 
 HERE = pathlib.Path(__file__).parent
 DEVICES = re.compile(r"--xla_force_host_platform_device_count=\d+")
@@ -121,7 +121,7 @@ def flags(devices: int) -> str:
 
 def serve() -> None:
     """What the one process does: a fork for each line."""
-    for module in ("imagebind_jax.cli", "imagebind_jax.train", "imagebind_jax.demo", "grain",
+    for module in ("imagebind_jax.cli", "imagebind_jax.training.fit", "imagebind_jax.demo.run", "grain",
                    "tensorboardX.event_file_writer", "tensorboardX.summary", "test_train"):  # fmt: skip
         importlib.import_module(module)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -144,11 +144,11 @@ def _reap() -> None:
 
 def _watch(asked: dict, parent: int) -> None:
     """Forks the process itself, and tells how it ends."""
-    parents.die_with(parent)  # a test that is stopped leaves nothing behind
+    worker_process.die_with(parent)  # a test that is stopped leaves nothing behind
     folder, this = pathlib.Path(asked["folder"]), os.getpid()
     pid = os.fork()
     if pid == 0:
-        parents.die_with(this)
+        worker_process.die_with(this)
         _become(asked, folder)
     _write(folder / "pid", str(pid))
     _, status = os.waitpid(pid, 0)

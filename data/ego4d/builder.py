@@ -16,8 +16,8 @@ from PIL import Image
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import imu_files, media
 from imagebind_jax.inputs.datasets import Dataset, Listing, Row
+from imagebind_jax.inputs.decoders import imu_files, media
 
 HOMEPAGE = "https://ego4d-data.org/docs/start-here/"
 REMEDY = f"`ego4d --datasets annotations imu --output_directory DIR`, see {HOMEPAGE}"
@@ -190,7 +190,7 @@ def _numbers(text: bytes, columns: Sequence[int]) -> Float[np.ndarray, "rows 7"]
 
 
 def _frames(path: pathlib.Path, start: float) -> list[bytes]:
-    from imagebind_jax.inputs import video  # needs PyAV, which the IMU alone does not
+    from imagebind_jax.inputs.decoders import video  # needs PyAV, which the IMU alone does not
 
     times = start + (np.arange(FRAMES) + 0.5) * (SECONDS / FRAMES)
     return [_jpeg(image) for image in video.frames_at(path, times.tolist())]

@@ -12,8 +12,9 @@ from PIL import Image
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import datasets, images
+from imagebind_jax.inputs import datasets
 from imagebind_jax.inputs.datasets import Dataset, Listing, Row
+from imagebind_jax.inputs.decoders import images
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://bupt-ai-cz.github.io/LLVIP/"

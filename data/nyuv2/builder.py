@@ -12,9 +12,10 @@ from PIL import Image
 from imagebind_jax.data import mat_files, reading
 from imagebind_jax.data.sunrgbd import builder as sunrgbd
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import datasets, images, media
+from imagebind_jax.inputs import datasets
 from imagebind_jax.inputs.datasets import Dataset, Listing, Row
-from imagebind_jax.inputs.depth import NYU_CAMERA
+from imagebind_jax.inputs.decoders import images, media
+from imagebind_jax.inputs.transforms.depth import NYU_CAMERA
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"

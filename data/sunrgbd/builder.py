@@ -6,9 +6,9 @@ import numpy as np
 
 from imagebind_jax.data import mat_files, reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import depth as depth_input
 from imagebind_jax.inputs.datasets import Dataset, Listing, Row
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms import depth as depth_input
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://rgbd.cs.princeton.edu/"

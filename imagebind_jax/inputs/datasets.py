@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.media import MediaError, open_source
-from imagebind_jax.inputs.sources.records import LARGEST
+from imagebind_jax.inputs.decoders.media import MediaError, open_source
+from imagebind_jax.inputs.sources.record import LARGEST
 
 # A record to be: `pathlib.Path`s are files to embed whole; the rest are texts, numbers and lists of them.
 Row = Mapping[str, Any]

@@ -16,18 +16,18 @@ import numpy as np
 from jaxtyping import Float
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media
-from imagebind_jax.inputs.media import MediaError, Source, name
+from imagebind_jax.inputs.decoders import media
+from imagebind_jax.inputs.decoders.media import MediaError, Source, name
 
 if TYPE_CHECKING:
-    from imagebind_jax.inputs.depth import Disparity
+    from imagebind_jax.inputs.transforms.depth import Disparity
 
 Files = Source | Sequence[Source]
 
 
 def load_images(files: Files, *, size: int = 224) -> Float[np.ndarray, "b 1 size size 3"]:
     """Images as videos of one frame: upright, short side to `size`, centre crop, CLIP mean and std."""
-    from imagebind_jax.inputs.vision import Clip
+    from imagebind_jax.inputs.transforms.vision import Clip
 
     return _load(files, "vision", Clip(size), called="images", check=_check_still)
 
@@ -45,7 +45,7 @@ def load_videos(
 
     Needs the extra `video`. `ib.embed` averages the embeddings of the views.
     """
-    from imagebind_jax.inputs.vision import Views
+    from imagebind_jax.inputs.transforms.vision import Views
 
     views = Views(clips=clips, crops=crops, size=size, frames=frames, seconds=seconds)
     return _load(files, "vision", views, called="videos", check=_check_moving)
@@ -59,7 +59,7 @@ def load_audio(
     clips None: as many as cover it, ceil(duration / seconds), as the paper does; the recordings
     must then be equally long. `ib.embed` averages the embeddings of the clips.
     """
-    from imagebind_jax.inputs.audio import Clips
+    from imagebind_jax.inputs.transforms.audio import Clips
 
     return _load(files, "audio", Clips(clips, seconds))
 
@@ -74,7 +74,7 @@ def load_depth(
     read and values normalised, e.g. `depth.Disparity.sun_toolbox()` (default: millimetres in 16-bit
     images, metres in float files, normalised as NYU Depth v2: `Disparity.nyu()`).
     """
-    from imagebind_jax.inputs.depth import Disparity
+    from imagebind_jax.inputs.transforms.depth import Disparity
 
     camera = {"focal_length": focal_length, "baseline": baseline}
     return _load(files, "depth", recipe or Disparity.nyu(), camera)
@@ -93,7 +93,7 @@ def load_thermal(
     8-bit images need nothing more. For others, scale says what their numbers mean (a name in
     `thermal.SCALES`, e.g. "kelvin*100"), and low and high which degrees Celsius become 0 and 1.
     """
-    from imagebind_jax.inputs.thermal import Thermal
+    from imagebind_jax.inputs.transforms.thermal import Thermal
 
     return _load(files, "thermal", Thermal(size, low, high, scale))
 
@@ -105,7 +105,7 @@ def load_imu(
 
     rate: in Hz, for files without time stamps.
     """
-    from imagebind_jax.inputs.imu import Window
+    from imagebind_jax.inputs.transforms.imu import Window
 
     fields = {} if rate is None else {"imu_rate": rate}
     return _load(files, "imu", Window(seconds, steps), fields)

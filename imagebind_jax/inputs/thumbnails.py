@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Num, UInt8
 from PIL import Image, ImageDraw
 
-from imagebind_jax.inputs.colours import INFERNO, MAGMA, VIRIDIS, painted, png
-from imagebind_jax.inputs.vision import MEAN, STD
+from imagebind_jax.inputs.colormaps import INFERNO, MAGMA, VIRIDIS, painted, png
+from imagebind_jax.inputs.transforms.vision import MEAN, STD
 
 SIDE = 160  # pixels of the longer side
 AXES = ("#c0392b", "#27ae60", "#2980b9")  # x, y, z

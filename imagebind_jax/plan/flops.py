@@ -10,9 +10,10 @@ import math
 
 import jax
 
-from imagebind_jax import optimizer, training_step
+from imagebind_jax import optimizer
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.training import step as training_step
 
 
 def forward(config: EncoderConfig, embed_dim: int) -> int:

@@ -24,15 +24,16 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float
 
-from imagebind_jax import files, optimizer
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax import optimizer
 from imagebind_jax.errors import UserError
-from imagebind_jax.layers import ADAPTABLE
-from imagebind_jax.model import ImageBind, ImageBindConfig, init
-from imagebind_jax.porting import imagebind_lora
-from imagebind_jax.porting.imagebind_lora import Layers, Leaves, with_encoder
-from imagebind_jax.porting.tensors import Tensors, open_tensors
-from imagebind_jax.porting.weights import select, shapes
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig, init
+from imagebind_jax.models.layers import ADAPTABLE
+from imagebind_jax.porting.files.parameter_source import select, shapes
+from imagebind_jax.porting.files.tensor_files import Tensors, open_tensors
+from imagebind_jax.porting.formats import imagebind_lora
+from imagebind_jax.porting.formats.imagebind_lora import Layers, Leaves, with_encoder
+from imagebind_jax.storage import atomic
 
 
 def adapters(params: Mapping) -> dict:
@@ -140,7 +141,7 @@ def save(
         raise UserError("this model has no adapters to save: lora.add makes them")
     config = dataclasses.replace(model.config, encoders=adapted)
     _check("these parameters", model.config, leaves, list(adapted))
-    files.check_writable(path.absolute().parent, "choose another path")
+    atomic.check_writable(path.absolute().parent, "choose another path")
     imagebind_lora.write_file(path, {name: np.asarray(x) for name, x in leaves.items()}, config)
 
 
@@ -244,6 +245,6 @@ def export(
                 "train with causal=False to get the same embeddings there",
                 stacklevel=2,
             )
-    files.check_writable(path, "choose another folder")
+    atomic.check_writable(path, "choose another folder")
     flat = traverse_util.flatten_dict(params, sep="/")
     imagebind_lora.write_folder(path, model.config, flat, postfix)

@@ -14,7 +14,8 @@ from imagebind_jax.data.nyuv2 import sample as nyuv2_sample
 from imagebind_jax.data.sunrgbd import builder as sunrgbd
 from imagebind_jax.data.sunrgbd import sample as sunrgbd_sample
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import depth, media
+from imagebind_jax.inputs.decoders import media
+from imagebind_jax.inputs.transforms import depth
 from imagebind_jax.inputs.world import World
 
 

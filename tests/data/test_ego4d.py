@@ -11,7 +11,7 @@ from PIL import Image
 
 from imagebind_jax.data.ego4d import builder, sample
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import imu_files, media
+from imagebind_jax.inputs.decoders import imu_files, media
 
 FILMED, IN_TEST, TWO_SCENARIOS, MISSING, SILENT, LAST = sample.VIDEOS
 

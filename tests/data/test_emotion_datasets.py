@@ -4,7 +4,8 @@ import pytest
 from official import dataset, rows
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media, recordings, vision
+from imagebind_jax.inputs.decoders import audio_files, media
+from imagebind_jax.inputs.transforms import vision
 
 pytest.importorskip("av")
 NAMES = ("ravdess", "crema_d")
@@ -30,8 +31,8 @@ def test_what_a_record_holds_is_seen_and_heard(samples, name):
     record = dataset(name).record(listing.splits["train"][0])
     assert media.kind(record["vision"]) == "container"
     assert vision.Clip(16)(record, None).shape == (2, 16, 16, 3)
-    assert recordings.duration(record["audio"]) == pytest.approx(1.0, abs=1e-3)
-    assert recordings.duration(record["vision"]) == pytest.approx(1.0, abs=0.15)
+    assert audio_files.duration(record["audio"]) == pytest.approx(1.0, abs=1e-3)
+    assert audio_files.duration(record["vision"]) == pytest.approx(1.0, abs=0.15)
 
 
 def test_every_actor_has_its_split():

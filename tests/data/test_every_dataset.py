@@ -6,7 +6,7 @@ import pytest
 from official import dataset
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media
+from imagebind_jax.inputs.decoders import media
 
 pytest.importorskip("av")
 SOUND, VIDEO, IMAGE = {"audio": "audio"}, {"vision": "container"}, {"vision": "image"}

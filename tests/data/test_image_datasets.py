@@ -18,8 +18,9 @@ from imagebind_jax.data.llvip import sample as llvip_sample
 from imagebind_jax.data.places365 import builder as places365
 from imagebind_jax.data.places365 import sample as places365_sample
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import images, media, thermal
 from imagebind_jax.inputs.datasets import embed
+from imagebind_jax.inputs.decoders import images, media
+from imagebind_jax.inputs.transforms import thermal
 
 
 def pixels(encoded) -> np.ndarray:

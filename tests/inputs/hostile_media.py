@@ -13,14 +13,14 @@ import soundfile
 from damage import repaired
 from PIL import Image
 
-from imagebind_jax.inputs.audio import Clips, LogMel
-from imagebind_jax.inputs.augment import IMAGES, VIDEO
-from imagebind_jax.inputs.depth import Disparity
-from imagebind_jax.inputs.imu import Window
 from imagebind_jax.inputs.sources import manifest
-from imagebind_jax.inputs.text import Tokens
-from imagebind_jax.inputs.thermal import Thermal
-from imagebind_jax.inputs.vision import Clip, Views
+from imagebind_jax.inputs.transforms.audio import Clips, LogMel
+from imagebind_jax.inputs.transforms.augment import IMAGES, VIDEO
+from imagebind_jax.inputs.transforms.depth import Disparity
+from imagebind_jax.inputs.transforms.imu import Window
+from imagebind_jax.inputs.transforms.text import Tokens
+from imagebind_jax.inputs.transforms.thermal import Thermal
+from imagebind_jax.inputs.transforms.vision import Clip, Views
 
 
 def _pixels(width: int = 32, height: int = 24) -> np.ndarray:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import strategies as st
 from properties import of_any
 
-from imagebind_jax.inputs import arrays
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders import npy as arrays
+from imagebind_jax.inputs.decoders.media import MediaError
 
 
 def npy(array: np.ndarray, version: tuple[int, int] | None = None) -> bytes:

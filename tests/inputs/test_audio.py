@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from properties import of_any
 from samples import GOLDEN, tone, wav
 
-from imagebind_jax.inputs import audio, recordings, spectrograms
-from imagebind_jax.inputs.augment import View
-from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.resampling import resample
+from imagebind_jax.inputs.decoders import audio_files
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.decoders.resampling import resample
+from imagebind_jax.inputs.transforms import audio, log_mel
+from imagebind_jax.inputs.transforms.augment import View
 
 PAD = np.float32(4.268 / 9.138)  # 0.467
 
@@ -43,7 +44,7 @@ def test_later_clips_equal_the_reference_that_cuts_its_own_way(name):
     # The golden values were made with a pytorchvideo that divides by the number of clips, not by
     # one less, so that its clips overlap; and each clip's mean is removed in place, from the next
     # one's samples too.
-    waveform, rate = recordings.read_audio(GOLDEN / "media" / name)
+    waveform, rate = audio_files.read_audio(GOLDEN / "media" / name)
     waveform = resample(waveform, rate).copy()
     for index in range(3):
         start = Fraction(max(waveform.shape[1] / 16_000 - 2, 0)) * index / 3
@@ -241,7 +242,7 @@ def test_masks_have_all_widths_and_places_alike():
     widths, lowest, rng = [], [], np.random.default_rng(0)
     for _ in range(3900):
         mel = np.ones((128, 1), np.float32)
-        spectrograms.mask_bands(mel, 12, rng)
+        log_mel.mask_bands(mel, 12, rng)
         masked = np.flatnonzero(mel == 0)
         widths.append(len(masked))
         assert (np.diff(masked) == 1).all()
@@ -255,7 +256,7 @@ def test_masks_reach_every_band_up_to_the_highest():
     reached, rng = np.zeros(128, bool), np.random.default_rng(0)
     for _ in range(1000):
         mel = np.ones((128, 1), np.float32)
-        spectrograms.mask_bands(mel, 12, rng)
+        log_mel.mask_bands(mel, 12, rng)
         reached |= mel[:, 0] == 0
     assert reached.all()
 

@@ -8,8 +8,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from properties import of_any
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import augment, rand_augment
-from imagebind_jax.inputs.augment import IMAGES, VIDEO, Drawn, Spatial, View
+from imagebind_jax.inputs.transforms import augment, rand_augment
+from imagebind_jax.inputs.transforms.augment import IMAGES, VIDEO, Drawn, Spatial, View
 
 NOTHING = Spatial((1.0, 1.0), flip=0.0, operations=0, jitter=0.0, erase=0.0)
 MOVING = Spatial(operations=2, jitter=0.0, erase=0.0)

@@ -9,10 +9,10 @@ from properties import of_any
 from samples import png
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import depth
-from imagebind_jax.inputs.augment import Drawn, Spatial, View
-from imagebind_jax.inputs.images import resize_and_crop
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders.images import resize_and_crop
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms import depth
+from imagebind_jax.inputs.transforms.augment import Drawn, Spatial, View
 
 FOCAL, BASELINE = 518.86, 0.075
 CROP_AND_FLIP = Spatial(operations=0, jitter=0.0, erase=0.0)

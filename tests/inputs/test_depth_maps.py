@@ -13,9 +13,9 @@ from properties import of_any
 from samples import png
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import depth_maps, exr
-from imagebind_jax.inputs.depth_maps import read_depth
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders import depth_files, exr
+from imagebind_jax.inputs.decoders.depth_files import read_depth
+from imagebind_jax.inputs.decoders.media import MediaError
 
 RAW = np.array([[0, 1, 8, 8000], [12_345, 40_000, 65_528, 65_535]], np.uint16)
 
@@ -140,7 +140,7 @@ def test_what_is_no_depth_map_is_a_media_error(source, reading, reason):
 
 
 def test_maps_are_bounded_before_they_are_decoded(monkeypatch, tmp_path):
-    monkeypatch.setattr(depth_maps, "MAX_PIXELS", 7)
+    monkeypatch.setattr(depth_files, "MAX_PIXELS", 7)
     monkeypatch.setattr(exr, "MAX_SAMPLES", 7)
     for source in (png(RAW), npy(RAW.astype(np.float64)), encode_exr({"Z": np.ones((2, 4), "f")})):
         with pytest.raises(MediaError, match="more than"):

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.masks import box_of, mask_of, run_lengths
-from imagebind_jax.inputs.media import MediaError
-from imagebind_jax.inputs.vision import MEAN, STD
-from imagebind_jax.inputs.windows import Windows
-from imagebind_jax.inputs.world.concepts import MATERIALS, SHAPES, Concept
-from imagebind_jax.inputs.world.gatherings import (
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms.rle import box_of, mask_of, run_lengths
+from imagebind_jax.inputs.transforms.tiles import Windows
+from imagebind_jax.inputs.transforms.vision import MEAN, STD
+from imagebind_jax.inputs.world.attributes import MATERIALS, SHAPES, Concept
+from imagebind_jax.inputs.world.multi_object import (
     APART,
     COUNTS,
     Gatherings,

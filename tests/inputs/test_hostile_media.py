@@ -44,14 +44,14 @@ from bombs import (
 )
 from hostile_media import CAMERA, FORMATS, RATE
 
-from imagebind_jax.inputs import media
-from imagebind_jax.inputs.audio import Clips, LogMel
-from imagebind_jax.inputs.augment import IMAGES
-from imagebind_jax.inputs.depth import Disparity
-from imagebind_jax.inputs.imu import Window
-from imagebind_jax.inputs.text import Tokens
-from imagebind_jax.inputs.thermal import Thermal
-from imagebind_jax.inputs.vision import Clip
+from imagebind_jax.inputs.decoders import media
+from imagebind_jax.inputs.transforms.audio import Clips, LogMel
+from imagebind_jax.inputs.transforms.augment import IMAGES
+from imagebind_jax.inputs.transforms.depth import Disparity
+from imagebind_jax.inputs.transforms.imu import Window
+from imagebind_jax.inputs.transforms.text import Tokens
+from imagebind_jax.inputs.transforms.thermal import Thermal
+from imagebind_jax.inputs.transforms.vision import Clip
 
 GIB, MANY = 1 << 30, 0xFFFFFFFF
 ARRAY = "array"

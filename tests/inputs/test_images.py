@@ -7,8 +7,8 @@ from PIL import Image
 from properties import of_any
 from samples import png, raw_png
 
-from imagebind_jax.inputs import images
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders import images
+from imagebind_jax.inputs.decoders.media import MediaError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).repeat(8, 0).repeat(8, 1)
 PICTURE = PICTURE.astype(np.uint8)  # 64 x 48

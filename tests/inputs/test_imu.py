@@ -5,9 +5,9 @@ import pytest
 from hypothesis import strategies as st
 from properties import of_any
 
-from imagebind_jax.inputs import imu
-from imagebind_jax.inputs.augment import View
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms import imu
+from imagebind_jax.inputs.transforms.augment import View
 
 CHANNELS = np.arange(1, 7)
 

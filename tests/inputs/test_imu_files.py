@@ -7,9 +7,9 @@ import pytest
 from hypothesis import strategies as st
 from properties import of_any
 
-from imagebind_jax.inputs import imu_files
-from imagebind_jax.inputs.imu_files import read_imu
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders import imu_files
+from imagebind_jax.inputs.decoders.imu_files import read_imu
+from imagebind_jax.inputs.decoders.media import MediaError
 
 # As Ego4D's documentation describes its files: 201 Hz, gyroscope first, NULL outside the video.
 EGO4D = """component_idx,component_timestamp_ms,canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from samples import png
 
-from imagebind_jax.inputs import images, media
+from imagebind_jax.inputs.decoders import images, media
 
 
 @pytest.mark.parametrize(

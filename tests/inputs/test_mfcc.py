@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import mfcc
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms import mfcc
 
 RATE = 16_000
 

@@ -12,8 +12,9 @@ import soundfile
 from samples import png, wav
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import audio, containers, recordings
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders import audio_files, containers
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms import audio
 
 SECONDS = 3
 
@@ -69,23 +70,23 @@ def assert_in_place(waveform, expected, loss=0.06):
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_holds_what_was_written(name):
     kind, subtype, rate, tolerance = FILES[name]
-    waveform, found = recordings.read_audio(file(kind, subtype, rate))
+    waveform, found = audio_files.read_audio(file(kind, subtype, rate))
     assert (found, waveform.dtype) == (rate, np.float32)
     assert waveform.shape == sound(rate).shape
     if tolerance is None:
         assert_in_place(waveform, sound(rate))
     else:
         np.testing.assert_allclose(waveform, sound(rate), atol=tolerance)
-    assert recordings.duration(file(kind, subtype, rate)) == SECONDS
+    assert audio_files.duration(file(kind, subtype, rate)) == SECONDS
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_part_is_a_slice_of_the_whole(name, tmp_path):
     kind, subtype, rate, _ = FILES[name]
-    whole, _ = recordings.read_audio(file(kind, subtype, rate))
+    whole, _ = audio_files.read_audio(file(kind, subtype, rate))
     (tmp_path / "x").write_bytes(file(kind, subtype, rate))
     for source, start, seconds in [(file(kind, subtype, rate), 0.7, 0.3), (tmp_path / "x", 2.1, 9)]:
-        part, _ = recordings.read_audio(source, start, seconds)
+        part, _ = audio_files.read_audio(source, start, seconds)
         expected = whole[:, round(start * rate) : round((start + seconds) * rate)]
         np.testing.assert_allclose(part, expected, atol=1e-6 if name == "opus" else 0)
         assert part.shape == expected.shape
@@ -95,9 +96,9 @@ def test_a_flac_written_to_a_pipe_says_no_length_and_is_read_all_the_same():
     unknown = bytearray(file("FLAC"))
     unknown[21] &= 0xF0  # STREAMINFO's 36 bits of total samples
     unknown[22:26] = bytes(4)
-    whole, rate = recordings.read_audio(bytes(unknown))
-    np.testing.assert_array_equal(whole, recordings.read_audio(file("FLAC"))[0])
-    part, _ = recordings.read_audio(bytes(unknown), 2.0, 0.5)
+    whole, rate = audio_files.read_audio(bytes(unknown))
+    np.testing.assert_array_equal(whole, audio_files.read_audio(file("FLAC"))[0])
+    part, _ = audio_files.read_audio(bytes(unknown), 2.0, 0.5)
     np.testing.assert_array_equal(part, whole[:, 2 * rate : 5 * rate // 2])
 
 
@@ -169,8 +170,8 @@ TRACKS = {  # how it is made; how many samples of run-up the file does not tell 
 @pytest.mark.parametrize("name", TRACKS)
 def test_a_sound_track_lies_where_the_file_says(name):
     make, run_up, tolerance = TRACKS[name]
-    waveform, rate = recordings.read_audio(make())
-    assert abs(recordings.duration(make()) - SECONDS - run_up / rate) < 0.05
+    waveform, rate = audio_files.read_audio(make())
+    assert abs(audio_files.duration(make()) - SECONDS - run_up / rate) < 0.05
     assert waveform.shape[1] >= run_up + SECONDS * rate - 2
     if tolerance is None:
         assert_in_place(waveform[:, run_up:], sound(rate))
@@ -181,9 +182,9 @@ def test_a_sound_track_lies_where_the_file_says(name):
 @pytest.mark.parametrize("name", TRACKS)
 def test_after_a_seek_every_sample_is_what_it_is_in_the_whole(name):
     encoded = TRACKS[name][0]()
-    whole, rate = recordings.read_audio(encoded)
+    whole, rate = audio_files.read_audio(encoded)
     for start, seconds in [(0.0, 0.4), (0.51, 0.2), (1.2345, 0.1), (2.2, 0.5), (2.9, 9.0)]:
-        part, _ = recordings.read_audio(encoded, start, seconds)
+        part, _ = audio_files.read_audio(encoded, start, seconds)
         expected = whole[:, round(start * rate) : round(start * rate) + round(seconds * rate)]
         assert part.shape == expected.shape
         np.testing.assert_allclose(part, expected, atol=1e-6 if "opus" in name else 0)
@@ -194,31 +195,31 @@ def test_a_part_is_the_same_whatever_was_read_before(kind):
     """Also where the decoder makes up noise, which depends on all that it has decoded."""
     encoded = track(kind, "aac", 48_000, noise=0.2)
     parts = [(72_000, 96_000), (100, 4_000), (120_000, 140_000), (72_000, 96_000)]
-    with recordings.open_recording(encoded) as recording:
+    with audio_files.open_recording(encoded) as recording:
         together = [recording.read(*part) for part in parts]
     for part, waveform in zip(parts, together):
-        with recordings.open_recording(encoded) as recording:
+        with audio_files.open_recording(encoded) as recording:
             np.testing.assert_array_equal(recording.read(*part), waveform)
 
 
 @pytest.mark.parametrize("cut", [500, 1088, 30_000])
 def test_an_edit_list_that_cuts_the_beginning_holds(cut):
     encoded = bytearray(track("mp4", "aac"))
-    whole, rate = recordings.read_audio(bytes(encoded))
+    whole, rate = audio_files.read_audio(bytes(encoded))
     at = encoded.index(b"elst") + 16
     (media_time,) = struct.unpack(">i", encoded[at : at + 4])
     assert media_time == 1024  # AAC's run-up
     encoded[at : at + 4] = struct.pack(">i", media_time + cut)
-    rest, _ = recordings.read_audio(bytes(encoded))
+    rest, _ = audio_files.read_audio(bytes(encoded))
     np.testing.assert_array_equal(rest[:, : whole.shape[1] - cut], whole[:, cut:])
-    part, _ = recordings.read_audio(bytes(encoded), 1.5, 0.2)
+    part, _ = audio_files.read_audio(bytes(encoded), 1.5, 0.2)
     first = round(1.5 * rate)
     np.testing.assert_array_equal(part, rest[:, first : first + part.shape[1]])
 
 
 @pytest.mark.parametrize("kind", ["mp4", "matroska"])
 def test_sound_that_begins_after_the_pictures_begins_after_silence(kind):
-    late, rate = recordings.read_audio(track(kind, "aac", video=True, delay=22_050))
+    late, rate = audio_files.read_audio(track(kind, "aac", video=True, delay=22_050))
     silent = 22_050 - 1024  # the run-up of the encoder
     assert np.abs(late[:, : silent - rate // 500]).max() == 0
     lags = [np.abs(late[:, 22_050 + lag :][:, 9000:20_000] - sound(rate)[:, 9000:20_000]).mean()
@@ -236,7 +237,7 @@ def test_a_container_of_pictures_alone_has_no_sound():
         container.mux(stream.encode(frame) + stream.encode(None))
     for source in (encoded.getvalue(), png(np.zeros((4, 4), np.uint8))):
         with pytest.raises(MediaError, match="no sound"):
-            recordings.read_audio(source)
+            audio_files.read_audio(source)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,7 @@ def test_a_container_of_pictures_alone_has_no_sound():
 def test_a_playlist_is_not_followed(text, tmp_path):
     (tmp_path / "other.mp4").write_bytes(track("mp4", "aac"))
     (tmp_path / "list.mp4").write_bytes(text)
-    for use in (recordings.duration, lambda path: containers.open_container(path).__enter__()):
+    for use in (audio_files.duration, lambda path: containers.open_container(path).__enter__()):
         with pytest.raises(MediaError):
             use(tmp_path / "list.mp4")
 
@@ -273,15 +274,15 @@ def test_a_title_may_hold_any_bytes():
         frame.sample_rate = 8000
         container.mux(stream.encode(frame) + stream.encode(None))
     bad = encoded.getvalue().replace(b"abcdefgh", b"abc\xff\xfe\xffgh")
-    assert recordings.read_audio(bad)[0].shape == (1, 800)
+    assert audio_files.read_audio(bad)[0].shape == (1, 800)
 
 
 def test_without_pyav_the_remedy_is_told(monkeypatch):
     encoded = track("mp4", "aac")
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"pip install 'imagebind-jax\[video\]'"):
-        recordings.duration(encoded)
-    assert recordings.duration(file("FLAC")) == SECONDS
+        audio_files.duration(encoded)
+    assert audio_files.duration(file("FLAC")) == SECONDS
 
 
 # ---- files that lie
@@ -318,8 +319,8 @@ def test_a_file_that_lies_takes_no_memory(name):
     tracemalloc.start()
     refused = 0
     for use in (
-        recordings.duration,
-        recordings.read_audio,
+        audio_files.duration,
+        audio_files.read_audio,
         lambda source: audio.LogMel()({"audio": source}, None),
         lambda source: audio.Clips(count=None)({"audio": source}, None),
     ):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from properties import of_any
 from samples import GOLDEN, tone
 
-from imagebind_jax.inputs.resampling import resample
+from imagebind_jax.inputs.decoders.resampling import resample
 
 RATES = [8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 192_000]
 

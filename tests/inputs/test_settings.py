@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import audio, depth, imu, text
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms import audio, depth, imu, text
 
 WHOLE = (0, -1, 2.5, "3", None, True, [3])
 POSITIVE = (0.0, -1.0, np.inf, np.nan, "5", None, True, [5.0])

@@ -16,8 +16,8 @@ from properties import of_any
 from samples import GOLDEN
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import text
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms import text
 
 CASES = json.loads((GOLDEN / "tokens.json").read_text(encoding="utf-8"))
 

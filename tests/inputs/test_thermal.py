@@ -9,9 +9,9 @@ from properties import of_any
 from samples import png, raw_png
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import thermal, vision
-from imagebind_jax.inputs.augment import Spatial, View
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms import thermal, vision
+from imagebind_jax.inputs.transforms.augment import Spatial, View
 
 
 @pytest.mark.parametrize("level", [0, 51, 255])

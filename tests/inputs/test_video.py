@@ -16,9 +16,10 @@ from samples import GOLDEN
 
 import imagebind_jax as ib
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import containers, video, vision
-from imagebind_jax.inputs.augment import Spatial, View
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders import containers, video
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms import vision
+from imagebind_jax.inputs.transforms.augment import Spatial, View
 
 LONG = movie(60)  # H.264 with frames out of order, five groups of 12
 

@@ -7,10 +7,10 @@ from PIL import Image
 from samples import GOLDEN, png
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import vision
-from imagebind_jax.inputs.augment import Spatial, View
-from imagebind_jax.inputs.images import open_image
-from imagebind_jax.inputs.media import MediaError
+from imagebind_jax.inputs.decoders.images import open_image
+from imagebind_jax.inputs.decoders.media import MediaError
+from imagebind_jax.inputs.transforms import vision
+from imagebind_jax.inputs.transforms.augment import Spatial, View
 
 
 @pytest.mark.parametrize("name", np.load(GOLDEN / "image_224.npz").files)

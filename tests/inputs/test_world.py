@@ -16,10 +16,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from imagebind_jax.inputs import world as w
-from imagebind_jax.inputs.world import trace
+from imagebind_jax.inputs.world import ray_casting
 from imagebind_jax.inputs.world.captions import PHRASES, caption
 from imagebind_jax.inputs.world.geometry import SOLIDS
-from imagebind_jax.inputs.world.motion import GRAVITY
+from imagebind_jax.inputs.world.imu import GRAVITY
 from imagebind_jax.inputs.world.scene import TEMPERATURES, Camera, Item, Scene
 
 WORLD = w.World(antialias=False)
@@ -134,7 +134,7 @@ def test_depth_of_the_floor_and_through_the_hole_of_a_ring():
     level = Camera(position=(5.0, 0.0, 1.5))
     depth = millimetres(Scene((ring,), (level, level)))
     assert np.abs(depth[62] - 1000 * 1.5 * 97.5 / 30).max() <= 2
-    assert (depth[:32] == 1000 * trace.FAR).all()
+    assert (depth[:32] == 1000 * ray_casting.FAR).all()
 
 
 def test_pedestal_and_wall_are_where_layouts_say():
@@ -142,16 +142,16 @@ def test_pedestal_and_wall_are_where_layouts_say():
         scene = WORLD.scene("train", index)
         layout = w.LAYOUTS[WORLD.concept("train", index).layout]
         assert len(scene.items) == {"alone": 1, "wall": 2, "pedestal": 2, "posts": 3}[layout]
-        seen = [trace.cast(scene, camera, 64).thing for camera in scene.cameras]
+        seen = [ray_casting.cast(scene, camera, 64).thing for camera in scene.cameras]
         for things in seen:
-            assert (things == trace.FIRST_ITEM).sum() > 60, "the object left the picture"
+            assert (things == ray_casting.FIRST_ITEM).sum() > 60, "the object left the picture"
         for k in range(1, len(scene.items)):
-            assert (seen[0] == trace.FIRST_ITEM + k).sum() > 10
+            assert (seen[0] == ray_casting.FIRST_ITEM + k).sum() > 10
 
 
 def place(scene: Scene, camera: Camera) -> tuple[float, float, float]:
     """x, y and apparent length of the object in a view, in image widths."""
-    mine = trace.cast(scene, camera, 64).thing.reshape(64, 64) == trace.FIRST_ITEM
+    mine = ray_casting.cast(scene, camera, 64).thing.reshape(64, 64) == ray_casting.FIRST_ITEM
     rows, columns = np.nonzero(mine)
     return columns.mean() / 64, rows.mean() / 64, np.sqrt(mine.sum()) / 64
 
@@ -221,7 +221,10 @@ def test_thermal_pictures_tell_the_temperature_of_the_material():
         levels = image(WORLD.record("train", index, ("thermal",))["thermal"])
         assert levels.shape == (64, 64) and levels.dtype == np.uint8
         celsius = w.COLDEST + levels / 255 * (w.HOTTEST - w.COLDEST)
-        mine = trace.cast(scene, scene.cameras[0], 64).thing.reshape(64, 64) == trace.FIRST_ITEM
+        mine = (
+            ray_casting.cast(scene, scene.cameras[0], 64).thing.reshape(64, 64)
+            == ray_casting.FIRST_ITEM
+        )
         far = np.abs(celsius[mine] - scene.ambient).argsort()[mine.sum() // 2 :]
         read.setdefault(scene.items[0].look, []).append(celsius[mine][far].mean())
     means = {look: np.mean(values) for look, values in read.items()}

@@ -4,7 +4,9 @@ import pathlib
 
 import pytest
 
-from imagebind_jax.porting import converting, lora, rules, weights
+from imagebind_jax.porting import convert, lora
+from imagebind_jax.porting.files import parameter_source
+from imagebind_jax.porting.formats import rules
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"
 SHAPES: dict = {}
@@ -13,7 +15,7 @@ SHAPES: dict = {}
 @pytest.fixture(autouse=True)
 def traced_once(monkeypatch):
     """A model's shapes, for which each opening of a file traces all of it twice, once for each config."""
-    trace = weights.shapes
+    trace = parameter_source.shapes
 
     def shapes(config):
         key = repr(config)
@@ -21,14 +23,14 @@ def traced_once(monkeypatch):
             SHAPES[key] = trace(config)
         return dict(SHAPES[key])
 
-    for module in (lora, rules, weights):
+    for module in (lora, rules, parameter_source):
         monkeypatch.setattr(module, "shapes", shapes)
 
 
 def formats(made_once, name, **how):
     def make(folder):
         for target in ("w", "w.safetensors", "w.pth"):
-            converting.convert(CHECKPOINT, folder / target, say=lambda line: None, **how)
+            convert.convert(CHECKPOINT, folder / target, say=lambda line: None, **how)
 
     return made_once(name, make)
 

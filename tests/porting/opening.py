@@ -16,7 +16,7 @@ import damaged
 import hostile
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.porting.torch_file import TorchFile
+from imagebind_jax.porting.torch_pickle.torch_file import TorchFile
 
 MEMORY = 4 << 30  # bytes of address space
 

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from imagebind_jax.porting.torch_file import TorchFile
+from imagebind_jax.porting.torch_pickle.torch_file import TorchFile
 
 HAVE = metadata.version("torch") if importlib.util.find_spec("torch") else "0.0"
 pytestmark = pytest.mark.skipif(

@@ -19,10 +19,11 @@ from flax import traverse_util
 
 import imagebind_jax as ib
 from imagebind_jax import UserError
-from imagebind_jax.porting import converting, folder, loading, note, writing
-from imagebind_jax.porting.tensors import NotedTorchFile, open_tensors
-from imagebind_jax.porting.torch_file import TensorSpec
-from imagebind_jax.porting.weights import InMemory
+from imagebind_jax.porting import convert, load
+from imagebind_jax.porting.files import own_checkpoint, provenance, tensor_writers
+from imagebind_jax.porting.files.parameter_source import InMemory
+from imagebind_jax.porting.files.tensor_files import NotedTorchFile, open_tensors
+from imagebind_jax.porting.torch_pickle.torch_file import TensorSpec
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"
 pytestmark = pytest.mark.jax
@@ -78,7 +79,7 @@ def test_files_hold_the_references_state_dict_bit_for_bit(made, name):
 
 
 def test_back_from_a_folder_is_bit_for_bit_too(made, tmp_path):
-    converting.convert(made / "w", tmp_path / "back.pth", say=quiet)
+    convert.convert(made / "w", tmp_path / "back.pth", say=quiet)
     assert state_dict(tmp_path / "back.pth") == state_dict(CHECKPOINT)
 
 
@@ -108,7 +109,7 @@ def test_orbax_alone_reads_the_folder(made):
     """No code of ours is needed to read it."""
     import orbax.checkpoint as ocp
 
-    tree = ocp.StandardCheckpointer().restore(made / "w" / folder.ARRAYS)
+    tree = ocp.StandardCheckpointer().restore(made / "w" / own_checkpoint.ARRAYS)
     found = traverse_util.flatten_dict(tree, sep="/")
     assert all_bits(found) == all_bits(golden()[1])
 
@@ -117,7 +118,7 @@ def test_orbax_alone_reads_the_folder(made):
 def test_says_where_it_comes_from(made, name):
     import hashlib
 
-    with loading.open_weights(made / name) as weights:
+    with load.open_weights(made / name) as weights:
         origin = weights.origin
     assert origin["file"] == CHECKPOINT.name
     assert origin["sha256"] == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
@@ -134,7 +135,7 @@ def test_model_json_is_small_and_plain(made):
 @pytest.mark.parametrize("name", NAMES.values())
 def test_bfloat16_and_some_modalities(name, tmp_path):
     some = ("text", "imu")
-    converting.convert(CHECKPOINT, tmp_path / name, say=quiet, dtype="bfloat16", modalities=some)
+    convert.convert(CHECKPOINT, tmp_path / name, say=quiet, dtype="bfloat16", modalities=some)
     found = flat(tmp_path / name, dtype="bfloat16")
     assert all_bits(found) == all_bits(golden(*some, dtype="bfloat16")[1])
     assert found["text/log_logit_scale"].dtype == np.float32
@@ -142,7 +143,7 @@ def test_bfloat16_and_some_modalities(name, tmp_path):
 
 def test_verify_tells_every_array_and_its_place(tmp_path):
     lines, some = [], ("vision", "imu")
-    converting.convert(CHECKPOINT, tmp_path / "w", modalities=some, verify=True, say=lines.append)
+    convert.convert(CHECKPOINT, tmp_path / "w", modalities=some, verify=True, say=lines.append)
     rows = [line for line in lines if line.startswith("ok ")]
     assert len(rows) == len(golden(*some)[1]) and "bit for bit" in lines[-1]
     qkv = next(row for row in rows if "vision/trunk/blocks/attn/qkv/kernel" in row)
@@ -155,12 +156,14 @@ def test_verify_notices_other_weights(tmp_path):
     config, leaves = golden("imu")
     params = traverse_util.unflatten_dict(leaves | {"imu/cls": leaves["imu/cls"] + 1}, sep="/")
     other = InMemory(config, params)
-    folder.write(tmp_path / "w", other, lambda d: note.Note(config, {"licence": ""}, dict(d)))
+    own_checkpoint.write(
+        tmp_path / "w", other, lambda d: provenance.Note(config, {"licence": ""}, dict(d))
+    )
     with (
-        loading.open_weights(CHECKPOINT, modalities=("imu",)) as weights,
+        load.open_weights(CHECKPOINT, modalities=("imu",)) as weights,
         pytest.raises(UserError, match="differs from .* in imu/cls"),
     ):
-        converting._verify(weights, CHECKPOINT, tmp_path / "w", quiet)
+        convert._verify(weights, CHECKPOINT, tmp_path / "w", quiet)
 
 
 # ---- nothing is lost, nothing half-written is taken for whole
@@ -170,9 +173,9 @@ def test_an_existing_target_stays_unless_told(small, tmp_path):
     target = tmp_path / "w"
     shutil.copytree(small / "w", target)
     with pytest.raises(UserError, match="exists: choose another target, or --overwrite"):
-        converting.convert(CHECKPOINT, target, say=quiet)
+        convert.convert(CHECKPOINT, target, say=quiet)
     assert {path.split("/")[0] for path in flat(target)} == {"imu"}
-    converting.convert(CHECKPOINT, target, modalities=("depth",), overwrite=True, say=quiet)
+    convert.convert(CHECKPOINT, target, modalities=("depth",), overwrite=True, say=quiet)
     assert {path.split("/")[0] for path in flat(target)} == {"depth"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w"]
 
@@ -181,21 +184,21 @@ def test_a_folder_of_other_things_is_never_overwritten(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").touch()
     with pytest.raises(UserError, match="no folder of weights"):
-        converting.convert(CHECKPOINT, tmp_path / "photos", overwrite=True, say=quiet)
+        convert.convert(CHECKPOINT, tmp_path / "photos", overwrite=True, say=quiet)
     assert (tmp_path / "photos" / "me.jpg").exists()
 
 
 def test_the_source_is_never_overwritten(tmp_path):
     shutil.copy(CHECKPOINT, tmp_path / "w.pth")
     with pytest.raises(UserError, match="the source itself"):
-        converting.convert(tmp_path / "w.pth", tmp_path / "w.pth", overwrite=True, say=quiet)
+        convert.convert(tmp_path / "w.pth", tmp_path / "w.pth", overwrite=True, say=quiet)
 
 
 @pytest.mark.parametrize("name", NAMES.values())
 def test_no_room(tmp_path, monkeypatch, name):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(UserError, match="no space left on device"):
-        converting.convert(CHECKPOINT, tmp_path / name, say=quiet)
+        convert.convert(CHECKPOINT, tmp_path / name, say=quiet)
     assert not list(tmp_path.iterdir())
 
 
@@ -210,14 +213,14 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch, name):
 
     monkeypatch.setattr(NotedTorchFile, "__getitem__", failing)
     with pytest.raises(Exception, match="Input/output error"):
-        converting.convert(CHECKPOINT, tmp_path / name, modalities=("imu",), say=quiet)
+        convert.convert(CHECKPOINT, tmp_path / name, modalities=("imu",), say=quiet)
     assert not list(tmp_path.iterdir())
 
 
 KILLED = """
 import os, signal, sys
 from imagebind_jax.porting import converting
-from imagebind_jax.porting.tensors import NotedTorchFile
+from imagebind_jax.porting.files.tensor_files import NotedTorchFile
 original, count = NotedTorchFile.__getitem__, iter(range(1000))
 def killing(self, name):
     if next(count) == int(sys.argv[3]):
@@ -240,7 +243,7 @@ def test_killed_on_the_way_there_is_no_target_and_the_next_run_makes_it(tmp_path
     command = [sys.executable, "-c", KILLED, str(CHECKPOINT), str(target), "10"]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == -9
     assert not target.exists()
-    converting.convert(CHECKPOINT, target, modalities=("imu",), say=quiet)
+    convert.convert(CHECKPOINT, target, modalities=("imu",), say=quiet)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert flat(target).keys() == golden("imu")[1].keys()
 
@@ -266,7 +269,7 @@ def damaged(content, rng):
 def outcome(path, expected):
     """ "refused" in one line, or "whole"; anything else is a failure."""
     try:
-        with loading.open_weights(path) as weights:
+        with load.open_weights(path) as weights:
             found = {p: bits(weights.read(p)) for p in weights.specs}
             same = found == expected["arrays"] and weights.config == expected["config"]
     except UserError as error:
@@ -278,7 +281,7 @@ def outcome(path, expected):
 
 @pytest.fixture(scope="module")
 def expected(small):
-    with loading.open_weights(small / "w") as weights:
+    with load.open_weights(small / "w") as weights:
         return {
             "arrays": {p: bits(weights.read(p)) for p in weights.specs},
             "config": weights.config,
@@ -328,8 +331,8 @@ def test_a_note_that_somebody_edits_is_refused(small, tmp_path):
 
 
 def test_a_folder_that_claims_more_than_it_holds_is_refused(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "_ALWAYS_ALLOWED", 0)
-    monkeypatch.setattr(folder, "_MAX_EXPANSION", 0.1)
+    monkeypatch.setattr(own_checkpoint, "_ALWAYS_ALLOWED", 0)
+    monkeypatch.setattr(own_checkpoint, "_MAX_EXPANSION", 0.1)
     with pytest.raises(UserError, match="bytes of weights in a folder of"):
         ib.load(small / "w")
 
@@ -347,15 +350,15 @@ def test_a_folder_with_somebody_elses_model_json_is_kept(tmp_path, small):
     theirs.mkdir()
     (theirs / "model.json").write_text('{"modelTopology": {}}')
     with pytest.raises(UserError, match="is damaged"):
-        converting.convert(CHECKPOINT, theirs, overwrite=True, say=quiet)
+        convert.convert(CHECKPOINT, theirs, overwrite=True, say=quiet)
     ours = tmp_path / "w"
     shutil.copytree(small / "w", ours)
     (ours / "thesis.txt").touch()
     with pytest.raises(UserError, match=r"also holds thesis\.txt"):
-        converting.convert(CHECKPOINT, ours, overwrite=True, say=quiet)
+        convert.convert(CHECKPOINT, ours, overwrite=True, say=quiet)
     shutil.copy(CHECKPOINT, ours / "source.pth")
     with pytest.raises(UserError, match="the source itself, or holds it"):
-        converting.convert(ours / "source.pth", ours, overwrite=True, say=quiet)
+        convert.convert(ours / "source.pth", ours, overwrite=True, say=quiet)
     assert (ours / "thesis.txt").exists() and (ours / "source.pth").exists()
 
 
@@ -364,20 +367,20 @@ def test_a_file_never_replaces_a_folder_nor_a_folder_a_file(tmp_path, small, nam
     target = tmp_path / name
     (shutil.copytree if name == "w" else shutil.copy)(small / name, target)
     with pytest.raises(UserError, match="choose another target|does not say"):
-        converting.convert(CHECKPOINT, target, to=to, overwrite=True, say=quiet)
+        convert.convert(CHECKPOINT, target, to=to, overwrite=True, say=quiet)
     assert flat(target).keys() == golden("imu")[1].keys()
 
 
 def test_a_name_that_says_another_format_is_refused(tmp_path):
     with pytest.raises(UserError, match="its name does not say pytorch"):
-        converting.convert(CHECKPOINT, tmp_path / "w.safetensors", to="pytorch", say=quiet)
+        convert.convert(CHECKPOINT, tmp_path / "w.safetensors", to="pytorch", say=quiet)
 
 
 def test_the_first_origin_is_kept(small, tmp_path):
-    converting.convert(small / "w.pth", tmp_path / "again", say=quiet)
+    convert.convert(small / "w.pth", tmp_path / "again", say=quiet)
     with (
-        loading.open_weights(small / "w") as first,
-        loading.open_weights(tmp_path / "again") as last,
+        load.open_weights(small / "w") as first,
+        load.open_weights(tmp_path / "again") as last,
     ):
         assert last.origin == first.origin
 
@@ -388,18 +391,18 @@ def stored(tmp_path, dtype, factor=1.0):
         content = {n: np.array(file[n], dtype) for n in file.specs if ".imu." in n}
     content["modality_preprocessors.imu.cls_token"] *= dtype(factor)
     specs = {name: TensorSpec(x.shape, x.dtype) for name, x in content.items()}
-    writing.write_torch(tmp_path / "other.pth", specs, content.items())
+    tensor_writers.write_torch(tmp_path / "other.pth", specs, content.items())
     return tmp_path / "other.pth"
 
 
 def test_numbers_that_do_not_fit_are_refused_and_a_change_of_type_is_told(tmp_path):
     source, lines = stored(tmp_path, np.float64), []
-    converting.convert(source, tmp_path / "w", heads={"imu": 4}, say=lines.append)
+    convert.convert(source, tmp_path / "w", heads={"imu": 4}, say=lines.append)
     assert "note: float64 in the source became float32" in lines
     for factor, dtype in ((1e300, "float32"), (1e6, "float16"), (1e300, "bfloat16")):
         with pytest.raises(UserError, match=f"cls_token holds .* too large for {dtype}"):
             source = stored(tmp_path, np.float64, factor)
-            converting.convert(source, tmp_path / "h", dtype=dtype, heads={"imu": 4}, say=quiet)
+            convert.convert(source, tmp_path / "h", dtype=dtype, heads={"imu": 4}, say=quiet)
 
 
 @pytest.mark.parametrize(
@@ -417,12 +420,14 @@ def test_numbers_that_do_not_fit_are_refused_and_a_change_of_type_is_told(tmp_pa
 def test_a_note_that_means_harm_is_refused_at_once(small, tmp_path, changes, line):
     """Anybody can seal a note: what it says is checked, too."""
     with open_tensors(small / "w.safetensors") as file:
-        said = json.loads(note.seal(file.note))
+        said = json.loads(provenance.seal(file.note))
     del said["seal"]
     said["config"]["encoders"]["imu"] |= changes
-    said["seal"] = note._sha256(said)
+    said["seal"] = provenance._sha256(said)
     tensors = safetensors.numpy.load_file(small / "w.safetensors")
-    safetensors.numpy.save_file(tensors, tmp_path / "w.safetensors", {note.KEY: json.dumps(said)})
+    safetensors.numpy.save_file(
+        tensors, tmp_path / "w.safetensors", {provenance.KEY: json.dumps(said)}
+    )
     with pytest.raises(UserError, match=line) as error:
         ib.load(tmp_path / "w.safetensors")
     assert len(str(error.value)) < 1000
@@ -448,11 +453,11 @@ def test_what_is_told_must_fit_what_is_known(made):
 def test_no_way_out_makes_infinity_of_a_number(tmp_path, name, by_folder):
     source = stored(tmp_path, np.float32, 1e6)
     if by_folder:
-        converting.convert(source, tmp_path / "between", heads={"imu": 4}, say=quiet)
+        convert.convert(source, tmp_path / "between", heads={"imu": 4}, say=quiet)
         source = tmp_path / "between"
     with pytest.raises(UserError, match="cls.* holds numbers that are too large for float16"):
         how = {} if by_folder else {"heads": {"imu": 4}}
-        converting.convert(source, tmp_path / name, dtype="float16", say=quiet, **how)
+        convert.convert(source, tmp_path / name, dtype="float16", say=quiet, **how)
     assert not (tmp_path / name).exists()
 
 
@@ -469,8 +474,10 @@ def fixed():
 def test_a_scale_of_text_that_is_fixed_comes_back(name, fixed, tmp_path):
     config, params = fixed
     weights = InMemory(config, params)
-    folder.write(tmp_path / "a", weights, lambda d: note.Note(config, {"licence": ""}, dict(d)))
-    converting.convert(tmp_path / "a", tmp_path / f"b{name}", say=quiet)
-    model, back = loading.load(tmp_path / f"b{name}")
+    own_checkpoint.write(
+        tmp_path / "a", weights, lambda d: provenance.Note(config, {"licence": ""}, dict(d))
+    )
+    convert.convert(tmp_path / "a", tmp_path / f"b{name}", say=quiet)
+    model, back = load.load(tmp_path / f"b{name}")
     assert model.config == config and model.config.encoders["text"].logit_scale == 10.0
     jax.tree.map(np.testing.assert_array_equal, params, back)

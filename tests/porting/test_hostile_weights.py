@@ -12,9 +12,9 @@ import safetensors.numpy
 import imagebind_jax as ib
 from imagebind_jax import UserError
 from imagebind_jax.errors import one_line
-from imagebind_jax.model import TINY, ImageBindConfig
-from imagebind_jax.porting.loading import read_config
-from imagebind_jax.porting.rules import Leaf, Rule
+from imagebind_jax.models.imagebind import TINY, ImageBindConfig
+from imagebind_jax.porting.formats.rules import Leaf, Rule
+from imagebind_jax.porting.load import read_config
 
 pytestmark = pytest.mark.jax
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"

@@ -9,10 +9,12 @@ import reference
 from flax import traverse_util
 
 import imagebind_jax as ib
-from imagebind_jax import UserError, encoders, layers
-from imagebind_jax.porting import loading, writing
-from imagebind_jax.porting.tensors import open_tensors
-from imagebind_jax.porting.torch_file import TensorSpec
+from imagebind_jax import UserError
+from imagebind_jax.models import encoder, layers
+from imagebind_jax.porting import load
+from imagebind_jax.porting.files import tensor_writers
+from imagebind_jax.porting.files.tensor_files import open_tensors
+from imagebind_jax.porting.torch_pickle.torch_file import TensorSpec
 
 pytestmark = pytest.mark.jax
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "imagebind"
@@ -69,7 +71,7 @@ def test_stem(loaded, tensors, name):
     config = model.config.encoders[m]
     x = ours(name)
     x = np.repeat(x, 2, axis=1) if m == "vision" else x
-    stem = jax.jit(encoders.Stem(config).apply)({"params": params[m]["stem"]}, x)
+    stem = jax.jit(encoder.Stem(config).apply)({"params": params[m]["stem"]}, x)
     cls = np.broadcast_to(params[m]["cls"], (len(x), 1, config.width))
     found = np.concatenate([cls, stem], axis=1) + np.asarray(params[m]["position"])
     close(found, reference.tokens(tensors, m, theirs(name)))
@@ -138,7 +140,7 @@ def test_some_modalities_alone_are_the_same(loaded):
 
 def test_some_modalities_read_only_their_bytes(monkeypatch):
     read = []
-    with loading.open_weights(CHECKPOINT, modalities=["depth"]) as weights:
+    with load.open_weights(CHECKPOINT, modalities=["depth"]) as weights:
         inner = type(weights.tensors).__getitem__
         monkeypatch.setattr(
             type(weights.tensors),
@@ -163,7 +165,7 @@ def altered(tmp_path, tensors):
         content = {name: x for name, x in content.items() if name not in without}
         specs = {name: TensorSpec(x.shape, x.dtype) for name, x in content.items()}
         path = tmp_path / "altered.pth"
-        writing.write_torch(path, specs, content.items())
+        tensor_writers.write_torch(path, specs, content.items())
         return path
 
     return write
@@ -219,7 +221,7 @@ def test_heads_that_no_rule_gives_must_be_told(altered):
 
 def test_a_guess_of_heads_is_a_warning(altered, tensors):
     """A custom width of 64 channels a head loads without a config, and says what it assumed."""
-    from imagebind_jax.porting.hints import Hints
+    from imagebind_jax.porting.formats.hints import Hints
 
     with pytest.warns(UserWarning, match="assuming 3 for width 192"):
         assert Hints().heads_of("depth", 192) == 3
@@ -248,7 +250,7 @@ def test_unknown_modality_and_unknown_source_are_named():
 
 def test_every_rule_has_its_inverse(loaded):
     """ours -> theirs -> ours changes nothing, for every leaf of the model."""
-    with loading.open_weights(CHECKPOINT) as weights:
+    with load.open_weights(CHECKPOINT) as weights:
         for path, leaf in weights.leaves.items():
             for piece in weights.pieces(path):
                 np.testing.assert_array_equal(leaf._ours(leaf.theirs(piece)), piece)

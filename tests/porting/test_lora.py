@@ -12,18 +12,22 @@ import safetensors.numpy
 from flax import traverse_util
 from own_files import parameters
 
-from imagebind_jax import health, optimizer, sharding, training_step
+from imagebind_jax import optimizer
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.encoders import EncoderConfig
+from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline import Pair
-from imagebind_jax.layers import Adapters, Block
-from imagebind_jax.model import HUGE, ImageBind, ImageBindConfig, init
+from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.models.encoder import EncoderConfig
+from imagebind_jax.models.imagebind import HUGE, ImageBind, ImageBindConfig, init
+from imagebind_jax.models.layers import Adapters, Block
 from imagebind_jax.optimizer import ALL_BUT_LORA, OptimizerConfig
-from imagebind_jax.porting import imagebind, lora, rules
-from imagebind_jax.porting.torch_file import TensorSpec
-from imagebind_jax.porting.weights import shapes, stacked
-from imagebind_jax.porting.writing import write_torch
+from imagebind_jax.porting import lora
+from imagebind_jax.porting.files.parameter_source import shapes, stacked
+from imagebind_jax.porting.files.tensor_writers import write_torch
+from imagebind_jax.porting.formats import imagebind, rules
+from imagebind_jax.porting.torch_pickle.torch_file import TensorSpec
+from imagebind_jax.training import skip_step
+from imagebind_jax.training import step as training_step
 
 pytestmark = pytest.mark.jax
 WIDTH, DEPTH, RANK = 16, 3, 2
@@ -269,7 +273,7 @@ def trained(devices):
     )
     place = sharding.Sharded(devices=jax.devices()[:devices])
     state = training_step.TrainState(
-        jnp.int32(0), params, optimizer.init(config.optimizer, params), health.fresh(config)
+        jnp.int32(0), params, optimizer.init(config.optimizer, params), skip_step.fresh(config)
     )
     sizes = {m: sum(x.nbytes for x in jax.tree.leaves(s)) for m, s in state.opt_state.items()}
     state = place.place(state)

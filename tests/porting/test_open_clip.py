@@ -19,12 +19,12 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
-from imagebind_jax.encoders import Encoder
 from imagebind_jax.errors import UserError
-from imagebind_jax.model import embed
-from imagebind_jax.porting.hints import Hints
-from imagebind_jax.porting.loading import load, open_weights
-from imagebind_jax.porting.torch_file import TorchFile
+from imagebind_jax.models.encoder import Encoder
+from imagebind_jax.models.imagebind import embed
+from imagebind_jax.porting.formats.hints import Hints
+from imagebind_jax.porting.load import load, open_weights
+from imagebind_jax.porting.torch_pickle.torch_file import TorchFile
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "clip"
 IO = np.load(GOLDEN / "io.npz")

@@ -31,8 +31,8 @@ from torch_bytes import (
 )
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.porting import machine
-from imagebind_jax.porting.torch_file import TensorSpec, TorchFile
+from imagebind_jax.porting.torch_pickle import unpickler
+from imagebind_jax.porting.torch_pickle.torch_file import TensorSpec, TorchFile
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "torch"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
@@ -52,7 +52,7 @@ def saved(tmp_path):
 
 def test_reading_needs_neither_torch_nor_jax_nor_the_pickle_module():
     code = (
-        "import sys, imagebind_jax.porting.torch_file as t; "
+        "import sys, imagebind_jax.porting.torch_pickle.torch_file as t; "
         f"print(sum(a.size for a in t.TorchFile({str(GOLDEN / 'state_dict.pt')!r}).values()), "
         "[m for m in ('torch', 'jax', 'zipfile') if m in sys.modules])"
     )
@@ -200,7 +200,7 @@ def test_a_tensor_may_reach_its_records_last_element_and_none_beyond(saved):
 
 @pytest.mark.parametrize("container", [b"]", b"}", b"N\x85"], ids=["lists", "dicts", "tuples"])
 def test_a_description_may_make_only_so_many_objects(saved, container, monkeypatch):
-    monkeypatch.setattr(machine, "MAX_NODES", 1000)
+    monkeypatch.setattr(unpickler, "MAX_NODES", 1000)
     few, many = (mapping(w=tensor(), x=b"](" + container * n + b"e") for n in (900, 1000))
     assert list(saved(torch_file(few))) == ["w"]
     with pytest.raises(UserError, match="some weights.pth: .* has more than 1,000 objects"):

@@ -1,12 +1,13 @@
 """Everything that a config can name as a source of records."""
 
 from imagebind_jax.inputs.sources.array_records import ArrayRecords, verify
+from imagebind_jax.inputs.sources.cached import Cached, write_records
 from imagebind_jax.inputs.sources.manifest import Manifest
 from imagebind_jax.inputs.sources.prepared import Prepared
-from imagebind_jax.inputs.sources.records import CACHE_VARIABLE, Record, Source, cache_folder
+from imagebind_jax.inputs.sources.record import Record, Source
 from imagebind_jax.inputs.sources.tar import Tar
 from imagebind_jax.inputs.sources.tfds import Tfds
-from imagebind_jax.inputs.sources.writing import Cached, write_records
+from imagebind_jax.storage.cache_dir import CACHE_VARIABLE, cache_folder
 
 __all__ = [
     "CACHE_VARIABLE",

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from imagebind_jax import files
-from imagebind_jax.inputs import media
-from imagebind_jax.inputs.sources.records import Record, checked, position
+from imagebind_jax.inputs.decoders import media
+from imagebind_jax.inputs.sources.record import Record, checked, position
+from imagebind_jax.storage import atomic
 
 FACTS = "dataset.json"  # beside the shards of a folder, written last
 OPEN = 64  # shards that a process keeps open
@@ -102,7 +102,7 @@ def write_shard(path: pathlib.Path, records: Iterable[Record]) -> Shard:
             if os.strerror(code) in str(error):
                 raise OSError(code, os.strerror(code), str(path)) from error
         raise
-    return Shard(path.name, count, files.sha256(path), path.stat().st_size)
+    return Shard(path.name, count, atomic.sha256(path), path.stat().st_size)
 
 
 class _Made(msgspec.Struct):
@@ -127,4 +127,4 @@ def verify(folder: pathlib.Path) -> list[Shard]:
 
 def whole(folder: pathlib.Path, shard: Shard) -> bool:
     """Whether every byte of a shard is as it was written. Raises OSError if it is not there."""
-    return files.sha256(folder / shard.file) == shard.sha256
+    return atomic.sha256(folder / shard.file) == shard.sha256

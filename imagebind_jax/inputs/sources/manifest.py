@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media
-from imagebind_jax.inputs.sources.records import (
+from imagebind_jax.inputs.decoders import media
+from imagebind_jax.inputs.sources.record import (
     LONGEST,
     MEDIA,
     NUMBERS,

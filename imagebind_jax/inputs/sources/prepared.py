@@ -7,9 +7,9 @@ import pathlib
 
 import msgspec
 
-from imagebind_jax import files
 from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.inputs.sources.array_records import FACTS, ArrayRecords, Shard
+from imagebind_jax.storage import checksummed
 
 
 class Split(msgspec.Struct):
@@ -40,7 +40,7 @@ def facts(folder: str | os.PathLike) -> Facts:
     """What is in the folder. Raises UserError."""
     path = pathlib.Path(folder) / FACTS
     try:
-        found = msgspec.convert(files.read_sealed(path), Facts)
+        found = msgspec.convert(checksummed.read_sealed(path), Facts)
     except FileNotFoundError:
         raise UserError(
             f"{folder} holds no {FACTS}: it is not prepared, or not to its end"
@@ -58,7 +58,7 @@ def facts(folder: str | os.PathLike) -> Facts:
 
 def encoded(facts: Facts) -> bytes:
     """A dataset.json, with a digest of itself."""
-    return msgspec.json.format(msgspec.json.encode(files.sealed(msgspec.to_builtins(facts))))
+    return msgspec.json.format(msgspec.json.encode(checksummed.sealed(msgspec.to_builtins(facts))))
 
 
 def split(folder: str | os.PathLike, name: str) -> Split:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media
+from imagebind_jax.inputs.decoders import media
 from imagebind_jax.inputs.sources import tar_index
-from imagebind_jax.inputs.sources.records import (
+from imagebind_jax.inputs.sources.record import (
     LONGEST,
     MEDIA,
     NUMBERS,

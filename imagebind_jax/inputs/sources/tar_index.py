@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from imagebind_jax import files
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs import media
-from imagebind_jax.inputs.kept import check_seal, sealed
-from imagebind_jax.inputs.sources.records import CACHE_REMEDY, Stamp, cache_folder, stamp
-from imagebind_jax.inputs.sources.tar_files import members
+from imagebind_jax.inputs.decoders import media
+from imagebind_jax.inputs.sources.record import Stamp, stamp
+from imagebind_jax.inputs.sources.tar_reader import members
+from imagebind_jax.storage import atomic, lock
+from imagebind_jax.storage.cache_dir import CACHE_REMEDY, cache_folder
+from imagebind_jax.storage.row_file import check_seal, sealed
 
 JSON = "json"  # the ending whose object has fields of its own
 FORMAT = 1  # of an index: another one is another folder
@@ -81,8 +82,8 @@ def make(shards: list[str], fields: Fields) -> pathlib.Path:
         raise UserError(str(error)) from error
     key = json.dumps([FORMAT, shards, stamps, fields])
     folder = cache_folder() / f"tar-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    files.check_writable(folder.parent, CACHE_REMEDY)
-    with files.locked(folder.with_name(f"{folder.name}.lock")):
+    atomic.check_writable(folder.parent, CACHE_REMEDY)
+    with lock.locked(folder.with_name(f"{folder.name}.lock")):
         try:
             load(folder)
         except ValueError:
@@ -95,7 +96,7 @@ def load(folder: pathlib.Path) -> Index:
     try:
         about = msgspec.json.decode((folder / "about.json").read_bytes(), type=_About)
         check_seal(about)
-        if about.sums != {name: files.sha256(folder / f"{name}.npy") for name in ARRAYS}:
+        if about.sums != {name: atomic.sha256(folder / f"{name}.npy") for name in ARRAYS}:
             raise ValueError("a file is not what was written")
         # Mapped: processes share it, and of many million samples only what is used is in memory.
         arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS]
@@ -124,10 +125,10 @@ def _write(folder: pathlib.Path, shards: list[str], stamps: list[Stamp], fields:
         np.frombuffer(keys, np.uint8),
         np.array(key_ends, np.uint64),
     )
-    with files.whole_folder(folder, CACHE_REMEDY) as partial:
+    with atomic.whole_folder(folder, CACHE_REMEDY) as partial:
         for name, values in zip(ARRAYS, arrays):
             np.save(partial / f"{name}.npy", values)
-        sums = {name: files.sha256(partial / f"{name}.npy") for name in ARRAYS}
+        sums = {name: atomic.sha256(partial / f"{name}.npy") for name in ARRAYS}
         about = _About(shards, stamps, ends, list(columns), sums)
         (partial / "about.json").write_bytes(msgspec.json.encode(sealed(about)))
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from imagebind_jax.errors import UserError, first_line
-from imagebind_jax.inputs import media
-from imagebind_jax.inputs.sources.records import MEDIA, Record, check_fields, checked, position
+from imagebind_jax.inputs.decoders import media
+from imagebind_jax.inputs.sources.record import MEDIA, Record, check_fields, checked, position
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A procedural world of six modalities: endless records whose concepts are known."""
 
-from imagebind_jax.inputs.world.captions import CLASS_NAMES, PROMPTS, told
-from imagebind_jax.inputs.world.concepts import (
+from imagebind_jax.inputs.world.attributes import (
     ATTRIBUTES,
     LAYOUTS,
     MATERIALS,
@@ -11,7 +10,8 @@ from imagebind_jax.inputs.world.concepts import (
     Concept,
     held_out,
 )
-from imagebind_jax.inputs.world.records import ALL, BASELINE, COLDEST, HOTTEST, World
+from imagebind_jax.inputs.world.captions import CLASS_NAMES, PROMPTS, told
+from imagebind_jax.inputs.world.world import ALL, BASELINE, COLDEST, HOTTEST, World
 
 __all__ = [
     "ALL",

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from imagebind_jax.inputs.world.concepts import ATTRIBUTES, Concept
+from imagebind_jax.inputs.world.attributes import ATTRIBUTES, Concept
 
 Phrases = dict[str, tuple[str, ...]]
 

@@ -3,10 +3,9 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-from imagebind_jax.inputs.world import looks
+from imagebind_jax.inputs.world import materials
 from imagebind_jax.inputs.world.geometry import EPS
-from imagebind_jax.inputs.world.scene import Camera, Scene
-from imagebind_jax.inputs.world.trace import (
+from imagebind_jax.inputs.world.ray_casting import (
     FAR,
     FIRST_ITEM,
     FLOOR,
@@ -19,6 +18,7 @@ from imagebind_jax.inputs.world.trace import (
     normals,
     turn,
 )
+from imagebind_jax.inputs.world.scene import Camera, Scene
 
 
 def depth(hits: Hits, camera: Camera, size: int) -> Float[np.ndarray, "h w"]:
@@ -91,8 +91,10 @@ def _shade(hits: Hits, scene: Scene, through: bool = True) -> Float[np.ndarray, 
         if len(mine) == 0:
             continue
         normal[:, mine] = normals(item, point[:, mine], hits.solid[mine])
-        base[:, mine] = looks.albedo(item.look, local(item, point[:, mine]), item.color, item.phase)
-        gloss[:, mine] = np.array(looks.GLOSS[item.look], np.float32)[:, None]
+        base[:, mine] = materials.albedo(
+            item.look, local(item, point[:, mine]), item.color, item.phase
+        )
+        gloss[:, mine] = np.array(materials.GLOSS[item.look], np.float32)[:, None]
 
     light = scene.light
     towards = np.array(light.direction, np.float32)[:, None]

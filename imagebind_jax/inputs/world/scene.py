@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from imagebind_jax.inputs.world import geometry
-from imagebind_jax.inputs.world.concepts import LAYOUTS, MATERIALS, MOTIONS, SHAPES, Concept
+from imagebind_jax.inputs.world.attributes import LAYOUTS, MATERIALS, MOTIONS, SHAPES, Concept
 
 FOCAL = 1.5  # focal length in image widths: a field of view of 37 degrees
 TEMPERATURES = dict(  # the gap below wood holds every ambient temperature, so all objects show

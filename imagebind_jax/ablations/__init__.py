@@ -1,0 +1,1 @@
+"""The paper's ablations, and more, on the built-in world."""

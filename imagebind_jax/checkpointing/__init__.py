@@ -1,0 +1,1 @@
+"""Save, verify and restore a step of training."""

@@ -1,0 +1,1 @@
+"""The demo: a small run on the built-in world, and its report."""

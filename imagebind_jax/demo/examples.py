@@ -1,0 +1,86 @@
+"""What the demo's report shows of a space: similarity tables, and searches as they come."""
+
+import numpy as np
+
+from imagebind_jax.demo.evaluate import Space, mixed
+from imagebind_jax.demo.report import Retrieval, Similarity
+from imagebind_jax.evaluation.metrics.similarity import unit
+from imagebind_jax.evaluation.tasks import arithmetic
+from imagebind_jax.inputs import world
+from imagebind_jax.inputs.sources import Record
+
+
+def similarities(space: Space) -> list[Similarity]:
+    """The mean embedding of each class of records against each class's prompts."""
+    tables = (("audio", "material"), ("depth", "shape"), ("thermal", "material"), ("imu", "motion"))
+    return [
+        Similarity(
+            f"{modality} against text: {task}",
+            np.stack(
+                [
+                    unit(space.test[modality][space.test_labels[task] == label].mean(axis=0))
+                    for label in range(len(space.classes[task]))
+                ]
+            )
+            @ space.classes[task].T,
+            world.ATTRIBUTES[task],
+            world.ATTRIBUTES[task],
+        )
+        for modality, task in tables
+    ]
+
+
+def searches(space: Space, hits: int = 3) -> list[Retrieval]:
+    """Searches of the first test records, as they come: none was chosen for its answer."""
+    rows = []
+    directions = (("audio", "vision"), ("imu", "vision"), ("text", "audio"), ("thermal", "depth"),
+                ("audio", "thermal"), ("depth", "vision"), ("text", "thermal"))  # fmt: skip
+    records = iter(range(len(space.records)))
+    for query, key in directions:
+        for row in records:  # the next one whose query says something that the key can show
+            told = [t for t in _told(space.records[row], query) if t in world.TASKS[key]]
+            if told:
+                wanted = {task: space.test_labels[task][row] for task in told}
+                title = f"{query} finds {key}: the same {' and '.join(told)}?"
+                queries = [(query, row)]
+                rows.append(
+                    _search(space, title, queries, space.test[query][row], key, wanted, hits)
+                )
+                break
+    clips, sounds = mixed(len(space.records), space.test_labels["material"])
+    for clip, sound in list(zip(clips, sounds))[:3]:
+        sum_ = arithmetic.compose(space.test["vision"][clip], space.test["audio"][sound])
+        wanted = {
+            "shape": space.test_labels["shape"][clip],
+            "material": space.test_labels["material"][sound],
+        }
+        title = "clip + sound: that shape, of the material that one hears"
+        queries = [("vision", clip), ("audio", sound)]
+        rows.append(_search(space, title, queries, sum_, "vision", wanted, hits))
+    return rows
+
+
+def _told(record: Record, modality: str) -> tuple[str, ...]:
+    """The attributes that a record's modality tells: of a sentence, those it names."""
+    if modality != "text":
+        return world.TASKS[modality]
+    return tuple(world.told(record["text"]))
+
+
+def _search(space, title, queries, embedding, key, wanted, hits) -> Retrieval:
+    cosines = unit(embedding) @ unit(space.test[key]).T
+    used = [row for modality, row in queries if modality == key]
+    best = [row for row in np.argsort(-cosines, kind="stable") if row not in used][:hits]
+    return Retrieval(
+        title,
+        [(modality, space.records[row]) for modality, row in queries],
+        [
+            (
+                key,
+                space.records[row],
+                float(cosines[row]),
+                all(space.test_labels[task][row] == label for task, label in wanted.items()),
+            )
+            for row in best
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Evaluations of an embedder: zero-shot, retrieval, few-shot, detection and more."""

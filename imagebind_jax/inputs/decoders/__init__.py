@@ -1,0 +1,1 @@
+"""Decode untrusted files: images, sounds, videos, depth maps, arrays."""

@@ -1,0 +1,1 @@
+"""Turn records of pairs into batches."""

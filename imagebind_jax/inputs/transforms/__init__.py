@@ -1,0 +1,1 @@
+"""Turn one record into the input of one encoder, in numpy."""

@@ -1,0 +1,1 @@
+"""Flax modules: encoders, layers, attention."""

@@ -1,5 +1,0 @@
-"""A local web page (`imagebind-jax page`): compare files of any modality, and search a store by them."""
-
-from imagebind_jax.page.serving import run
-
-__all__ = ["run"]

@@ -1,0 +1,1 @@
+"""What a running process needs: console, metrics log, workers, compilation cache."""

@@ -1,0 +1,1 @@
+"""An embedding store, exact and approximate search."""

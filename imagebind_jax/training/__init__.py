@@ -1,0 +1,1 @@
+"""A training run: fit, loop, step, and what guards them."""

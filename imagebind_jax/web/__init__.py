@@ -1,0 +1,5 @@
+"""A local web page (`imagebind-jax page`): compare files of any modality, and search a store by them."""
+
+from imagebind_jax.web.server import run
+
+__all__ = ["run"]
