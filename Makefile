@@ -1,5 +1,5 @@
 # make demo, make test, make test-all, make soak: each sets up .venv from requirements.lock if it is missing.
-# TESTS="-m processes" chooses another tier of tests (docs/testing.md), TESTS=tests/test_losses.py a file.
+# TESTS="-m processes" chooses another tier of tests (docs/testing.md), TESTS=tests/losses/test_contrastive.py a file.
 # PYTHON=python3.12 chooses another interpreter, VENV=dir another place, JOBS=4 how many tests at once
 # (each takes up to 4 GB), LOCK=requirements-all.lock also what the page and the notebooks need.
 

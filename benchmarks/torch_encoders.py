@@ -1,7 +1,7 @@
 """The six encoders written with PyTorch's own modules: what cpu.py and gpu.py are measured against.
 
 Written from the same facts as `imagebind_jax.models.encoder`, channels last like it; `fill` copies our
-parameters over, after which both give the same embeddings (tests/test_torch_encoders.py).
+parameters over, after which both give the same embeddings (tests/benchmarks/test_torch_encoders.py).
 """
 
 import math

@@ -8,24 +8,24 @@ import textwrap
 HERE = pathlib.Path(__file__).parent
 PACKAGE = HERE.parent / "imagebind_jax"
 PARTS = {
-    "The model": ("model", "encoders", "dense", "losses", "masked_autoencoder"),
+    "The model": ("models/imagebind", "models/encoder", "models/patch_embeddings", "losses/contrastive", "models/masked_autoencoder"),
     "Files in": (
-        "inputs/loaders", "inputs/text", "inputs/vision", "inputs/audio", "inputs/depth", "inputs/thermal",
-        "inputs/imu", "inputs/augment", "inputs/media", "inputs/windows",
+        "inputs/loaders", "inputs/transforms/text", "inputs/transforms/vision", "inputs/transforms/audio", "inputs/transforms/depth", "inputs/transforms/thermal",
+        "inputs/transforms/imu", "inputs/transforms/augment", "inputs/decoders/media", "inputs/transforms/tiles",
     ),
     "Records and batches": (
-        "inputs/sources/records", "inputs/sources/manifest", "inputs/sources/prepared", "inputs/sources/tar",
-        "inputs/sources/tfds", "inputs/pairs", "inputs/rows", "inputs/pipeline",
+        "inputs/sources/record", "inputs/sources/manifest", "inputs/sources/prepared", "inputs/sources/tar",
+        "inputs/sources/tfds", "inputs/pipeline/pairs", "inputs/pipeline/examples", "inputs/pipeline/batches",
     ),
-    "Weights": ("porting/loading", "porting/lora", "porting/converting"),
-    "Training": ("config", "optimizer", "train", "checkpoint", "sharding"),
+    "Weights": ("porting/load", "porting/lora", "porting/convert"),
+    "Training": ("config", "optimizer", "training/fit", "checkpointing/checkpointer", "distributed/sharding"),
     "Evaluation": (
-        "evaluators/benchmark", "evaluators/zero_shot", "evaluators/retrieval", "evaluators/few_shot",
-        "evaluators/arithmetic", "evaluators/detection", "evaluators/detectors", "evaluators/fusion",
-        "evaluators/probes", "evaluators/intervals", "evaluators/common",
+        "evaluation/benchmark", "evaluation/tasks/zero_shot", "evaluation/tasks/retrieval", "evaluation/tasks/few_shot",
+        "evaluation/tasks/arithmetic", "evaluation/tasks/detection", "evaluation/tasks/external_detectors", "evaluation/trained/fusion",
+        "evaluation/tasks/linear_probe", "evaluation/metrics/bootstrap", "evaluation/metrics/similarity",
     ),
-    "Your own files": ("encoding", "embed_files", "store", "search", "asking", "approximate"),
-    "The world": ("inputs/world/records", "inputs/world/gatherings", "inputs/world/files", "demo"),
+    "Your own files": ("search/encoders", "search/embed_files", "search/store", "search/exact", "search/query", "search/approximate"),
+    "The world": ("inputs/world/world", "inputs/world/multi_object", "inputs/world/export", "demo/run"),
 }  # fmt: skip
 BEGIN = """# API reference
 

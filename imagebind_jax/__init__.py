@@ -1,5 +1,6 @@
 """imagebind_jax: ImageBind in JAX. One embedding space for images, text, audio, depth, thermal, IMU."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from imagebind_jax.version import __version__
@@ -51,32 +52,22 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "UserError": "errors",
+    "MediaError": "inputs.decoders.media",
+    "tokenize": "inputs.transforms.text",
+    "load": "porting.load",
+    **{name: "inputs.loaders" for name in __all__ if name.startswith("load_")},
+}
+
+
 def __getattr__(name: str) -> Any:
-    """Public names are imported at their first use: `import imagebind_jax` alone takes no time."""
-    if name == "UserError":
-        from imagebind_jax.errors import UserError
-
-        return UserError
-    if name == "tokenize":
-        from imagebind_jax.inputs.transforms.text import tokenize
-
-        return tokenize
-    if name == "MediaError":
-        from imagebind_jax.inputs.decoders.media import MediaError
-
-        return MediaError
-    if name.startswith("load_") and name in __all__:
-        from imagebind_jax.inputs import loaders
-
-        return getattr(loaders, name)
-    if name == "load":
-        from imagebind_jax.porting.load import load
-
-        return load
+    """Import public names when they are first used: `import imagebind_jax` alone takes no time."""
+    if name == "model":  # an alias of the module
+        return importlib.import_module("imagebind_jax.models.imagebind")
     if name in __all__:
-        from imagebind_jax.models import imagebind
-
-        return getattr(imagebind, name)
+        home = _HOMES.get(name, "models.imagebind")
+        return getattr(importlib.import_module(f"imagebind_jax.{home}"), name)
     raise AttributeError(f"module 'imagebind_jax' has no attribute {name!r}")
 
 

@@ -5,7 +5,7 @@ import re
 
 import jax
 import pytest
-from test_train import make_config
+from test_fit import make_config
 
 from imagebind_jax.checkpointing import checkpointer
 from imagebind_jax.distributed import sharding

@@ -20,6 +20,8 @@ import traceback
 from imagebind_jax.runtime import worker_process
 
 HERE = pathlib.Path(__file__).parent
+# As in pyproject.toml: where tests, and what they share, are imported from.
+FOLDERS = sorted({str(path.parent) for path in HERE.rglob("*.py")})
 DEVICES = re.compile(r"--xla_force_host_platform_device_count=\d+")
 
 
@@ -72,7 +74,7 @@ class Zygote:
         self.folder, self._count, self._one = folder, 0, threading.Lock()
         # As a job's, whose log is a file: what is not flushed is not seen.
         inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-        paths = os.pathsep.join([str(HERE), str(HERE.parent)])
+        paths = os.pathsep.join([*FOLDERS, str(HERE.parent)])
         environment = inherited | {"PYTHONPATH": paths} | about
         self._process = subprocess.Popen(
             [sys.executable, "-c", "import zygote; zygote.serve()"],
@@ -122,7 +124,7 @@ def flags(devices: int) -> str:
 def serve() -> None:
     """What the one process does: a fork for each line."""
     for module in ("imagebind_jax.cli", "imagebind_jax.training.fit", "imagebind_jax.demo.run", "grain",
-                   "tensorboardX.event_file_writer", "tensorboardX.summary", "test_train"):  # fmt: skip
+                   "tensorboardX.event_file_writer", "tensorboardX.summary", "test_fit"):  # fmt: skip
         importlib.import_module(module)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getpid()

@@ -26,7 +26,7 @@ def write(path: pathlib.Path, title: str, body: Sequence[str], style: str = "") 
 
     title: plain text. body: HTML. style: CSS that this page has beside that of all.
     """
-    folder = importlib.resources.files("imagebind_jax.demo.report")
+    folder = importlib.resources.files(__package__)
     page, shared = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "style.css"))
     page = page.format(title=html.escape(title), style=shared + style, body="\n".join(body))
     atomic.replace_text(path, page)

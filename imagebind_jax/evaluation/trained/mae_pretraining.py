@@ -23,7 +23,6 @@ from imagebind_jax.inputs.pipeline.bad_records import BadRecords
 from imagebind_jax.inputs.pipeline.batches import single_batches
 from imagebind_jax.inputs.pipeline.examples import Rows, ToInputs
 from imagebind_jax.inputs.sources import Record
-from imagebind_jax.models import masked_autoencoder
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.masked_autoencoder import (
     MaskedAutoencoder,
@@ -119,9 +118,7 @@ def pretrain(
     if not len(records):
         raise UserError(f"{config.items.name}: there are no records to pretrain on")
     place = sharding.Sharded(fsdp=1)
-    create = functools.partial(
-        create_state, config.model, config.optimizer, config.seed
-    )
+    create = functools.partial(create_state, config.model, config.optimizer, config.seed)
     if folder is None:
         state = _train(config, records, place, place.create(create), 0)
         return jax.device_get(state["params"]["encoder"])
