@@ -1,3 +1,3 @@
 """Commands, arguments and exit codes."""
 
-from imagebind_jax.cli.main import main as main
+from imagebind_jax.cli.commands import main as main

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from imagebind_jax.errors import UserError, first_line
-from imagebind_jax.storage.regular_file import open_regular_file
 from imagebind_jax.storage import atomic
+from imagebind_jax.storage.regular_file import open_regular_file
 
 SMALL = 1 << 26  # bytes of a note
 FLUSH_ROWS, FLUSH_SECONDS = 1000, 5.0  # of work that a kill costs, at most

@@ -163,7 +163,7 @@ def shrink(patch):
         patch.setattr(models, name, value)
     chained = dataclasses.replace(DEPTH, pairs=16, epochs=1, batch_size=8)
     patch.setattr(trial, "DEPTH", chained)
-    patch.setattr(jobs.cores, "tell", lambda number, share: None)
+    patch.setattr(jobs.worker_process, "tell", lambda number, share: None)
 
 
 @pytest.fixture
@@ -465,7 +465,7 @@ def toy(folder, number, job, deadline):
     begun = time.monotonic()
     if job.part == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    jobs.cores.tell(number, 0.5)
+    jobs.worker_process.tell(number, 0.5)
     time.sleep(0.3)
     said = {
         "begun": begun,
@@ -489,7 +489,7 @@ def test_jobs_wait_for_what_they_need_and_each_process_has_a_core(tmp_path, monk
     for first, second in ((0, 1), (2, 3), (1, 4), (1, 5), (3, 5)):
         assert done[first]["ended"] <= done[second]["begun"], (first, second)
     assert all(len(each["cores"]) == 1 and each["threads"] == "1" for each in done)
-    assert len({each["cores"][0] for each in done}) == min(2, jobs.cores.count())
+    assert len({each["cores"][0] for each in done}) == min(2, jobs.worker_process.count())
     assert all(each["kept"] for each in done)  # compiled programs
     assert heard == sorted(heard) and heard[-1] == pytest.approx(sum(job.cost for job in todo))
 

@@ -298,7 +298,7 @@ def abandoned_is_over(folder):
 def test_abandoning_takes_no_longer_than_it_may(run, monkeypatch):
     checkpoints, lines = run
     free = threading.Event()
-    monkeypatch.setattr(async_save.step_folders, "sync", lambda folder: free.wait(30))
+    monkeypatch.setattr(async_save.step_dir, "sync", lambda folder: free.wait(30))
     save(checkpoints, 2)
     begun = time.monotonic()
     checkpoints.abandon(patience=0.3)

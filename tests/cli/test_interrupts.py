@@ -8,7 +8,7 @@ import time
 import pytest
 
 from imagebind_jax import cli
-from imagebind_jax.cli import interrupts
+from imagebind_jax.cli import commands, interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +65,6 @@ def test_a_command_is_stopped_by_one_that_arrives_in_a_callback(monkeypatch, cap
         in_a_callback_of_gc()
         time.sleep(10)
 
-    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr(commands, "_run", run)
     assert cli.main(["prepare"]) == 1
     assert capsys.readouterr().err.startswith("imagebind-jax: error: stopped")

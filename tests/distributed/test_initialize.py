@@ -83,7 +83,7 @@ def alone(made_once, four_devices):
     """The folder of `one`, a run of one host."""
 
     def make(folder):
-        (folder / "config.py").write_text("from test_hosts import get_config\n")
+        (folder / "config.py").write_text("from test_initialize import get_config\n")
         fit.fit(get_config(), folder / "one", say=quiet)
 
     return made_once("hosts", make)
@@ -211,7 +211,7 @@ def test_hosts_with_different_configs_are_refused(together):
 
 
 def test_a_coordinator_that_nobody_is(mistake, tmp_path):
-    (tmp_path / "config.py").write_text("from test_hosts import get_config\n")
+    (tmp_path / "config.py").write_text("from test_initialize import get_config\n")
     address = f"127.0.0.1:{free_port()}"
     line = mistake("train", tmp_path / "config.py", "--out", tmp_path / "run",
                    "--coordinator", address, "--hosts", 2, "--host", 1, "--wait", 1)  # fmt: skip
@@ -246,7 +246,7 @@ def test_alone_nothing_is_started(monkeypatch):
 def test_jax_is_told_what_was_asked(monkeypatch):
     told, met = [], []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **b: told.append((a, b)))
-    monkeypatch.setattr(initialize.meeting, "meet", lambda *a: met.append(a))
+    monkeypatch.setattr(initialize.rendezvous, "meet", lambda *a: met.append(a))
     monkeypatch.setenv("IMAGEBIND_JAX_SILENCE", "7")
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:80")
     before = jax.config.jax_enable_preemption_service

@@ -6,7 +6,7 @@ from concurrent import futures
 import jax
 import pytest
 
-from imagebind_jax.distributed import initialize, lockstep
+from imagebind_jax.distributed import agreement, lockstep
 from imagebind_jax.errors import Stopped, UserError
 
 HOSTS = 3
@@ -37,7 +37,7 @@ def company(monkeypatch):
             return list(pool.map(run, range(HOSTS)))
 
     monkeypatch.setattr(jax, "process_count", lambda: HOSTS)
-    monkeypatch.setattr(initialize, "of_all", of_all)
+    monkeypatch.setattr(agreement, "of_all", of_all)
     return start
 
 

@@ -104,7 +104,7 @@ def both(zygote):
 
 
 def test_an_evaluation_that_fails_on_one_host_ends_on_both_and_no_run(both, tmp_path):
-    (tmp_path / "config.py").write_text("from test_hosts_in_step import get_config\n")
+    (tmp_path / "config.py").write_text("from test_lockstep_processes import get_config\n")
     asked = ["--coordinator", f"127.0.0.1:{free_port()}", "--hosts", 2, "--wait", 60]
     first, second = both(
         "test_lockstep_processes:train_often",
@@ -141,7 +141,7 @@ def test_an_evaluation_that_fails_on_one_host_ends_on_both_and_no_run(both, tmp_
 def test_data_that_are_slow_on_one_host_end_no_run(both, tmp_path):
     """The other one waits for them in its step, for longer than one may take on a single host."""
     (tmp_path / "config.py").write_text(
-        "from test_hosts_in_step import slow_config as get_config\n"
+        "from test_lockstep_processes import slow_config as get_config\n"
     )
     pause = 5.0
     command = ["train", tmp_path / "config.py", "--out", tmp_path / "run",

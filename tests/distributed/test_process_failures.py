@@ -16,6 +16,7 @@ from test_initialize import free_port
 
 from imagebind_jax import cli
 from imagebind_jax.checkpointing import checkpointer
+from imagebind_jax.cli import commands
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.distributed import agreement, initialize
 
@@ -35,7 +36,7 @@ def get_config() -> TrainConfig:
 def run(zygote, tmp_path):
     """run(...) trains with two hosts, of two devices each."""
     config = tmp_path / "config.py"
-    config.write_text("from test_endings import get_config\n")
+    config.write_text("from test_process_failures import get_config\n")
     started = []
 
     def start(*options, name="run", only=(0, 1), before=(), fault=""):
@@ -136,7 +137,7 @@ def exchange(arguments):
             print("together", flush=True)
             time.sleep(0.1)
 
-    cli._run = run
+    commands._run = run
     return cli.main(arguments)
 
 

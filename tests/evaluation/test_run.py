@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from imagebind_jax import cli, porting
+from imagebind_jax import cli
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation import open_embedder, requirements
 from imagebind_jax.evaluation import run as evaluate
@@ -18,6 +18,7 @@ from imagebind_jax.evaluation.metrics import bootstrap
 from imagebind_jax.inputs.sources import Manifest, Prepared
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig, init
+from imagebind_jax.porting.files import own_checkpoint, provenance
 from imagebind_jax.porting.files.parameter_source import InMemory
 from imagebind_jax.storage import lock
 
@@ -470,8 +471,8 @@ def weights(tmp_path_factory):
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32),
         jax.eval_shape(lambda: init(MODEL, jax.random.key(0))),
     )
-    porting.folder.write(
-        path, InMemory(MODEL, params), lambda d: porting.note.Note(MODEL, {"licence": ""}, dict(d))
+    own_checkpoint.write(
+        path, InMemory(MODEL, params), lambda d: provenance.Note(MODEL, {"licence": ""}, dict(d))
     )
     return path
 

@@ -330,14 +330,14 @@ import array_record.python.array_record_module  # once, and not in each child
 import imagebind_jax.data
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import datasets
-from imagebind_jax.prepare.run import parts
+from imagebind_jax.prepare import shards
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.prepare.run import prepare
 
 toy, download, folder, stride = sys.argv[1:]
 imagebind_jax.data.__path__.append(toy)
 datasets.find("toy")
-parts.RECORDS = 7
+shards.RECORDS = 7
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
 def in_child(work, *arguments):
@@ -412,10 +412,10 @@ MAIN = """
 import sys
 import imagebind_jax.data
 from imagebind_jax import cli
-from imagebind_jax.prepare.run import parts
+from imagebind_jax.prepare import shards
 if __name__ == "__main__":
     imagebind_jax.data.__path__.append(sys.argv[1])
-    parts.RECORDS = 3
+    shards.RECORDS = 3
     sys.exit(cli.main(sys.argv[2:]))
 """
 
@@ -627,7 +627,7 @@ def test_what_another_process_probes_with_is_no_content(run, out, monkeypatch):
         folder.mkdir()
         (folder / ".writable").touch()
 
-    monkeypatch.setattr(prepare.files, "check_writable", check_writable)
+    monkeypatch.setattr(prepare.atomic, "check_writable", check_writable)
     assert run()[1] == ALL
 
 

@@ -214,7 +214,7 @@ def test_without_faults_the_program_is_the_one_without_the_hook(monkeypatch):
     monkeypatch.setenv(fault_injection.VARIABLE, "kind=nan_loss,step=3")
     assert lowered() != unset
     monkeypatch.delenv(fault_injection.VARIABLE)
-    monkeypatch.setattr(skip_step, "spoilt", lambda loss, gradient, step: (loss, gradient))
+    monkeypatch.setattr(injected_faults, "spoilt", lambda loss, gradient, step: (loss, gradient))
     assert lowered() == unset
 
 

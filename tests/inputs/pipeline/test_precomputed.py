@@ -432,8 +432,8 @@ KILLED = """
 import sys
 from imagebind_jax.storage import row_file
 import test_precomputed as t
-from imagebind_jax.prepare import precompute_writer as filling
-row_file.FLUSH_ROWS, filling.FLYING = 1, 0
+from imagebind_jax.prepare import precompute_writer
+row_file.FLUSH_ROWS, precompute_writer.FLYING = 1, 0
 see, calls = t.Seen.__call__, []
 def count(self, record, rng):
     calls.append(0)
@@ -442,7 +442,7 @@ def count(self, record, rng):
         sys.stdin.read()
     return see(self, record, rng)
 t.Seen.__call__ = count
-t.anchors.make(t.make_config(threads=1), sys.argv[1], out=sys.argv[2])
+t.precompute.make(t.make_config(threads=1), sys.argv[1], out=sys.argv[2])
 """
 
 

@@ -15,6 +15,7 @@ import pytest
 from feeding import Noisy, batches
 
 from imagebind_jax import cli
+from imagebind_jax.cli import commands
 from imagebind_jax.errors import Stopped, UserError
 from imagebind_jax.inputs.pipeline import batches as pipeline
 from imagebind_jax.inputs.pipeline import prefetch as workers_module
@@ -268,7 +269,7 @@ def test_python_ends_without_a_thread_that_is_stuck(zygote):
 def be_stuck(arguments):
     """For `zygote`: a command that is."""
     workers_module.LINGER = 0.5
-    cli._run = lambda arguments: list(batches(Noisy(endless=7)).stream(patience=1.0))
+    commands._run = lambda arguments: list(batches(Noisy(endless=7)).stream(patience=1.0))
     return cli.main(arguments)
 
 

@@ -85,7 +85,7 @@ def config(tmp_path, monkeypatch):
         (["convert", WEIGHTS, "w", "--source", "lora"], "--base CKPT"),
         (["convert", WEIGHTS, "w", "--base", WEIGHTS], "no adapter"),
         (["convert", WEIGHTS, "/proc/nowhere/w"], "cannot write to /proc/nowhere"),
-        (["convert", __file__, "w"], "test_main.py"),
+        (["convert", __file__, "w"], "test_commands.py"),
     ],
 )
 def test_a_command_that_cannot_be_understood(arguments, words, mistake, tmp_path, monkeypatch):
