@@ -21,10 +21,14 @@ import time
 import jax
 import numpy as np
 
-from imagebind_jax.config import TrainConfig, load
+from imagebind_jax.config import TrainConfig, load_config
 from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.precomputed import ANCHOR, Anchors, Views
+from imagebind_jax.inputs.pipeline.precomputed import (
+    PRECOMPUTED_PREFIX,
+    FixedViews,
+    PrecomputedEmbeddings,
+)
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.plan import aot_compile, flops, step_estimate
 from imagebind_jax.training import step as training_step
@@ -42,7 +46,11 @@ def anchored(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, encoders=encoders),
-        pairs=(dataclasses.replace(pair, views=Views(8), anchors=Anchors("anchors")),),
+        pairs=(
+            dataclasses.replace(
+                pair, views=FixedViews(8), anchors=PrecomputedEmbeddings("anchors")
+            ),
+        ),
         optimizer=dataclasses.replace(config.optimizer, frozen=()),
         initial=(),
     )
@@ -51,7 +59,7 @@ def anchored(config: TrainConfig) -> TrainConfig:
 def limit(config: TrainConfig) -> float:
     """Operations with the tower, as a multiple of those without."""
     a, b = (
-        flops.step(each, each.pairs[0].encoded, flops.trained_shares(each))
+        flops.train_step_flops(each, each.pairs[0].encoded, flops.trainable_fraction(each))
         for each in (config, anchored(config))
     )
     return a / b
@@ -61,15 +69,15 @@ def limit(config: TrainConfig) -> float:
 
 
 def compiled(config: TrainConfig, topology: str) -> list[Numbers]:
-    devices, rows = aot_compile.devices(topology), []
+    devices, rows = aot_compile.topology_devices(topology), []
     for remat in REMAT:
         for what, kind in (("frozen tower", config), ("anchors", anchored(config))):
             model = dataclasses.replace(kind.model, remat=remat)
             each = dataclasses.replace(kind, model=model)
             row = {"what": what, "remat": remat}
             try:
-                found = step_estimate.of_pair(each, each.pairs[0], topology, devices)
-            except aot_compile.DoesNotFit as error:
+                found = step_estimate.plan_pair(each, each.pairs[0], topology, devices)
+            except aot_compile.OutOfMemoryError as error:
                 row |= {"fits": False, "gigabytes": error.wanted / 1e9}
             else:
                 row |= {
@@ -110,7 +118,7 @@ def smaller(encoder: EncoderConfig) -> EncoderConfig:
 
 def stepper(config: TrainConfig, batch: dict[str, np.ndarray]):
     """One training step after the other on this machine's devices."""
-    place = sharding.placement(config.parallel)
+    place = sharding.make_strategy(config.parallel)
     state = place.create(functools.partial(training_step.create_state, config))
     step = place.compile(functools.partial(training_step.train_step, config=config), state)
     placed = place.batch(batch)
@@ -138,7 +146,8 @@ def timed(config: TrainConfig, rows: int, rounds: int) -> Numbers:
     z /= np.linalg.norm(z, axis=-1, keepdims=True)
     tower = stepper(config, {**inputs, "weight": weight})
     kept = stepper(
-        anchored(config), {f"{ANCHOR}{first}": z, second: inputs[second], "weight": weight}
+        anchored(config),
+        {f"{PRECOMPUTED_PREFIX}{first}": z, second: inputs[second], "weight": weight},
     )
     turns = [(tower(), kept()) for _ in range(rounds)]
     ratios = [a / b for a, b in turns]
@@ -160,7 +169,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", default="anchors.json")
     options = parser.parse_args()
-    config = load(CONFIG, TrainConfig)
+    config = load_config(CONFIG, TrainConfig)
     found: Numbers = {"jax": jax.__version__}
     if importlib.util.find_spec("libtpu") is None:
         print("compiled for a TPU: left out, it needs pip install -e '.[tpu]'\n")

@@ -18,9 +18,9 @@ import time
 import numpy as np
 from PIL import Image, ImageDraw
 
-from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.model_embedder import ModelEmbedder
 from imagebind_jax.evaluation.tasks import detection
-from imagebind_jax.inputs.transforms.rle import mask_of
+from imagebind_jax.inputs.transforms.rle import rle_decode
 from imagebind_jax.models.imagebind import ImageBind
 from imagebind_jax.models.patch_embeddings import patch_embeddings
 from imagebind_jax.training import fit
@@ -34,7 +34,7 @@ def config(name: str, seed: int):
     return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](seed)
 
 
-def measure(bench: ModelBench, benchmarks) -> dict:
+def measure(bench: ModelEmbedder, benchmarks) -> dict:
     """{benchmark: Measured}"""
     found = {}
     for each in benchmarks:
@@ -43,7 +43,7 @@ def measure(bench: ModelBench, benchmarks) -> dict:
     return found
 
 
-def draw(bench: ModelBench, benchmarks, path: pathlib.Path) -> None:
+def draw(bench: ModelEmbedder, benchmarks, path: pathlib.Path) -> None:
     """A scene; for each of its objects where its sound and its sentence say it is, and where it is."""
     sound, sentence = (each.evaluation for each in benchmarks[:2])
     records = bench.records(sound.queries.source)
@@ -51,7 +51,7 @@ def draw(bench: ModelBench, benchmarks, path: pathlib.Path) -> None:
     record = bench.records(sound.pictures.source)[SCENE]
     windows, (model, params) = sound.pictures.transform, bench.weights(("vision",))
     views = patch_embeddings(ImageBind(model), params, windows(record, None))
-    dense = detection.merged(np.asarray(views), windows)
+    dense = detection.merge_tiles(np.asarray(views), windows)
     picture = Image.open(io.BytesIO(record["vision"][0]))
     side = picture.width
     sheet = Image.new("RGB", (4 * side, len(rows) * side), "white")
@@ -70,8 +70,8 @@ def draw(bench: ModelBench, benchmarks, path: pathlib.Path) -> None:
 def _hot(picture, dense, query, threshold) -> Image.Image:
     """The picture in grey, red where it is like the query; and the best box."""
     heat = detection.heat_map(dense, query)
-    [box], _ = detection.boxes(heat, *picture.size, threshold=threshold, most=1)
-    warm = detection.resized(heat, *picture.size)
+    [box], _ = detection.boxes_from_heat_map(heat, *picture.size, threshold=threshold, most=1)
+    warm = detection.resize_heat_map(heat, *picture.size)
     middle = np.median(warm)
     share = np.clip((warm - middle) / (warm.max() - middle), 0, 1)[..., None]
     grey = np.repeat(np.asarray(picture.convert("L"), np.float64)[..., None], 3, axis=-1)
@@ -80,7 +80,7 @@ def _hot(picture, dense, query, threshold) -> Image.Image:
 
 
 def _truth(picture, record) -> Image.Image:
-    mask = mask_of(record["mask"])
+    mask = rle_decode(record["mask"])
     pixels = np.asarray(picture).copy()
     pixels[~mask] = pixels[~mask] // 3
     return _boxed(Image.fromarray(pixels), record["box"], "lime")
@@ -110,7 +110,7 @@ def main() -> int:
         settings, asked = config("world_detection", seed), config("eval_world_detection", seed)
         params = fit.fit(settings, options.out / str(seed))
         seconds.append(time.monotonic() - begun)
-        bench = ModelBench(asked, ImageBind(settings.model), params)
+        bench = ModelEmbedder(asked, ImageBind(settings.model), params)
         runs.append(measure(bench, asked.benchmarks))
         if options.picture and seed == options.seeds[0]:
             draw(bench, asked.benchmarks, options.picture)

@@ -30,14 +30,16 @@ def write_checkpoint(path: pathlib.Path) -> None:
     from imagebind_jax.models.encoder import EncoderConfig
     from imagebind_jax.models.imagebind import ImageBindConfig, init
     from imagebind_jax.porting.files import own_checkpoint, provenance
-    from imagebind_jax.porting.files.parameter_source import InMemory
+    from imagebind_jax.porting.files.parameter_source import InMemoryParams
 
     encoder = EncoderConfig(
         (2, 224, 224, 3), patch=(2, 16, 16), width=384, depth=12, heads=6, pre_norm=True
     )
     config = ImageBindConfig({"vision": encoder}, embed_dim=1024)
-    weights = InMemory(config, jax.device_get(init(config, jax.random.key(0))))
-    own_checkpoint.write(path, weights, lambda d: provenance.Note(config, {"licence": ""}, dict(d)))
+    weights = InMemoryParams(config, jax.device_get(init(config, jax.random.key(0))))
+    own_checkpoint.write_checkpoint(
+        path, weights, lambda d: provenance.WeightsMetadata(config, {"licence": ""}, dict(d))
+    )
 
 
 def write_files(root: pathlib.Path, count: int) -> None:
@@ -50,9 +52,9 @@ def write_files(root: pathlib.Path, count: int) -> None:
 
 def bare(checkpoint: str, count: int) -> float:
     """Seconds of the model alone."""
-    from imagebind_jax.search.encoders import Encoders
+    from imagebind_jax.search.encoders import CheckpointEncoders
 
-    bench = Encoders(checkpoint).bench("vision")
+    bench = CheckpointEncoders(checkpoint).bench("vision")
     run, size = bench.runner("bare", "vision", {}), bench.batch_size
     ready = np.random.default_rng(0).standard_normal((size, 1, 224, 224, 3), np.float32)
     rows = list(range(size))

@@ -31,7 +31,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import footage
 import numpy as np
 
-from imagebind_jax.inputs.pipeline.batches import Batches, Pair, Transform
+from imagebind_jax.inputs.pipeline.batches import ModalityPair, PairBatches, Transform
 from imagebind_jax.inputs.transforms import audio, augment, depth, imu, text, thermal, vision
 from imagebind_jax.models.imagebind import HUGE
 from imagebind_jax.plan import flops
@@ -61,7 +61,10 @@ class Anchor:
         return record["anchor"]
 
 
-MOVING, STILL = vision.Clip(augment=augment.VIDEO), vision.Clip(augment=augment.IMAGES)
+MOVING, STILL = (
+    vision.FramesTransform(augment=augment.VIDEO),
+    vision.FramesTransform(augment=augment.IMAGES),
+)
 INPUTS: dict[str, dict[str, Transform]] = {
     "vision+audio": {"vision": MOVING, "audio": audio.LogMel(mask_bands=12)},
     "vision+depth": {
@@ -69,19 +72,21 @@ INPUTS: dict[str, dict[str, Transform]] = {
         "depth": depth.Disparity.sun_toolbox(augment=augment.IMAGES),
     },
     "vision+thermal": {"vision": STILL, "thermal": thermal.Thermal(augment=augment.IMAGES)},
-    "vision+imu": {"vision": MOVING, "imu": imu.Window()},
-    "vision+text": {"vision": MOVING, "text": text.Tokens()},  # a crop alone, as CLIP has it
+    "vision+imu": {"vision": MOVING, "imu": imu.ImuWindow()},
+    "vision+text": {"vision": MOVING, "text": text.Tokenize()},  # a crop alone, as CLIP has it
 }
 
 
-def stream(pair: str, record: Mapping[str, Any], cached: bool, batches: int) -> Batches:
+def stream(pair: str, record: Mapping[str, Any], cached: bool, batches: int) -> PairBatches:
     inputs = INPUTS[pair] | ({"vision": Anchor()} if cached else {})
     a, b = pair.split("+")
     kept = {**record, "anchor": np.zeros(HUGE.embed_dim, np.float16)}
-    return Batches((Pair((a, b), InMemory(kept)),), inputs, seed=0, batch_size=ROWS, steps=batches)
+    return PairBatches(
+        (ModalityPair((a, b), InMemory(kept)),), inputs, seed=0, batch_size=ROWS, steps=batches
+    )
 
 
-def rate(made: Batches, workers: int) -> float:
+def rate(made: PairBatches, workers: int) -> float:
     """Pairs a second. Threads: of all batches. Processes: of those that none had ready at first."""
     ready = READY * workers
     begun = last = time.perf_counter()
@@ -95,7 +100,7 @@ def rate(made: Batches, workers: int) -> float:
 def of_a_pair(pair: str, cached: bool) -> float:
     """FLOPs of a training step for one pair, without what is computed again."""
     hub, other = (
-        flops.forward(HUGE.encoders[modality], HUGE.embed_dim) for modality in pair.split("+")
+        flops.forward_flops(HUGE.encoders[modality], HUGE.embed_dim) for modality in pair.split("+")
     )
     if pair == "vision+text" and not cached:
         return 3 * (hub + other)

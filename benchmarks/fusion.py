@@ -38,8 +38,10 @@ def config(seed: int):
 def measure(folder: pathlib.Path, seed: int, only: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """{benchmark: {number: percent}} of one seed's world."""
     if not (folder / "results.json").exists():
-        demo.run(folder, seed=seed)
-    found = run.run(config(seed), checkpoint=folder / "run", out=folder / "fusion", only=only)
+        demo.run_demo(folder, seed=seed)
+    found = run.run_benchmarks(
+        config(seed), checkpoint=folder / "run", out=folder / "fusion", only=only
+    )
     return {
         name: {number: 100 * each.value for number, each in entry.numbers.items()}
         for name, entry in found.benchmarks.items()
@@ -72,7 +74,7 @@ def main() -> int:
         print(f"| {name} | {networks[name]['accuracy']:.1f} |")
     if options.out:
         found[0] |= networks
-        atomic.replace_text(options.out, json.dumps(dict(zip(options.seeds, found)), indent=1))
+        atomic.write_text_atomic(options.out, json.dumps(dict(zip(options.seeds, found)), indent=1))
     gains = {head: statistics.mean(each[head]["gain"] for each in found) for head in HEADS}
     short = [head for head, gain in gains.items() if gain < GOAL]
     print(f"\ngoal: {GOAL:.0f} points above the better modality:", "MISSED by" if short else "reached",

@@ -106,7 +106,7 @@ def ours(config: ImageBindConfig, row: Row, batch: dict[str, np.ndarray]) -> Ste
     wanted = [modality for modality in config.encoders if modality in batch]
     config = dataclasses.replace(config, encoders={m: config.encoders[m] for m in wanted})
     model, params = ImageBind(config), init(config, jax.random.key(0))
-    frozen = optimizer.store_frozen(params, FROZEN, config.dtype)
+    frozen = optimizer.cast_frozen(params, FROZEN, config.dtype)
     placed = jax.device_put(batch)
     if not row.train:
         forward = jax.jit(lambda params, x: model.apply({"params": params}, {row.modality: x})[0])
@@ -136,7 +136,7 @@ def our_step(model: ImageBind, row: Row, state: Any, frozen: Any, batch: Any) ->
         anchors = batch["anchor"]
         if row.hub:
             anchors = model.apply({"params": frozen}, {row.hub: batch[row.hub]})[0][row.hub]
-        return contrastive.pair_loss(z[row.modality], anchors, scales[row.modality])[0]
+        return contrastive.symmetric_info_nce(z[row.modality], anchors, scales[row.modality])[0]
 
     loss, gradient = jax.value_and_grad(loss_fn)(trained)
     rate = jnp.float32(1e-4)

@@ -29,23 +29,23 @@ from imagebind_jax.losses import contrastive
 from imagebind_jax.plan import aot_compile, hlo_schedule, tpu_topologies
 
 WIDTH = 1024  # ImageBind's
-FORMS = ("naive", *contrastive.FORMS[1:])
-ROWS = P(sharding.BATCH)
+FORMS = ("naive", *contrastive.LOSS_IMPLEMENTATIONS[1:])
+ROWS = P(sharding.BATCH_AXES)
 
 
 def naive(a, b, scale, weight):
-    total = jax.lax.psum(jnp.sum(weight), sharding.BATCH)
-    live = jax.lax.all_gather(weight, sharding.BATCH, tiled=True) > 0
+    total = jax.lax.psum(jnp.sum(weight), sharding.BATCH_AXES)
+    live = jax.lax.all_gather(weight, sharding.BATCH_AXES, tiled=True) > 0
 
     def one(query, key):
-        key = jax.lax.all_gather(key, sharding.BATCH, tiled=True)
+        key = jax.lax.all_gather(key, sharding.BATCH_AXES, tiled=True)
         logits = jnp.where(live[None, :], scale * query @ key.T, -jnp.inf)
-        labels = jnp.arange(len(query)) + len(query) * jax.lax.axis_index(sharding.BATCH)
+        labels = jnp.arange(len(query)) + len(query) * jax.lax.axis_index(sharding.BATCH_AXES)
         positive = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
         return jax.nn.logsumexp(logits, axis=1) - positive
 
     rows = jnp.where(weight > 0, weight * (one(a, b) + one(b, a)), 0)
-    return jax.lax.psum(jnp.sum(rows), sharding.BATCH) / total
+    return jax.lax.psum(jnp.sum(rows), sharding.BATCH_AXES) / total
 
 
 def program(form: str):
@@ -54,8 +54,8 @@ def program(form: str):
     def loss(a, b, scale, weight):
         if form == "naive":
             return naive(a, b, scale, weight)
-        return contrastive.pair_loss(
-            a, b, scale, weight=weight, axis_name=sharding.BATCH, form=form
+        return contrastive.symmetric_info_nce(
+            a, b, scale, weight=weight, axis_name=sharding.BATCH_AXES, form=form
         )[0]
 
     return jax.value_and_grad(loss, argnums=(0, 1, 2))
@@ -75,7 +75,7 @@ def measure(topology: str, devices: list, size: int, form: str) -> dict:
         return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
 
     rows = shape(ROWS, size, WIDTH)
-    chip, begun = tpu_topologies.chip(topology), time.monotonic()
+    chip, begun = tpu_topologies.chip_of_slice(topology), time.monotonic()
     said = {
         "size": size,
         "form": form,
@@ -88,7 +88,7 @@ def measure(topology: str, devices: list, size: int, form: str) -> dict:
         if not wanted:
             raise
         return said | {"does_not_fit": float(wanted[1]) * 2**30}
-    read = hlo_schedule.read(compiled.as_text())
+    read = hlo_schedule.read_schedule(compiled.as_text())
     exchanged: collections.Counter = collections.Counter()
     for each in read.collectives:
         exchanged[each.kind] += each.sent * each.runs
@@ -126,11 +126,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", default="v5e:16x16")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32_768, 262_144, 1_048_576])
-    parser.add_argument("--forms", nargs="+", default=FORMS, choices=("naive", *contrastive.FORMS))
+    parser.add_argument(
+        "--forms", nargs="+", default=FORMS, choices=("naive", *contrastive.LOSS_IMPLEMENTATIONS)
+    )
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
     try:
-        devices = aot_compile.devices(options.topology)
+        devices = aot_compile.topology_devices(options.topology)
         found = []
         for size in options.sizes:
             for form in options.forms:

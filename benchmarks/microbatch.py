@@ -19,9 +19,9 @@ import pathlib
 import jax
 import numpy as np
 
-from imagebind_jax.config import TrainConfig, load
-from imagebind_jax.distributed.device_view import Device
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.config import TrainConfig, load_config
+from imagebind_jax.distributed.device_view import DeviceView
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig, init
 from imagebind_jax.training import gradients
@@ -41,7 +41,7 @@ class Nothing:
 def small() -> TrainConfig:
     tower = EncoderConfig((64, 8), patch=(4,), width=64, depth=4, heads=4, drop_path=0.3)
     model = ImageBindConfig({"vision": tower, "imu": dataclasses.replace(tower, bias_kv=True)}, 32)
-    pairs = (Pair(("vision", "imu"), Nothing()),)
+    pairs = (ModalityPair(("vision", "imu"), Nothing()),)
     inputs = {"vision": np.asarray, "imu": np.asarray}
     return TrainConfig(model=model, inputs=inputs, pairs=pairs, steps=1, batch_size=ROWS)
 
@@ -54,7 +54,7 @@ def gradient(config: TrainConfig, params: dict, dtype: str) -> np.ndarray:
     model = dataclasses.replace(config.model, dtype=dtype)
     config = dataclasses.replace(config, model=model)
     params = jax.tree.map(lambda x: np.asarray(x, dtype), params)
-    of_pair = functools.partial(gradients.of_pair, config=config, device=Device())
+    of_pair = functools.partial(gradients.pair_loss_and_grad, config=config, device=DeviceView())
     _, _, found = jax.jit(of_pair)(params, {}, batch, jax.random.key(1))
     return np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(found)])
 
@@ -88,7 +88,7 @@ def exact() -> list[dict[str, float]]:
 def compiled() -> list[dict[str, float]]:
     from imagebind_jax.plan import aot_compile, step_estimate
 
-    devices = aot_compile.devices(TOPOLOGY)
+    devices = aot_compile.topology_devices(TOPOLOGY)
     rows = []
     for batch, parts, remat in (
         (2_048, 1, "none"),
@@ -98,12 +98,12 @@ def compiled() -> list[dict[str, float]]:
         (32_768, 16, "full"),
     ):
         overrides = ["--batch-size", str(batch), "--micro-batches", str(parts)]
-        config = load(CONFIG, TrainConfig, [*overrides, "--model.remat", remat])
+        config = load_config(CONFIG, TrainConfig, [*overrides, "--model.remat", remat])
         row = {"batch": batch, "parts": parts, "remat": remat}
         try:
-            found = step_estimate.of_pair(config, config.pairs[0], TOPOLOGY, devices)
+            found = step_estimate.plan_pair(config, config.pairs[0], TOPOLOGY, devices)
             row |= {"temporaries": found["memory"]["temporaries"], "seconds": found["seconds"]}
-        except aot_compile.DoesNotFit as error:
+        except aot_compile.OutOfMemoryError as error:
             row |= {"wanted": error.wanted}
         rows.append(row)
         print(row, flush=True)

@@ -56,8 +56,8 @@ TRAINING = (
     _of(
         "training/gradients.py",
         "micro-batch-first-weights",
-        "_without_dead(x, weight[numbers - rows[0]])",
-        "_without_dead(x, weight[: len(numbers)])",
+        "_zero_masked_rows(x, weight[numbers - rows[0]])",
+        "_zero_masked_rows(x, weight[: len(numbers)])",
         "Every micro-batch blanks rows by the weights of the first one.",
     ),
     _of(
@@ -156,7 +156,7 @@ TRAINING = (
     _of(
         "training/frozen_towers.py",
         "anchors-of-other-weights",
-        '        check_same(pair.anchors.folder, facts, {"parameters": found[modality]})\n',
+        '        assert_same_fields(pair.anchors.folder, facts, {"parameters": found[modality]})\n',
         "",
         "Anchors that were made with other weights than the frozen tower's are accepted.",
     ),
@@ -173,14 +173,14 @@ RUNNING = (
     _of(
         "training/fit.py",
         "bad-records-forgotten",
-        "bad=bad_records.BadRecords(folder, config.bad_records, start, host=host)",
-        "bad=bad_records.BadRecords(folder, config.bad_records, host=host)",
+        "bad=bad_records.BadRecordLog(folder, config.bad_records, start, host=host)",
+        "bad=bad_records.BadRecordLog(folder, config.bad_records, host=host)",
         "A run that goes on empties the list of records that were bad before.",
     ),
     _of(
         "training/fit.py",
         "run-folder-not-locked",
-        '        stack.enter_context(agreement.locked(folder / ".lock", busy))\n',
+        '        stack.enter_context(agreement.global_file_lock(folder / ".lock", busy))\n',
         "",
         "Two processes may train in one folder at the same time.",
     ),
@@ -194,21 +194,21 @@ RUNNING = (
     _of(
         "checkpointing/checkpointer.py",
         "checkpoint-digest-not-compared",
-        "        agreement.together(verify, step_dir.KINDS)\n",
+        "        agreement.raise_on_all(verify, step_dir.ERROR_PRIORITY)\n",
         "",
         "Restored arrays are not compared with the digests that were saved.",
     ),
     _of(
         "checkpointing/checkpointer.py",
         "checkpoint-of-nan-saved",
-        "        agreement.together(check)\n",
+        "        agreement.raise_on_all(check)\n",
         "",
         "A state with a NaN is saved over the last good one.",
     ),
     _of(
         "checkpointing/async_save.py",
         "commit-before-data-synced",
-        "        step_dir.sync(self.folder / str(step))\n",
+        "        step_dir.fsync_tree(self.folder / str(step))\n",
         "",
         "A checkpoint is committed before its files are forced to the disk.",
     ),
@@ -264,8 +264,8 @@ RUNNING = (
     _of(
         "distributed/failure_detection.py",
         "broken-exchange-blamed",
-        'causes = {h: end for h, end in told.items() if not EXCHANGE.search(end["line"])} or told',
-        "causes = told",
+        'if not COLLECTIVE_ERROR.search(end["line"])',
+        "if True",
         "Hosts name a fellow that saw a broken connection in place of the one that failed.",
     ),
     _of(
@@ -279,22 +279,22 @@ RUNNING = (
     _of(
         "training/preemption.py",
         "two-notices-kill",
-        "(number[0] == signal.SIGINT or now - first > AGAIN)",
+        "number[0] == signal.SIGINT or now - first > REPEAT_SIGNAL_SECONDS",
         "number[0] in (signal.SIGINT, signal.SIGTERM)",
         "The second SIGTERM that a cluster sends at once kills a run before it has saved.",
     ),
     _of(
         "cli/exit_codes.py",
         "machine-error-code",
-        'return Ending(f"{name}{error.strerror}", 2)',
-        'return Ending(f"{name}{error.strerror}", 1)',
+        'return ExitStatus(f"{name}{error.strerror}", 2)',
+        'return ExitStatus(f"{name}{error.strerror}", 1)',
         "A folder that may not be written ends a command with the exit code that is tried again.",
     ),
     _of(
         "cli/launch.py",
         "one-restart-too-few",
-        "if signalled or code not in TRIED_AGAIN or tried == restarts:",
-        "if signalled or code not in TRIED_AGAIN or tried + 1 >= restarts:",
+        "if signalled or code not in RESTARTABLE_CODES or tried == restarts:",
+        "if signalled or code not in RESTARTABLE_CODES or tried + 1 >= restarts:",
         "A command is restarted once less often than was asked for.",
     ),
     _of(
@@ -506,7 +506,7 @@ INPUTS = (
     _of(
         "inputs/pipeline/bad_records.py",
         "bad-share-of-few",
-        "self.allowed * max(self._rows[pair], LEAST)",
+        "self.allowed * max(self._rows[pair], MIN_ROWS_FOR_LIMIT)",
         "self.allowed * self._rows[pair]",
         "One bad record in the first batch ends a run.",
     ),
@@ -527,8 +527,8 @@ INPUTS = (
     _of(
         "inputs/sources/tar_reader.py",
         "tar-goes-on-after-end",
-        "if any(rest) or len(rest) > LONGEST:",
-        "if len(rest) > LONGEST:",
+        "if any(rest) or len(rest) > MAX_LINE_BYTES:",
+        "if len(rest) > MAX_LINE_BYTES:",
         "Of several small archives in one file all but the first are lost without a word.",
     ),
     _of(
@@ -614,8 +614,8 @@ PORTING = (
     _of(
         "porting/files/tensor_files.py",
         "unnoted-tensor-accepted",
-        "digest(tensor) != self.note.digests.get(name):",
-        "digest(tensor) != self.note.digests.get(name, digest(tensor)):",
+        "array_sha256(tensor) != self.note.digests.get(name):",
+        "array_sha256(tensor) != self.note.digests.get(name, array_sha256(tensor)):",
         "A tensor that was added to a file of ours, and has no digest, is read.",
     ),
     _of(
@@ -670,15 +670,15 @@ EVALUATING = (
     _of(
         "evaluation/metrics/bootstrap.py",
         "interval-shifted-further",
-        "np.percentile(found, COVERED) - shift",
-        "np.percentile(found, COVERED) + shift",
+        "np.percentile(found, PERCENTILES) - shift",
+        "np.percentile(found, PERCENTILES) + shift",
         "The interval of an average precision is moved away from it and not back.",
     ),
     _of(
         "evaluation/metrics/bootstrap.py",
         "interval-of-90",
-        "COVERED = (2.5, 97.5)",
-        "COVERED = (5.0, 95.0)",
+        "PERCENTILES = (2.5, 97.5)",
+        "PERCENTILES = (5.0, 95.0)",
         "Intervals that are called 95 % cover 90.",
     ),
     _of(
@@ -719,8 +719,8 @@ EVALUATING = (
     _of(
         "evaluation/trained/fit_classifier.py",
         "patience-not-renewed",
-        "best, patience = Fitted(module, kept, epoch + 1, loss), learning.patience\n",
-        "best = Fitted(module, kept, epoch + 1, loss)\n",
+        "best, patience = FittedClassifier(module, kept, epoch + 1, loss), learning.patience\n",
+        "best = FittedClassifier(module, kept, epoch + 1, loss)\n",
         "Patience is not renewed when the loss falls, so that training ends too early.",
     ),
     _of(
@@ -775,8 +775,8 @@ EVALUATING = (
     _of(
         "ablations/budget.py",
         "budget-of-what-is-left",
-        "jobs.lasts(nothing.todo(chosen, seeds), workers) > budget",
-        "jobs.lasts(results.todo(chosen, seeds), workers) > budget",
+        "jobs.estimate_makespan(nothing.todo(chosen, seeds), workers) > budget",
+        "jobs.estimate_makespan(results.todo(chosen, seeds), workers) > budget",
         "The same command with the same budget takes more seeds each time.",
     ),
     _of(
@@ -869,8 +869,8 @@ AROUND = (
     _of(
         "reports/formatting.py",
         "difference-sign",
-        "signed(scaled(value, share) - paper)",
-        "signed(paper - scaled(value, share))",
+        "format_signed(to_percent(value, share) - paper)",
+        "format_signed(paper - to_percent(value, share))",
         "What is better than the paper's number is shown as worse.",
     ),
     _of(

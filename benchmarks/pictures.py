@@ -27,15 +27,15 @@ def augmented(width: int, height: int) -> Callable[[], tuple[Call, Call]]:
     """The full recipe against the same choices carried out by Pillow's functions one by one."""
 
     def make() -> tuple[Call, Call]:
-        encoded, transform = jpeg(width, height), vision.Clip(augment=augment.IMAGES)
+        encoded, transform = jpeg(width, height), vision.FramesTransform(augment=augment.IMAGES)
 
         def ours(seed: int) -> np.ndarray:
-            record = {"vision": encoded, "view": augment.View(seed)}
+            record = {"vision": encoded, "view": augment.SharedAugmentation(seed)}
             return transform(record, np.random.default_rng(seed))[0]
 
         def plain(seed: int) -> np.ndarray:
             image = Image.open(io.BytesIO(encoded)).convert("RGB")
-            view, rng = augment.View(seed), np.random.default_rng(seed)
+            view, rng = augment.SharedAugmentation(seed), np.random.default_rng(seed)
             drawn = augment.IMAGES.draw(view, rng, *image.size)
             corners = [round(part * side) for part, side in zip(drawn.box, image.size * 2)]
             image = image.crop(corners).resize((224, 224), Image.Resampling.BILINEAR)
@@ -78,6 +78,6 @@ def by_one(image: Image.Image, name: str, value: float) -> Image.Image:
 def evaluated(width: int, height: int) -> Callable[[], tuple[Call, None]]:
     def make() -> tuple[Call, None]:
         record = {"vision": jpeg(width, height)}
-        return lambda: vision.Clip()(record, None), None
+        return lambda: vision.FramesTransform()(record, None), None
 
     return make

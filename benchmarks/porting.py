@@ -23,8 +23,8 @@ import numpy as np
 
 from imagebind_jax.models.imagebind import HUGE
 from imagebind_jax.porting.files import tensor_writers
-from imagebind_jax.porting.files.parameter_source import Weights, stacked
-from imagebind_jax.porting.imagebind_export import reference_tensors
+from imagebind_jax.porting.files.parameter_source import ParameterSource, is_stacked
+from imagebind_jax.porting.imagebind_export import imagebind_state_dict
 
 COPY = """
 import os, shutil, sys
@@ -47,14 +47,14 @@ print(time.perf_counter() - begun)
 """
 
 
-class Random(Weights):
+class Random(ParameterSource):
     """Parameters from nowhere, the same every time."""
 
     def pieces(self, path: str) -> Iterator[np.ndarray]:
         spec = self.specs[path]
-        shape = spec.shape[1:] if stacked(path) else spec.shape
+        shape = spec.shape[1:] if is_stacked(path) else spec.shape
         rng = np.random.default_rng(zlib.crc32(path.encode()))
-        for _ in range(spec.shape[0] if stacked(path) else 1):
+        for _ in range(spec.shape[0] if is_stacked(path) else 1):
             yield rng.standard_normal(shape, np.float32) / np.float32(30)
 
 
@@ -96,7 +96,7 @@ def main() -> None:
     source = options.out / "huge.pth"
     if not source.exists():
         weights = Random(HUGE, "float32", {})
-        specs, tensors = reference_tensors(weights)
+        specs, tensors = imagebind_state_dict(weights)
         print(f"writing {source}", flush=True)
         tensor_writers.write_torch(source, specs, tensors)
     size = source.stat().st_size

@@ -32,9 +32,9 @@ def embeddings(n: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of unit vectors of which most, but not all, are nearest to each other."""
     query, key = (np.empty((n, WIDTH), dtype) for _ in range(2))
     rng = np.random.default_rng(0)
-    for rows in similarity.stretches(n):
+    for rows in similarity.chunks(n):
         z, noise = (rng.standard_normal((rows.stop - rows.start, WIDTH), np.float32) for _ in "zn")
-        query[rows], key[rows] = similarity.unit(z), similarity.unit(z + 7 * noise)
+        query[rows], key[rows] = similarity.l2_normalize(z), similarity.l2_normalize(z + 7 * noise)
     return query, key
 
 
@@ -50,13 +50,17 @@ def plain(query: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def bare(query: np.ndarray, key: np.ndarray) -> None:
     """As much of it as the first SOME queries need."""
-    for rows in similarity.stretches(min(len(query), SOME)):
+    for rows in similarity.chunks(min(len(query), SOME)):
         z = query[rows].astype(np.float32, copy=False)
-        for columns in similarity.stretches(len(key)):
+        for columns in similarity.chunks(len(key)):
             z @ key[columns].astype(np.float32, copy=False).T
 
 
-CONTESTANTS: dict[str, Callable] = {"ours": ranking.both_ranks, "plain": plain, "bare": bare}
+CONTESTANTS: dict[str, Callable] = {
+    "ours": ranking.bidirectional_ranks,
+    "plain": plain,
+    "bare": bare,
+}
 
 
 def resident(field: str) -> int:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
 import browser
 
-from imagebind_jax.web.server import serving
+from imagebind_jax.web.server import serve
 
 WIDTH, MOST = 1200, 300_000  # pixels, bytes
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--dark", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    with serving(options.index) as address, browser.browsing(WIDTH, 1000, options.dark) as driver:
+    with serve(options.index) as address, browser.browsing(WIDTH, 1000, options.dark) as driver:
         driver.get(address)
         search(driver, options.media)
         save(driver, options.out / "page-search.png")

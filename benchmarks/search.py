@@ -20,8 +20,8 @@ import numpy as np
 
 from imagebind_jax.search import approximate, store_writer
 from imagebind_jax.search import exact as search
-from imagebind_jax.search.exact import nearest
-from imagebind_jax.search.store import Store
+from imagebind_jax.search.exact import exact_top_k
+from imagebind_jax.search.store import EmbeddingStore
 
 WIDTH, INNER, GROUPS, PIECE = 1024, 64, 2000, 20_000
 ROUNDS, ASKED = 15, 300
@@ -46,7 +46,7 @@ def drawn(count: int, seed: int):
 def make(folder: pathlib.Path, count: int) -> float:
     """Seconds to write a store of so many rows."""
     begun = time.perf_counter()
-    with store_writer.writing(folder, WIDTH, "c", "family") as writer:
+    with store_writer.open_writer(folder, WIDTH, "c", "family") as writer:
         writer.describe("vision", {})
         row = 0
         for piece in drawn(count, 0):
@@ -76,13 +76,13 @@ def main() -> None:
         questions = next(drawn(ASKED, 7))
         if not (root / "exact" / "store.json").exists():
             print(f"{options.rows:,} rows written in {make(root / 'exact', options.rows):.0f} s")
-        store = Store(root / "exact")
-        found["open"] = timed(lambda: Store(root / "exact"))
-        found["first"] = timed(lambda: search.search(store, questions[0]))
+        store = EmbeddingStore(root / "exact")
+        found["open"] = timed(lambda: EmbeddingStore(root / "exact"))
+        found["first"] = timed(lambda: search.search_store(store, questions[0]))
         passes, exact = [], []
         for i in range(ROUNDS):
             passes.append(timed(lambda: store.vectors.sum()))
-            exact.append(timed(lambda i=i: search.search(store, questions[i])))
+            exact.append(timed(lambda i=i: search.search_store(store, questions[i])))
         found |= {"pass": statistics.median(passes), "exact": statistics.median(exact)}
         found["ratio"] = statistics.median(b / a for a, b in zip(passes, exact))
         print(f"opening {found['open']:.3f} s, first search {found['first']:.3f} s, then "
@@ -97,10 +97,10 @@ def index(root: pathlib.Path, options: argparse.Namespace, questions: np.ndarray
     folder = root / ("exact" if options.index_rows == options.rows else "indexed")
     if not (folder / "store.json").exists():
         make(folder, options.index_rows)
-    store = Store(folder)
-    seconds = timed(lambda: approximate.build(store))
-    opened = approximate.Approximate(store)
-    truth, _ = nearest(store, questions, 10)
+    store = EmbeddingStore(folder)
+    seconds = timed(lambda: approximate.build_index(store))
+    opened = approximate.ApproximateIndex(store)
+    truth, _ = exact_top_k(store, questions, 10)
     for question in questions[:20]:
         opened.nearest(question, 10)
     times, right = [], 0

@@ -34,7 +34,7 @@ def start(config: str, folder: str, begun: float) -> dict[str, float]:
     seconds: collections.Counter[str] = collections.Counter()
     parts: dict[str, float] = {}  # of what came before the end of the first step
     from imagebind_jax.checkpointing import checkpointer
-    from imagebind_jax.config import TrainConfig, load
+    from imagebind_jax.config import TrainConfig, load_config
     from imagebind_jax.runtime import compilation_cache, metrics_log
     from imagebind_jax.training import fit
 
@@ -47,30 +47,30 @@ def start(config: str, folder: str, begun: float) -> dict[str, float]:
 
     jax.monitoring.register_event_duration_secs_listener(heard)
 
-    class Restored(checkpointer.Checkpoints):
+    class Restored(checkpointer.Checkpointer):
         def restore_newest(self, *arguments):
             before = time.perf_counter()
             found = super().restore_newest(*arguments)
             seconds["restore"] = time.perf_counter() - before
             return found
 
-    class FirstStep(metrics_log.Metrics):
+    class FirstStep(metrics_log.MetricsLog):
         def write(self, *arguments):
             if not parts:
                 parts.update(seconds, **{"first step ended at": time.time() - begun})
             super().write(*arguments)
 
-    checkpointer.Checkpoints, metrics_log.Metrics = Restored, FirstStep  # type: ignore[misc]
+    checkpointer.Checkpointer, metrics_log.MetricsLog = Restored, FirstStep  # type: ignore[misc]
 
     def say(line: str) -> None:
         if line == "committed step 1":
             print(json.dumps(parts), flush=True)
             os._exit(0)
 
-    settings = load(
+    settings = load_config(
         config, TrainConfig, ["--steps", "2", "--checkpoint-every", "1", "--log-every", "1"]
     )
-    with compilation_cache.kept(say):
+    with compilation_cache.persistent_compilation_cache(say):
         fit.fit(settings, folder, say=say)
     return parts
 
@@ -104,11 +104,11 @@ def main() -> None:
         return
     if options.cache:
         os.environ["IMAGEBIND_JAX_CACHE"] = options.cache
-    from imagebind_jax.config import TrainConfig, cached, load
+    from imagebind_jax.config import TrainConfig, cached_sources, load_config
     from imagebind_jax.inputs.sources import cache_folder
-    from imagebind_jax.inputs.sources.cached import render
+    from imagebind_jax.inputs.sources.cached import materialize
 
-    render(cached(load(options.config, TrainConfig, [])))
+    materialize(cached_sources(load_config(options.config, TrainConfig, [])))
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         begun = pathlib.Path(scratch) / "new cold"

@@ -12,7 +12,7 @@ Not settled: nobody has all segments any more; the paper had 19,048 of 20,383. G
 records beside mAP.
 """
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import audio
@@ -26,5 +26,5 @@ REPORTED = {
 
 
 def get_config() -> EvalConfig:
-    sounds = Items(Prepared("audioset", "eval"), "audio", audio.Clips(None))
+    sounds = EvalInputs(Prepared("audioset", "eval"), "audio", audio.LogMelClips(None))
     return EvalConfig((Benchmark("AS-A", ZeroShot((sounds,), ("mAP",)), REPORTED),))

@@ -28,5 +28,5 @@ REPORTED = {
 
 def get_config() -> EvalConfig:
     sounds = Prepared("clotho", "evaluation")
-    found = Retrieval(sounds, {"text": 1.0}, {"audio": 1.0}, {"audio": audio.Clips(None)})
+    found = Retrieval(sounds, {"text": 1.0}, {"audio": 1.0}, {"audio": audio.LogMelClips(None)})
     return EvalConfig((Benchmark("Clotho", found, REPORTED),))

@@ -13,7 +13,7 @@ sensors' 200 Hz (records hold 5 s, so that would need others); units and normali
 random split, which here is by video.
 """
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import imu
@@ -22,7 +22,7 @@ REPORTED = {"paper": {"top1": 25.0}}
 
 
 def get_config() -> EvalConfig:
-    windows = Items(Prepared("ego4d", "test"), "imu", imu.Window())
+    windows = EvalInputs(Prepared("ego4d", "test"), "imu", imu.ImuWindow())
     # The interval's samples are the videos, whose windows overlap.
     asked = ZeroShot((windows,), together=r"^test/[^/]+")
     return EvalConfig((Benchmark("Ego4D", asked, REPORTED),))

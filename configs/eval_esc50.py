@@ -13,7 +13,7 @@ top-5 by the card of the dataset uzumibi/esc50-elevenlabs-fold1.
 Not settled: how the paper wrote the names (`_` is a space here).
 """
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import audio
@@ -30,7 +30,8 @@ FOLD1 = {"card of esc50-elevenlabs-fold1": {"top1": 65.25, "top5": 89.5}}
 
 def get_config() -> EvalConfig:
     folds = tuple(
-        Items(Prepared("esc50", f"fold{fold}"), "audio", audio.Clips(None)) for fold in range(1, 6)
+        EvalInputs(Prepared("esc50", f"fold{fold}"), "audio", audio.LogMelClips(None))
+        for fold in range(1, 6)
     )
     return EvalConfig(
         (

@@ -13,14 +13,14 @@ samples alone; ESC-few-shot-masked pretrains a masked autoencoder on AudioSet, 1
 in place of AudioMAE (figure 3), whose weights are not read here.
 Reported: nothing. The figure has curves and no numbers; the text says about 40 % above
 self-supervised AudioMAE at 4 shots and fewer, and above supervised AudioMAE up to 4 shots.
-Not settled: draws, batches, schedule and which features (see evaluators/few_shot.py).
+Not settled: draws, batches, schedule and which features (see evaluation/tasks/few_shot.py).
 """
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.few_shot import FewShot
 from imagebind_jax.evaluation.trained.from_scratch import FromScratch
-from imagebind_jax.evaluation.trained.mae_pretraining import Pretraining
-from imagebind_jax.evaluation.trained.masked_autoencoder import Masked
+from imagebind_jax.evaluation.trained.mae_pretraining import MaePretraining
+from imagebind_jax.evaluation.trained.masked_autoencoder import MaskedAutoencoderBaseline
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import audio
 from imagebind_jax.models.imagebind import HUGE
@@ -30,12 +30,13 @@ FITTED = {"learning_rate": 1.6e-3, "weight_decay": 0.05, "epochs": 50}
 
 def get_config() -> EvalConfig:
     folds = tuple(
-        Items(Prepared("esc50", f"fold{fold}"), "audio", audio.Clips(None)) for fold in range(1, 6)
+        EvalInputs(Prepared("esc50", f"fold{fold}"), "audio", audio.LogMelClips(None))
+        for fold in range(1, 6)
     )
     probed = FewShot(folds, **FITTED, scale=20.0)  # of audio in the released model
     scratch = FromScratch(folds, HUGE.encoders["audio"])
-    unlabelled = Items(Prepared("audioset", "unbalanced_train"), "audio", audio.LogMel())
-    masked = Masked(Pretraining(unlabelled, steps=129_000), probed)
+    unlabelled = EvalInputs(Prepared("audioset", "unbalanced_train"), "audio", audio.LogMel())
+    masked = MaskedAutoencoderBaseline(MaePretraining(unlabelled, steps=129_000), probed)
     return EvalConfig(
         (
             Benchmark("ESC-few-shot", probed),

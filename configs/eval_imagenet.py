@@ -10,7 +10,7 @@ Reported: 77.7 by the paper (table 2), 76.31 by FreeBind with the released weigh
 Not settled: nothing that we know of. Both towers are OpenCLIP's ViT-H, frozen.
 """
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import vision
@@ -23,5 +23,5 @@ REPORTED = {
 
 
 def get_config() -> EvalConfig:
-    images = Items(Prepared("imagenet", "val"), "vision", vision.Clip())
+    images = EvalInputs(Prepared("imagenet", "val"), "vision", vision.FramesTransform())
     return EvalConfig((Benchmark("IN1K", ZeroShot((images,)), REPORTED),))

@@ -14,7 +14,7 @@ K400-kinetics-prompts, to which nobody's number is known to belong. The same emb
 """
 
 from imagebind_jax.data import reading
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import vision
@@ -23,7 +23,7 @@ REPORTED = {"paper": {"top1": 50.0}, "paper's best supervised": {"top1": 89.9}}
 
 
 def get_config() -> EvalConfig:
-    videos = (Items(Prepared("kinetics400", "val"), "vision", vision.Views()),)
+    videos = (EvalInputs(Prepared("kinetics400", "val"), "vision", vision.EvalViews()),)
     imagenets = ZeroShot(videos, prompts=reading.templates())
     kinetics = ZeroShot(videos, name="kinetics400-own-prompts")
     return EvalConfig(

@@ -13,7 +13,7 @@ Not settled: normalisation, how the paper drew background boxes, whether the ann
 before or after their correction of February 2023, and that the best of a class's names counts.
 """
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import thermal
@@ -22,7 +22,7 @@ REPORTED = {"paper": {"top1": 63.4}, "pull request 73": {"top1": 62.4}}
 
 
 def get_config() -> EvalConfig:
-    boxes = Items(Prepared("llvip", "person_test"), "thermal", thermal.Thermal(224))
+    boxes = EvalInputs(Prepared("llvip", "person_test"), "thermal", thermal.Thermal(224))
     # The interval's samples are the images, of which boxes are parts.
     asked = ZeroShot((boxes,), ("top1",), together=r"^person_test/[^-]+")
     return EvalConfig((Benchmark("LLVIP", asked, REPORTED),))

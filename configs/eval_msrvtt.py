@@ -35,7 +35,7 @@ BOTH = {
 
 def get_config() -> EvalConfig:
     videos = Prepared("msrvtt", "test")
-    inputs = {"vision": vision.Views(), "audio": audio.Clips(None)}
+    inputs = {"vision": vision.EvalViews(), "audio": audio.LogMelClips(None)}
 
     def by(target: dict[str, float]) -> Retrieval:
         needed = {modality: inputs[modality] for modality in target}

@@ -14,7 +14,7 @@ Not settled: normalisation (here issue 134's, of which no result is known), whic
 the paper had, and its number of frames (653 in table 1, 794 in the text).
 """
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import depth
@@ -28,5 +28,5 @@ REPORTED = {
 
 
 def get_config() -> EvalConfig:
-    maps = Items(Prepared("nyuv2", "test"), "depth", depth.Disparity.nyu())
+    maps = EvalInputs(Prepared("nyuv2", "test"), "depth", depth.Disparity.nyu())
     return EvalConfig((Benchmark("NYU-D", ZeroShot((maps,)), REPORTED),))

@@ -10,10 +10,10 @@ of their own (FromScratch, Masked) are not among them, as no checkpoint is measu
 
 import pathlib
 
-from imagebind_jax.config import load
+from imagebind_jax.config import load_config
 from imagebind_jax.evaluation.benchmark import EvalConfig
 from imagebind_jax.evaluation.trained.from_scratch import FromScratch
-from imagebind_jax.evaluation.trained.masked_autoencoder import Masked
+from imagebind_jax.evaluation.trained.masked_autoencoder import MaskedAutoencoderBaseline
 
 # In the order of tables 2 to 4 and figure 3.
 CONFIGS = (
@@ -37,12 +37,12 @@ CONFIGS = (
 
 def get_config() -> EvalConfig:
     here = pathlib.Path(__file__).parent
-    configs = (load(here / f"eval_{name}.py", EvalConfig) for name in CONFIGS)
+    configs = (load_config(here / f"eval_{name}.py", EvalConfig) for name in CONFIGS)
     return EvalConfig(
         tuple(
             benchmark
             for config in configs
             for benchmark in config.benchmarks
-            if not isinstance(benchmark.evaluation, (FromScratch, Masked))
+            if not isinstance(benchmark.evaluation, (FromScratch, MaskedAutoencoderBaseline))
         )
     )

@@ -11,7 +11,7 @@ Not settled: how the paper wrote names with a qualifier (here "outdoor apartment
 whether it had the 256 x 256 images, which have lost their aspect ratio, or the large ones.
 """
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import vision
@@ -20,5 +20,5 @@ REPORTED = {"paper": {"top1": 45.4}, "paper's best supervised": {"top1": 60.7}}
 
 
 def get_config() -> EvalConfig:
-    images = Items(Prepared("places365", "val"), "vision", vision.Clip())
+    images = EvalInputs(Prepared("places365", "val"), "vision", vision.FramesTransform())
     return EvalConfig((Benchmark("P365", ZeroShot((images,)), REPORTED),))

@@ -16,9 +16,9 @@ Reported: nothing by the paper, which has no emotions.
 Not settled: classes and split, which are ours (data/ravdess/README.md); every setting of the heads.
 """
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluation.trained.cnn import Convolutional
-from imagebind_jax.evaluation.trained.fit_classifier import Learning
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
+from imagebind_jax.evaluation.trained.cnn import CnnBaseline
+from imagebind_jax.evaluation.trained.fit_classifier import TrainingSchedule
 from imagebind_jax.evaluation.trained.fusion import Fusion
 from imagebind_jax.evaluation.trained.fusion_heads import HEADS
 from imagebind_jax.inputs.pipeline.batches import Transform
@@ -27,25 +27,25 @@ from imagebind_jax.inputs.transforms import audio, mfcc, vision
 
 FOLDER, NAME = "ravdess", "RAVDESS"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
-TUNED = Learning(learning_rate=1e-4, epochs=20, patience=5, batch_size=16)
+TUNED = TrainingSchedule(learning_rate=1e-4, epochs=20, patience=5, batch_size=16)
 
 
 def get_config() -> EvalConfig:
-    def items(transforms: dict[str, Transform], tag: str = "") -> dict[str, tuple[Items, ...]]:
+    def items(transforms: dict[str, Transform], tag: str = "") -> dict[str, tuple[EvalInputs, ...]]:
         return {
             part: tuple(
-                Items(Prepared(FOLDER, split), m, each, f"{FOLDER}-{split}{tag}.{m}")
+                EvalInputs(Prepared(FOLDER, split), m, each, f"{FOLDER}-{split}{tag}.{m}")
                 for m, each in transforms.items()
             )
             for part, split in SPLITS.items()
         }
 
-    def network(modality: str, transform: Transform, tag: str) -> Convolutional:
+    def network(modality: str, transform: Transform, tag: str) -> CnnBaseline:
         own = items({modality: transform}, tag)
-        return Convolutional(**{part: of for part, (of,) in own.items()}, group="actor")
+        return CnnBaseline(**{part: of for part, (of,) in own.items()}, group="actor")
 
-    whole = items({"audio": audio.Clips(None), "vision": vision.Views()})
-    short = items({"audio": audio.LogMel(), "vision": vision.Clip()}, "-short")
+    whole = items({"audio": audio.LogMelClips(None), "vision": vision.EvalViews()})
+    short = items({"audio": audio.LogMel(), "vision": vision.FramesTransform()}, "-short")
     tuned = Fusion(**short, group="actor", learning=TUNED, fine_tune=True)
     return EvalConfig(
         (
@@ -55,6 +55,6 @@ def get_config() -> EvalConfig:
             ),
             Benchmark(f"{NAME}-tuned", tuned),
             Benchmark(f"{NAME}-mfcc", network("audio", mfcc.Mfcc(), "-mfcc")),
-            Benchmark(f"{NAME}-images", network("vision", vision.Clip(64), "-64")),
+            Benchmark(f"{NAME}-images", network("vision", vision.FramesTransform(64), "-64")),
         )
     )

@@ -12,7 +12,7 @@ Not settled: how the files are to be read. SUN-D is issue 134's reading, SUN-D-o
 omnivore, to which ImageBind's authors point: nearly one map (docs/data.md). Measure both.
 """
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import depth
@@ -27,8 +27,8 @@ ISSUE_134 = {"issue 134, about": {"top1": 35.0}}
 
 def get_config() -> EvalConfig:
     rooms = Prepared("sunrgbd", "test")
-    toolbox = Items(rooms, "depth", depth.Disparity.sun_toolbox())
-    omnivore = Items(
+    toolbox = EvalInputs(rooms, "depth", depth.Disparity.sun_toolbox())
+    omnivore = EvalInputs(
         rooms, "depth", depth.Disparity.sun_omnivore(), name="sunrgbd-test.depth-omnivore"
     )
     return EvalConfig(

@@ -19,11 +19,11 @@ eval_sunrgbd.py; here issue 134's reading).
 
 import dataclasses
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.few_shot import FewShot
 from imagebind_jax.evaluation.trained.from_scratch import FromScratch
-from imagebind_jax.evaluation.trained.mae_pretraining import Pretraining
-from imagebind_jax.evaluation.trained.masked_autoencoder import Masked
+from imagebind_jax.evaluation.trained.mae_pretraining import MaePretraining
+from imagebind_jax.evaluation.trained.masked_autoencoder import MaskedAutoencoderBaseline
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import augment, depth
 from imagebind_jax.models.imagebind import HUGE
@@ -32,12 +32,12 @@ from imagebind_jax.models.masked_autoencoder import MaskedConfig
 FITTED = {"learning_rate": 1e-2, "weight_decay": 0.0, "epochs": 60}
 # He et al. 2022, table 8: 1.5e-4 for every 256 of a batch, 40 epochs of warm-up, crops and flips.
 MAE = {"steps": 800 * 5285 // 512, "learning_rate": 3e-4, "weight_decay": 0.05, "warmup": 0.05}
-CROPS = augment.Spatial(operations=0, jitter=0.0, erase=0.0)
+CROPS = augment.SpatialAugmentation(operations=0, jitter=0.0, erase=0.0)
 
 
 def get_config() -> EvalConfig:
     train, test = (
-        Items(Prepared("sunrgbd", split), "depth", depth.Disparity.sun_toolbox())
+        EvalInputs(Prepared("sunrgbd", split), "depth", depth.Disparity.sun_toolbox())
         for split in ("train", "test")
     )
     probed = FewShot((train,), (test,), **FITTED, scale=5.0)  # of depth in the released model
@@ -46,7 +46,7 @@ def get_config() -> EvalConfig:
     cropped = depth.Disparity.sun_toolbox(augment=CROPS)
     unlabelled = dataclasses.replace(train, transform=cropped, name="sunrgbd-train.depth-cropped")
     model = MaskedConfig(encoder, mask=0.75)
-    masked = Masked(Pretraining(unlabelled, model=model, **MAE), probed)
+    masked = MaskedAutoencoderBaseline(MaePretraining(unlabelled, model=model, **MAE), probed)
     return EvalConfig(
         (
             Benchmark("SUN-D-few-shot", probed),

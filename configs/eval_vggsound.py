@@ -12,7 +12,7 @@ Not settled: which clips. The table lists 15,496 and the paper could get 14,073.
 records beside the accuracy.
 """
 
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import audio
@@ -21,5 +21,5 @@ REPORTED = {"paper": {"top1": 27.8}, "paper's best supervised": {"top1": 52.5}}
 
 
 def get_config() -> EvalConfig:
-    sounds = Items(Prepared("vggsound", "test"), "audio", audio.Clips(None))
+    sounds = EvalInputs(Prepared("vggsound", "test"), "audio", audio.LogMelClips(None))
     return EvalConfig((Benchmark("VGGS", ZeroShot((sounds,)), REPORTED),))

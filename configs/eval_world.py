@@ -15,14 +15,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from imagebind_jax.demo import run
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.arithmetic import Arithmetic
 from imagebind_jax.evaluation.tasks.few_shot import FewShot
 from imagebind_jax.evaluation.tasks.retrieval import Retrieval
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.sources import Record
-from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.inputs.world.world import world_source
 
 SEED = 0  # of the demo
 PAIRS = (("audio", "thermal"), ("depth", "thermal"), ("audio", "imu"), ("text", "depth"))
@@ -39,7 +39,9 @@ class Scenes:
     seed: int = SEED
 
     def open(self) -> Sequence[Record]:
-        return Labelled(samples(run.scenes(self.seed), self.split, self.count).open(), self.task)
+        return Labelled(
+            world_source(run.demo_world(self.seed), self.split, self.count).open(), self.task
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +62,9 @@ class Labelled(Sequence[Record]):
 def get_config() -> EvalConfig:
     every = Scenes("world-test", "test", run.TEST)
 
-    def items(modality: str, task: str, split: str = "test", count: int = run.TEST) -> Items:
+    def items(modality: str, task: str, split: str = "test", count: int = run.TEST) -> EvalInputs:
         scenes = Scenes(f"world-{split}-{task}", split, count, task)
-        return Items(scenes, modality, run.INPUTS[modality])
+        return EvalInputs(scenes, modality, run.INPUTS[modality])
 
     def asked(modality: str, task: str) -> ZeroShot:
         options = {"classes": world.CLASS_NAMES[task], "prompts": world.PROMPTS[task]}
@@ -71,7 +73,7 @@ def get_config() -> EvalConfig:
     def retrieved(a: str, b: str) -> Retrieval:
         return Retrieval(every, {a: 1.0}, {b: 1.0}, {m: run.INPUTS[m] for m in (a, b)})
 
-    clip, sound = (Items(every, m, run.INPUTS[m]) for m in ("vision", "audio"))
+    clip, sound = (EvalInputs(every, m, run.INPUTS[m]) for m in ("vision", "audio"))
     heard = items("audio", "material", "probe", run.PROBE), items("audio", "material")
     return EvalConfig(
         (

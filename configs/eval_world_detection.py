@@ -15,14 +15,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from imagebind_jax.demo import run
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.detection import Detection
-from imagebind_jax.inputs.sources import Cached, Record
-from imagebind_jax.inputs.transforms.tiles import Windows
-from imagebind_jax.inputs.world.multi_object import Gatherings, gatherings
+from imagebind_jax.inputs.sources import CachedSource, Record
+from imagebind_jax.inputs.transforms.tiles import Tiles
+from imagebind_jax.inputs.world.multi_object import MultiObjectWorld, multi_object_sources
 
 SCENES = 135
-WINDOWS = Windows(size=run.SIZE, picture=384, stride=32)
+WINDOWS = Tiles(size=run.SIZE, picture=384, stride=32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Named:
     """A source with a name."""
 
     name: str
-    records: Cached
+    records: CachedSource
 
     def open(self) -> Sequence[Record]:
         return self.records.open()
@@ -39,10 +39,10 @@ class Named:
 def get_config(seed: int = 0) -> EvalConfig:
     benchmarks = []
     for split, prefix in (("test", ""), ("probe", "probe-")):
-        pictures, objects = gatherings(Gatherings(seed), split, SCENES)
-        seen = Items(Named(f"world-scenes-{split}", pictures), "vision", WINDOWS)
+        pictures, objects = multi_object_sources(MultiObjectWorld(seed), split, SCENES)
+        seen = EvalInputs(Named(f"world-scenes-{split}", pictures), "vision", WINDOWS)
         for modality in ("audio", "text"):
             source = Named(f"world-objects-{split}", objects)
-            asked = Items(source, modality, run.INPUTS[modality])
+            asked = EvalInputs(source, modality, run.INPUTS[modality])
             benchmarks.append(Benchmark(f"{prefix}{modality}", Detection(asked, seen)))
     return EvalConfig(tuple(benchmarks))

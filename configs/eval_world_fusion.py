@@ -20,16 +20,16 @@ import dataclasses
 from collections.abc import Sequence
 
 from imagebind_jax.demo import run
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
-from imagebind_jax.evaluation.trained.cnn import Convolutional
-from imagebind_jax.evaluation.trained.fit_classifier import Learning
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
+from imagebind_jax.evaluation.trained.cnn import CnnBaseline
+from imagebind_jax.evaluation.trained.fit_classifier import TrainingSchedule
 from imagebind_jax.evaluation.trained.fusion import Fusion
 from imagebind_jax.evaluation.trained.fusion_heads import HEADS
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.pipeline.batches import Transform
 from imagebind_jax.inputs.sources import Record
 from imagebind_jax.inputs.transforms import mfcc
-from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.inputs.world.world import world_source
 
 SEED = 0  # of the demo
 CLASSES = 4
@@ -40,7 +40,7 @@ SPLITS = {
     "test": ("test", 1024, 0),
 }
 TRANSFORMS: dict[str, Transform] = {m: run.INPUTS[m] for m in ("audio", "depth")}
-NETWORK = Learning(epochs=10, patience=3, batch_size=32)
+NETWORK = TrainingSchedule(epochs=10, patience=3, batch_size=32)
 FEWER = {**SPLITS, "train": ("probe", 768, 0), "validation": ("probe", 256, 3072)}  # of networks
 
 
@@ -56,8 +56,8 @@ class Scenes:
     seed: int = SEED
 
     def open(self) -> Sequence[Record]:
-        made = samples(
-            run.scenes(self.seed), self.split, self.count, self.first, ("depth", "audio")
+        made = world_source(
+            run.demo_world(self.seed), self.split, self.count, self.first, ("depth", "audio")
         )
         return Labelled(made.open(), self.task)
 
@@ -87,7 +87,7 @@ def get_config(seed: int = SEED) -> EvalConfig:
     def items(task: str, transforms: dict[str, Transform], splits=SPLITS, tag: str = "") -> dict:
         return {
             part: tuple(
-                Items(
+                EvalInputs(
                     Scenes(f"fusion-{task}-{part}{tag}", *of, task, seed), m, each,
                     f"fusion-{task}-{part}{tag}.{m}",
                 )
@@ -96,11 +96,11 @@ def get_config(seed: int = SEED) -> EvalConfig:
             for part, of in splits.items()
         }  # fmt: skip
 
-    def network(modality: str, task: str) -> Convolutional:
+    def network(modality: str, task: str) -> CnnBaseline:
         transform = mfcc.Mfcc(2.0, 20) if modality == "audio" else run.INPUTS[modality]
         own = {p: of for p, (of,) in items(task, {modality: transform}, FEWER, "-few").items()}
         names = () if task == "both" else world.CLASS_NAMES[task]
-        return Convolutional(**own, channels=(8, 16, 32), learning=NETWORK, classes=tuple(names))
+        return CnnBaseline(**own, channels=(8, 16, 32), learning=NETWORK, classes=tuple(names))
 
     both = items("both", TRANSFORMS)
     return EvalConfig(

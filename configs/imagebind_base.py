@@ -24,7 +24,7 @@ paper found better than the ablations' ViT-B (table 6: 30.7 against 26.7 % on SU
 import dataclasses
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import audio, augment, vision
 from imagebind_jax.models.imagebind import BASE
@@ -61,11 +61,11 @@ def get_config() -> TrainConfig:
         model=dataclasses.replace(BASE, encoders=encoders, dtype="bfloat16", remat="products"),
         inputs={
             # "Basic" augmentation: table 5d, 56.7 against 22.6.
-            "vision": vision.Clip(augment=augment.VIDEO),
+            "vision": vision.FramesTransform(augment=augment.VIDEO),
             "audio": audio.LogMel(mask_bands=MASKED_BANDS),
         },
         pairs=(
-            Pair(
+            ModalityPair(
                 ("vision", "audio"),
                 Prepared("records/audioset", "unbalanced_train"),
                 replication=REPLICATION,

@@ -15,7 +15,7 @@ Time and memory: BENCHMARKS.md has what is estimated for TPUs. Nobody has run it
 import dataclasses
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import audio, augment, depth, imu, text, thermal, vision
 from imagebind_jax.models.imagebind import HUGE
@@ -23,7 +23,7 @@ from imagebind_jax.optimizer import OptimizerConfig
 
 
 def get_config() -> TrainConfig:
-    moving = {"vision": vision.Clip(augment=augment.VIDEO)}  # a crop alone
+    moving = {"vision": vision.FramesTransform(augment=augment.VIDEO)}  # a crop alone
     captions, sounds = (
         Prepared("records/captions", "train"),
         Prepared("records/audioset", "unbalanced_train"),
@@ -33,19 +33,19 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         model=dataclasses.replace(HUGE, dtype="bfloat16", remat="products"),
         inputs={
-            "vision": vision.Clip(augment=augment.IMAGES),
-            "text": text.Tokens(),
+            "vision": vision.FramesTransform(augment=augment.IMAGES),
+            "text": text.Tokenize(),
             "audio": audio.LogMel(mask_bands=12),
             "depth": depth.Disparity.sun_toolbox(augment=augment.IMAGES),
             "thermal": thermal.Thermal(augment=augment.IMAGES),
-            "imu": imu.Window(),
+            "imu": imu.ImuWindow(),
         },
         pairs=(
-            Pair(("vision", "text"), captions, weight=4.0, inputs=moving),
-            Pair(("vision", "audio"), sounds, weight=4.0, replication=1.25, inputs=moving),
-            Pair(("vision", "depth"), rooms, replication=50.0),
-            Pair(("vision", "thermal"), streets, replication=25.0),
-            Pair(("vision", "imu"), motion, inputs=moving),
+            ModalityPair(("vision", "text"), captions, weight=4.0, inputs=moving),
+            ModalityPair(("vision", "audio"), sounds, weight=4.0, replication=1.25, inputs=moving),
+            ModalityPair(("vision", "depth"), rooms, replication=50.0),
+            ModalityPair(("vision", "thermal"), streets, replication=25.0),
+            ModalityPair(("vision", "imu"), motion, inputs=moving),
         ),
         steps=20_000,
         batch_size=8_192,

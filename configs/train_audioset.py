@@ -22,7 +22,7 @@ epoch. Another batch is changed here, in BATCH_SIZE, as steps are counted by it.
 import dataclasses
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import audio, augment, vision
 from imagebind_jax.models.imagebind import HUGE
@@ -56,7 +56,7 @@ EPOCH = round(REPLICATION * RECORDS)  # pairs that are seen in one
 
 
 def get_config() -> TrainConfig:
-    spatial = augment.Spatial(flip=FLIP, erase=ERASE, jitter=JITTER, **RAND_AUGMENT)
+    spatial = augment.SpatialAugmentation(flip=FLIP, erase=ERASE, jitter=JITTER, **RAND_AUGMENT)
     encoders = {
         "vision": dataclasses.replace(VISION, norm_eps=1e-5),  # as CLIP's are
         "audio": dataclasses.replace(
@@ -71,11 +71,11 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         model=dataclasses.replace(HUGE, encoders=encoders, dtype="bfloat16", remat="products"),
         inputs={
-            "vision": vision.Clip(size=CROP, augment=spatial),
+            "vision": vision.FramesTransform(size=CROP, augment=spatial),
             "audio": audio.LogMel(mask_bands=MASKED_BANDS),
         },
         pairs=(
-            Pair(
+            ModalityPair(
                 ("vision", "audio"),
                 Prepared("records/audioset", "unbalanced_train"),
                 replication=REPLICATION,

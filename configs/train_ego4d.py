@@ -25,7 +25,7 @@ counted by it.
 import dataclasses
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import augment, imu, vision
 from imagebind_jax.models.imagebind import HUGE
@@ -59,7 +59,7 @@ EPOCH = round(REPLICATION * RECORDS)  # pairs that are seen in one
 
 
 def get_config() -> TrainConfig:
-    spatial = augment.Spatial(flip=FLIP, erase=ERASE, jitter=JITTER, **RAND_AUGMENT)
+    spatial = augment.SpatialAugmentation(flip=FLIP, erase=ERASE, jitter=JITTER, **RAND_AUGMENT)
     encoders = {
         "vision": dataclasses.replace(VISION, norm_eps=1e-5),  # as CLIP's are
         "imu": dataclasses.replace(
@@ -74,11 +74,11 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         model=dataclasses.replace(HUGE, encoders=encoders, dtype="bfloat16", remat="products"),
         inputs={
-            "vision": vision.Clip(size=CROP, augment=spatial),
-            "imu": imu.Window(),
+            "vision": vision.FramesTransform(size=CROP, augment=spatial),
+            "imu": imu.ImuWindow(),
         },
         pairs=(
-            Pair(
+            ModalityPair(
                 ("vision", "imu"),
                 Prepared("records/ego4d", "train"),
                 replication=REPLICATION,

@@ -10,4 +10,4 @@ from imagebind_jax.demo import run
 
 
 def get_config() -> TrainConfig:
-    return run.config(seed=0)
+    return run.demo_config(seed=0)

@@ -12,8 +12,8 @@ import dataclasses
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.demo import run
 from imagebind_jax.inputs.pipeline import batches
-from imagebind_jax.inputs.world.multi_object import Lone
-from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.inputs.world.multi_object import SingleObjectWorld
+from imagebind_jax.inputs.world.world import world_source
 from imagebind_jax.models.imagebind import TINY, ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
 
@@ -31,10 +31,10 @@ def get_config(seed: int = 0) -> TrainConfig:
         model=ImageBindConfig(encoders, embed_dim=TINY.embed_dim),
         inputs={m: run.INPUTS[m] for m in encoders},
         pairs=tuple(
-            batches.Pair(
+            batches.ModalityPair(
                 ("vision", m),
-                samples(
-                    Lone(seed, run.SIZE, antialias=False),
+                world_source(
+                    SingleObjectWorld(seed, run.SIZE, antialias=False),
                     "train",
                     SAMPLES,
                     i * SAMPLES,

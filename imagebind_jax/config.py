@@ -16,11 +16,11 @@ from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation.benchmark import EvalConfig
 from imagebind_jax.inputs.pipeline import batches
-from imagebind_jax.inputs.sources import Cached
+from imagebind_jax.inputs.sources import CachedSource
 from imagebind_jax.losses import contrastive
 from imagebind_jax.models.imagebind import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
-from imagebind_jax.storage.fingerprint import digest, flat, told
+from imagebind_jax.storage.fingerprint import fingerprint_fields, flatten_config, json_sha256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TrainConfig:
 
     model: ImageBindConfig
     inputs: Mapping[str, batches.Transform]  # modality -> record to model input
-    pairs: tuple[batches.Pair, ...]
+    pairs: tuple[batches.ModalityPair, ...]
     steps: int
     batch_size: int  # global, over all devices and hosts
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -101,8 +101,10 @@ class TrainConfig:
             raise UserError(
                 f"parallel {self.parallel!r}: not one of {', '.join(sharding.PARALLEL)}"
             )
-        if self.loss not in ("auto", *contrastive.FORMS):
-            raise UserError(f"loss {self.loss!r}: not one of auto, {', '.join(contrastive.FORMS)}")
+        if self.loss not in ("auto", *contrastive.LOSS_IMPLEMENTATIONS):
+            raise UserError(
+                f"loss {self.loss!r}: not one of auto, {', '.join(contrastive.LOSS_IMPLEMENTATIONS)}"
+            )
         if self.objective not in contrastive.OBJECTIVES:
             raise UserError(
                 f"objective {self.objective!r}: not one of {', '.join(contrastive.OBJECTIVES)}"
@@ -126,28 +128,34 @@ class TrainConfig:
                         raise UserError(f"a pair needs {modality!r}, which {name} lacks")
 
 
-HOW = ("parallel", "fsdp", "micro_batches", "frozen_rows", "loss", "threads", "workers", "patience", "bad_records",
+EXECUTION_FIELDS = ("parallel", "fsdp", "micro_batches", "frozen_rows", "loss", "threads", "workers", "patience", "bad_records",
        "stop_after_skipped", "patience_of_step", "compare_every", "log_every", "checkpoint_every", "keep", "evaluation", "evaluate_every")  # fmt: skip
 
-HOW_OF_MODEL = ("model.remat", "model.unroll")
+EXECUTION_FIELDS_OF_MODEL = ("model.remat", "model.unroll")
 
 
-def cached(config: TrainConfig) -> list[Cached]:
+def cached_sources(config: TrainConfig) -> list[CachedSource]:
     """The sources of a run that are made on this machine, to be made before training."""
-    return [pair.source for pair in config.pairs if isinstance(pair.source, Cached)]
+    return [pair.source for pair in config.pairs if isinstance(pair.source, CachedSource)]
 
 
-def facts(config: TrainConfig) -> dict[str, Any]:
+def run_fingerprint(config: TrainConfig) -> dict[str, Any]:
     """What a checkpoint says of its run: every field that changes what is computed."""
-    found = flat({name: value for name, value in told(config).items() if name not in HOW})
-    found = {name: value for name, value in found.items() if name not in HOW_OF_MODEL}
-    return {"config": found | anchored(config)}
+    found = flatten_config(
+        {
+            name: value
+            for name, value in fingerprint_fields(config).items()
+            if name not in EXECUTION_FIELDS
+        }
+    )
+    found = {name: value for name, value in found.items() if name not in EXECUTION_FIELDS_OF_MODEL}
+    return {"config": found | precomputed_fingerprint(config)}
 
 
-def anchored(config: TrainConfig) -> dict[str, Any]:
+def precomputed_fingerprint(config: TrainConfig) -> dict[str, Any]:
     """What is in the folders of a config's anchors, of which it says only where they are."""
     return {
-        f"pairs.{i}.anchors.made": digest(pair.anchors.facts())
+        f"pairs.{i}.anchors.made": json_sha256(pair.anchors.facts())
         for i, pair in enumerate(config.pairs)
         if pair.anchors is not None
     }
@@ -156,7 +164,7 @@ def anchored(config: TrainConfig) -> dict[str, Any]:
 Config = TypeVar("Config")
 
 
-def load(
+def load_config(
     path: str | os.PathLike,
     kind: type[Config],
     overrides: Sequence[str] = (),

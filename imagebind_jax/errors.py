@@ -1,6 +1,6 @@
 """The errors that a command line prints as one line, each with its exit code; and lines in which to say things."""
 
-RESTART = "restart with the same command"
+RESTART_HINT = "restart with the same command"
 
 
 class UserError(ValueError):
@@ -9,43 +9,43 @@ class UserError(ValueError):
     code = 2
 
 
-class TooManyBadRecords(UserError):
+class BadRecordLimitError(UserError):
     """More records than a config allows could not be used."""
 
     code = 3
 
 
-class SavesFail(UserError):
+class CheckpointWriteError(UserError):
     """Checkpoints could not be written, several times in a row: going on would risk all that is done."""
 
     code = 5
 
 
-class Diverged(UserError):
+class TrainingDivergedError(UserError):
     """Steps without a finite loss or gradient, more in a row than can be skipped."""
 
     code = 6
 
 
-class Preempted(Exception):
+class Preemption(Exception):
     """The run was asked to stop, and has: an end without a mistake, of which the message says what is kept."""
 
     code = 0
 
 
-class Stopped(RuntimeError):
+class FatalRunError(RuntimeError):
     """The run cannot go on, and parts of it may hang: the process ends at once with this line."""
 
     code = 1
 
 
-class HostLost(Stopped):
+class ProcessLostError(FatalRunError):
     """Another host of the run is gone."""
 
     code = 70
 
 
-class Stuck(Stopped):
+class StepTimeoutError(FatalRunError):
     """A step takes far longer than steps do: some host hangs."""
 
     code = 76

@@ -11,8 +11,11 @@ from flax import traverse_util
 
 from imagebind_jax.errors import UserError
 
-SCALES = {"log_logit_scale", "logit_bias"}  # of an encoder: numbers, where all else are arrays
-ALL_BUT_LORA = r"(?!.*_lora/)"  # for `frozen`: every parameter that belongs to no adapter
+SCALAR_PARAMS = {
+    "log_logit_scale",
+    "logit_bias",
+}  # of an encoder: numbers, where all else are arrays
+FREEZE_ALL_BUT_LORA = r"(?!.*_lora/)"  # for `frozen`: every parameter that belongs to no adapter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +69,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     )
 
 
-def decayed(params: Mapping) -> Mapping:
+def weight_decay_mask(params: Mapping) -> Mapping:
     """Which leaves weight decay applies to: weights of products, and no vector, position or scale.
 
     An adapter's two matrices are such weights: decay pulls it towards adding nothing.
@@ -76,7 +79,7 @@ def decayed(params: Mapping) -> Mapping:
     return traverse_util.unflatten_dict({p: bool(weight.fullmatch("/".join(p))) for p in flat})
 
 
-def split(params: Mapping, config: OptimizerConfig) -> tuple[dict, dict]:
+def split_frozen(params: Mapping, config: OptimizerConfig) -> tuple[dict, dict]:
     """(trained, frozen): the two parts of the parameters, each a nested dict."""
     rules = [re.compile(rule) for rule in config.frozen]
     trained: dict[tuple[str, ...], jax.Array] = {}
@@ -87,18 +90,18 @@ def split(params: Mapping, config: OptimizerConfig) -> tuple[dict, dict]:
     return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(frozen)
 
 
-def store_frozen(params: Mapping, config: OptimizerConfig, dtype: str) -> dict:
+def cast_frozen(params: Mapping, config: OptimizerConfig, dtype: str) -> dict:
     """The parameters with frozen weights of products in the type in which products are computed.
 
     They are cast to it wherever they are used, so nothing changes but the memory they take.
     """
-    trained, frozen = split(params, config)
+    trained, frozen = split_frozen(params, config)
     flat = traverse_util.flatten_dict(frozen)
     flat = {path: x.astype(dtype) if path[-1] == "kernel" else x for path, x in flat.items()}
-    return merge(traverse_util.unflatten_dict(flat), trained)
+    return merge_params(traverse_util.unflatten_dict(flat), trained)
 
 
-def merge(a: Mapping, b: Mapping) -> dict:
+def merge_params(a: Mapping, b: Mapping) -> dict:
     """The union of two nested dicts; where both have a leaf, b's."""
     return traverse_util.unflatten_dict(
         traverse_util.flatten_dict(a) | traverse_util.flatten_dict(b)
@@ -108,7 +111,7 @@ def merge(a: Mapping, b: Mapping) -> dict:
 def _tower(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(
         optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.add_decayed_weights(config.weight_decay, mask=weight_decay_mask),
     )
 
 
@@ -121,7 +124,7 @@ def init(config: OptimizerConfig, params: Mapping) -> dict:
     for rule in config.frozen:
         if not any(re.match(rule, path) for path in paths):
             raise UserError(f"frozen {rule!r} matches no parameter, e.g. not {paths[0]}")
-    trained, _ = split(params, config)
+    trained, _ = split_frozen(params, config)
     return {tower: _tower(config).init(leaves) for tower, leaves in trained.items()}
 
 
@@ -141,7 +144,7 @@ def update(
         gradient = jax.tree.map(lambda g: g * clip, gradient)
         updates, state[tower] = _tower(config).update(gradient, state[tower], params[tower])
         if config.scale_rate != 1:
-            for name in SCALES & updates.keys():
+            for name in SCALAR_PARAMS & updates.keys():
                 updates[name] = updates[name] * config.scale_rate
         params[tower] = jax.tree.map(lambda p, u: p - rate * u, params[tower], updates)
     return {tower: params[tower] for tower in grads}, state, norm

@@ -44,9 +44,9 @@ model, params = ib.load(small_world.RUN)
 # motion that training never saw.
 
 # %%
-records = [run.scenes(0).record("test", index) for index in range(96)]
+records = [run.demo_world(0).record("test", index) for index in range(96)]
 figure, axes = plt.subplots(1, 6, figsize=(9, 1.9))
-for ax, modality in zip(axes, world.ALL):
+for ax, modality in zip(axes, world.MODALITIES):
     plots.medium(ax, modality, records[1])
 plt.show()
 
@@ -57,10 +57,10 @@ plt.show()
 # %%
 inputs = {
     modality: np.stack([run.INPUTS[modality](record, None) for record in records])
-    for modality in world.ALL
+    for modality in world.MODALITIES
 }
 z = ib.embed(model, params, inputs)
-for modality in world.ALL:
+for modality in world.MODALITIES:
     print(f"{modality:8} {inputs[modality].shape!s:20} -> {z[modality].shape}")
 
 # %% [markdown]
@@ -68,7 +68,7 @@ for modality in world.ALL:
 # is the same direction, 0 is nothing in common.
 
 # %%
-lengths = np.concatenate([np.linalg.norm(z[modality], axis=-1) for modality in world.ALL])
+lengths = np.concatenate([np.linalg.norm(z[modality], axis=-1) for modality in world.MODALITIES])
 print(f"lengths from {lengths.min():.6f} to {lengths.max():.6f}")
 
 # %% [markdown]
@@ -76,13 +76,21 @@ print(f"lengths from {lengths.min():.6f} to {lengths.max():.6f}")
 # right, between two of different things.
 
 # %%
-cosines = {(a, b): np.asarray(ib.similarity(z[a], z[b])) for a in world.ALL for b in world.ALL}
+cosines = {
+    (a, b): np.asarray(ib.similarity(z[a], z[b]))
+    for a in world.MODALITIES
+    for b in world.MODALITIES
+}
 other = ~np.eye(len(records), dtype=bool)
-same = np.array([[np.diag(cosines[a, b]).mean() for b in world.ALL] for a in world.ALL])
-apart = np.array([[cosines[a, b][other].mean() for b in world.ALL] for a in world.ALL])
+same = np.array(
+    [[np.diag(cosines[a, b]).mean() for b in world.MODALITIES] for a in world.MODALITIES]
+)
+apart = np.array(
+    [[cosines[a, b][other].mean() for b in world.MODALITIES] for a in world.MODALITIES]
+)
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.6))
 for ax, values, title in zip(axes, (same, apart), ("of the same thing", "of different things")):
-    plots.table(ax, values, world.ALL, world.ALL, title, low=0, high=1)
+    plots.table(ax, values, world.MODALITIES, world.MODALITIES, title, low=0, high=1)
 plt.show()
 
 # %% [markdown]
@@ -93,8 +101,8 @@ plt.show()
 # %%
 agreement = {
     (a, b): np.diag(cosines[a, b]).mean() - cosines[a, b][other].mean()
-    for a in world.ALL
-    for b in world.ALL
+    for a in world.MODALITIES
+    for b in world.MODALITIES
     if a < b and "vision" not in (a, b)
 }
 (strongest, most), *_ = sorted(agreement.items(), key=lambda each: -each[1])

@@ -24,9 +24,9 @@ import small_world
 
 import imagebind_jax as ib
 from imagebind_jax.demo import run
-from imagebind_jax.evaluation.benchmark import EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import EvalConfig, EvalInputs
 from imagebind_jax.evaluation.metrics import bootstrap
-from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.model_embedder import ModelEmbedder
 from imagebind_jax.evaluation.tasks import zero_shot
 from imagebind_jax.evaluation.tasks.retrieval import Retrieval
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
@@ -45,7 +45,7 @@ model, params = ib.load(small_world.RUN)
 # An evaluation says on which records it is made, and a *bench* embeds them, each only once.
 
 # %%
-bench = ModelBench(EvalConfig((), batch_size=128), model, params)
+bench = ModelEmbedder(EvalConfig((), batch_size=128), model, params)
 held_out = small_world.HeldOut("material", count=256)
 labels = {task: np.array([note["labels"][task] for note in bench.notes(held_out)])
           for task in world.ATTRIBUTES}  # fmt: skip
@@ -57,7 +57,7 @@ labels = {task: np.array([note["labels"][task] for note in bench.notes(held_out)
 
 # %%
 asked = ZeroShot(
-    (Items(held_out, "audio", run.INPUTS["audio"]),),
+    (EvalInputs(held_out, "audio", run.INPUTS["audio"]),),
     ("top1",),
     classes=world.CLASS_NAMES["material"],
     prompts=world.PROMPTS["material"],
@@ -77,11 +77,11 @@ print(
 # %%
 results = {}
 for modality, tasks in world.TASKS.items():
-    z = bench.embed(Items(held_out, modality, run.INPUTS[modality]))
+    z = bench.embed(EvalInputs(held_out, modality, run.INPUTS[modality]))
     for task in tasks:
         classes = bench.classes(task, world.CLASS_NAMES[task], world.PROMPTS[task])
-        right = zero_shot.predict(z, classes) == labels[task]
-        results[modality, task] = bootstrap.mean(right.astype(float)), 1 / len(classes)
+        right = zero_shot.predict_class(z, classes) == labels[task]
+        results[modality, task] = bootstrap.bootstrap_mean(right.astype(float)), 1 / len(classes)
 
 figure, ax = plt.subplots(figsize=(7.5, 3.2))
 for row, ((modality, _), (top1, chance)) in enumerate(results.items()):
@@ -107,10 +107,10 @@ plt.show()
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.9))
 for ax, (modality, task) in zip(axes, (("audio", "material"), ("imu", "motion"))):
-    z = bench.embed(Items(held_out, modality, run.INPUTS[modality]))
+    z = bench.embed(EvalInputs(held_out, modality, run.INPUTS[modality]))
     classes = bench.classes(task, world.CLASS_NAMES[task], world.PROMPTS[task])
     confusion = np.zeros((len(classes), len(classes)))
-    np.add.at(confusion, (labels[task], zero_shot.predict(z, classes)), 1)
+    np.add.at(confusion, (labels[task], zero_shot.predict_class(z, classes)), 1)
     confusion /= confusion.sum(axis=1, keepdims=True)
     names = world.ATTRIBUTES[task]
     plots.table(
@@ -129,13 +129,13 @@ plt.show()
 # best: here is each alone, and all together, on the sounds.
 
 # %%
-z = bench.embed(Items(held_out, "audio", run.INPUTS["audio"]))
+z = bench.embed(EvalInputs(held_out, "audio", run.INPUTS["audio"]))
 templates = {template: (template,) for template in ("{}", *world.PROMPTS["material"])}
 templates["all five sentences"] = world.PROMPTS["material"]
 for number, (said, prompts) in enumerate(templates.items()):
     classes = bench.classes(f"prompt-{number}", world.CLASS_NAMES["material"], prompts)
-    right = zero_shot.predict(z, classes) == labels["material"]
-    found = bootstrap.mean(right.astype(float))
+    right = zero_shot.predict_class(z, classes) == labels["material"]
+    found = bootstrap.bootstrap_mean(right.astype(float))
     print(
         f"{said.format('glass') if '{' in said else said:24} {found.value:6.1%} "
         f"({found.low:.1%} to {found.high:.1%})"
@@ -149,8 +149,8 @@ for number, (said, prompts) in enumerate(templates.items()):
 
 # %%
 found = np.full((6, 6), np.nan)
-for i, a in enumerate(world.ALL):
-    for j, b in enumerate(world.ALL):
+for i, a in enumerate(world.MODALITIES):
+    for j, b in enumerate(world.MODALITIES):
         if i < j:
             inputs = {m: run.INPUTS[m] for m in (a, b) if m != "text"}
             numbers = Retrieval(held_out, {a: 1.0}, {b: 1.0}, inputs).measure(bench).numbers
@@ -160,8 +160,8 @@ figure, ax = plt.subplots(figsize=(4.6, 3.9))
 plots.table(
     ax,
     100 * found,
-    world.ALL,
-    world.ALL,
+    world.MODALITIES,
+    world.MODALITIES,
     "recall@10, %: row finds column",
     low=0,
     form="{:.0f}",

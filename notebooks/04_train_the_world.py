@@ -25,9 +25,9 @@ import small_world
 
 import imagebind_jax as ib
 from imagebind_jax.demo import run
-from imagebind_jax.evaluation.benchmark import EvalConfig, Items
-from imagebind_jax.evaluation.metrics.similarity import unit
-from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.benchmark import EvalConfig, EvalInputs
+from imagebind_jax.evaluation.metrics.similarity import l2_normalize
+from imagebind_jax.evaluation.model_embedder import ModelEmbedder
 from imagebind_jax.inputs import world
 from imagebind_jax.runtime import metrics_log
 from imagebind_jax.training import fit
@@ -39,10 +39,10 @@ from imagebind_jax.training import fit
 # and told.
 
 # %%
-scenes = run.scenes(seed=0)
+scenes = run.demo_world(seed=0)
 figure, axes = plt.subplots(3, 6, figsize=(9, 4.9))
 for row, index in zip(axes, (0, 2, 3)):
-    for ax, modality in zip(row, world.ALL):
+    for ax, modality in zip(row, world.MODALITIES):
         plots.medium(ax, modality, scenes.record("train", index))
 plt.show()
 
@@ -80,7 +80,7 @@ for benchmark in config.evaluation.benchmarks:
 
 # %%
 params = fit.fit(config, small_world.RUN, say=lambda line: None)
-history = metrics_log.read(f"{small_world.RUN}/metrics.jsonl")
+history = metrics_log.read_metrics(f"{small_world.RUN}/metrics.jsonl")
 
 # %% [markdown]
 # ## What happened
@@ -137,16 +137,19 @@ plt.show()
 heard = small_world.HeldOut("material")
 labels = np.array([record["label"] for record in heard.open()])
 before = ib.init(config.model, jax.random.key(config.seed))
-bench = ModelBench(EvalConfig((), batch_size=128), ib.ImageBind(config.model), before)
+bench = ModelEmbedder(EvalConfig((), batch_size=128), ib.ImageBind(config.model), before)
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
 matrices = []
 for ax, weights, title in zip(axes, (before, params), ("before", "after")):
     bench.replace(weights)
-    z = bench.embed(Items(heard, "audio", run.INPUTS["audio"]))
-    sounds = np.stack([unit(z[labels == each].mean(axis=0)) for each in range(8)])
+    z = bench.embed(EvalInputs(heard, "audio", run.INPUTS["audio"]))
+    sounds = np.stack([l2_normalize(z[labels == each].mean(axis=0)) for each in range(8)])
     text = bench.classes("material", world.CLASS_NAMES["material"], world.PROMPTS["material"])
     # Without what all of them have in common, which says nothing.
-    sounds, text = unit(sounds - sounds.mean(axis=0)), unit(text - text.mean(axis=0))
+    sounds, text = (
+        l2_normalize(sounds - sounds.mean(axis=0)),
+        l2_normalize(text - text.mean(axis=0)),
+    )
     matrices.append(sounds @ text.T)
     plots.table(ax, matrices[-1], world.MATERIALS, world.MATERIALS, title, low=0, high=0.7)
 axes[0].set_ylabel("sound of")

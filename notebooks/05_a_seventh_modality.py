@@ -28,10 +28,10 @@ import tactile
 import imagebind_jax as ib
 from imagebind_jax.demo import run
 from imagebind_jax.evaluation.metrics import bootstrap
-from imagebind_jax.evaluation.metrics.similarity import nearest
+from imagebind_jax.evaluation.metrics.similarity import top_k
 from imagebind_jax.evaluation.tasks import zero_shot
 from imagebind_jax.inputs import world
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import TINY
 from imagebind_jax.training import fit
@@ -44,7 +44,7 @@ from imagebind_jax.training import fit
 # the surface makes it tremble (light).
 
 # %%
-records = tactile.Touches(run.scenes(0), "test", first=0, count=192).open()
+records = tactile.Touches(run.demo_world(0), "test", first=0, count=192).open()
 touch = tactile.Touch()
 figure, axes = plt.subplots(2, 4, figsize=(9, 3.4), height_ratios=(1.2, 1))
 for (above, below), record in zip(axes.T, records):
@@ -85,7 +85,11 @@ config = dataclasses.replace(
     before,
     model=model,
     inputs={**run.INPUTS, "tactile": touch},
-    pairs=(Pair(("vision", "tactile"), tactile.Touches(run.scenes(0), "train", 10_000, 960)),),
+    pairs=(
+        ModalityPair(
+            ("vision", "tactile"), tactile.Touches(run.demo_world(0), "train", 10_000, 960)
+        ),
+    ),
     initial=(small_world.RUN,),
     optimizer=dataclasses.replace(before.optimizer, frozen=("vision/",)),
     steps=350,
@@ -117,10 +121,10 @@ def text(sentences):
 found = {}
 for task in ("material", "shape"):
     labels = np.array([record["labels"][task] for record in records])
-    classes = zero_shot.classifier(text, world.CLASS_NAMES[task], world.PROMPTS[task])
+    classes = zero_shot.zero_shot_weights(text, world.CLASS_NAMES[task], world.PROMPTS[task])
     for modality in ("tactile", "vision"):
-        right = zero_shot.predict(z[modality], classes) == labels
-        found[modality, task] = bootstrap.mean(right.astype(float))
+        right = zero_shot.predict_class(z[modality], classes) == labels
+        found[modality, task] = bootstrap.bootstrap_mean(right.astype(float))
 
 figure, ax = plt.subplots(figsize=(6.5, 1.9))
 for place, ((modality, _), top1) in enumerate(found.items()):
@@ -137,7 +141,7 @@ plt.show()
 # And the other way round: of which material are the three touches closest to each sentence?
 
 # %%
-best, cosines = nearest(
+best, cosines = top_k(
     text([f"something made of {name}." for name in world.MATERIALS]), z["tactile"], 3
 )
 for name, rows in zip(world.MATERIALS, best):
@@ -164,11 +168,11 @@ plt.show()
 # material?
 
 # %%
-heard = [run.scenes(0).record("test", index, ("audio",)) for index in range(200, 296)]
+heard = [run.demo_world(0).record("test", index, ("audio",)) for index in range(200, 296)]
 sounds = ib.embed(
     model, params, {"audio": np.stack([run.INPUTS["audio"](record, None) for record in heard])}
 )["audio"]
-closest, _ = nearest(z["tactile"], np.asarray(sounds), 1)
+closest, _ = top_k(z["tactile"], np.asarray(sounds), 1)
 material = np.array([record["labels"]["material"] for record in heard])
 same = material[closest[:, 0]] == np.array([record["labels"]["material"] for record in records])
 print(f"touch finds a sound of its material: {same.mean():.0%}, by chance 12.5 %")

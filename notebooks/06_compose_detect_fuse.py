@@ -27,17 +27,17 @@ from PIL import Image
 
 import imagebind_jax as ib
 from imagebind_jax.demo import run
-from imagebind_jax.evaluation.benchmark import EvalConfig, Items
-from imagebind_jax.evaluation.metrics.similarity import nearest
-from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.benchmark import EvalConfig, EvalInputs
+from imagebind_jax.evaluation.metrics.similarity import top_k
+from imagebind_jax.evaluation.model_embedder import ModelEmbedder
 from imagebind_jax.evaluation.tasks.arithmetic import Arithmetic, compose
-from imagebind_jax.evaluation.tasks.detection import boxes, heat_map, iou
-from imagebind_jax.evaluation.trained.fit_classifier import Learning
+from imagebind_jax.evaluation.tasks.detection import boxes_from_heat_map, heat_map, iou
+from imagebind_jax.evaluation.trained.fit_classifier import TrainingSchedule
 from imagebind_jax.evaluation.trained.fusion import Fusion
 from imagebind_jax.inputs import world
-from imagebind_jax.inputs.transforms.tiles import Windows
-from imagebind_jax.inputs.world.multi_object import Gatherings
-from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.inputs.transforms.tiles import Tiles
+from imagebind_jax.inputs.world.multi_object import MultiObjectWorld
+from imagebind_jax.inputs.world.world import world_source
 from imagebind_jax.training import fit
 
 # %% [markdown]
@@ -47,7 +47,7 @@ from imagebind_jax.training import fit
 # %%
 fit.fit(small_world.get_config(), small_world.RUN, say=lambda line: None)
 model, params = ib.load(small_world.RUN)
-bench = ModelBench(EvalConfig((), batch_size=128), model, params)
+bench = ModelEmbedder(EvalConfig((), batch_size=128), model, params)
 held_out = small_world.HeldOut("material", count=256)
 
 # %% [markdown]
@@ -57,7 +57,9 @@ held_out = small_world.HeldOut("material", count=256)
 # material that one hears.
 
 # %%
-depths, sounds, clips = (Items(held_out, m, run.INPUTS[m]) for m in ("depth", "audio", "vision"))
+depths, sounds, clips = (
+    EvalInputs(held_out, m, run.INPUTS[m]) for m in ("depth", "audio", "vision")
+)
 z = {items.modality: bench.embed(items) for items in (depths, sounds, clips)}
 records = held_out.open()
 labels = np.array([[r["labels"]["shape"], r["labels"]["material"]] for r in records])
@@ -78,7 +80,7 @@ for row, (seen, heard) in zip(axes, ((0, 100), (1, 101), (2, 102))):
     shape, material = world.SHAPES[labels[seen, 0]], world.MATERIALS[labels[heard, 1]]
     plots.medium(row[0], "depth", records[seen], shape)
     plots.medium(row[1], "audio", records[heard], f"+ {material}")
-    best, cosines = nearest(compose(z["depth"][seen], z["audio"][heard])[None], z["vision"], 3)
+    best, cosines = top_k(compose(z["depth"][seen], z["audio"][heard])[None], z["vision"], 3)
     for ax, found in zip(row[2:], best[0]):
         plots.medium(ax, "vision", records[found], named(records[found]))
         if tuple(labels[found]) == (labels[seen, 0], labels[heard, 1]):
@@ -109,8 +111,8 @@ print(f"picture plus sound: {number.value:.1%} ({number.low:.1%} to {number.high
 # the size of the model's own pictures, and each is compared with the sound.
 
 # %%
-gatherings = Gatherings(seed=0, size=192)
-windows = Windows(size=run.SIZE, picture=256, stride=16)
+gatherings = MultiObjectWorld(seed=0, size=192)
+windows = Tiles(size=run.SIZE, picture=256, stride=16)
 
 
 def seen(picture):
@@ -135,7 +137,7 @@ def asked(thing):
 def found_box(views, query):
     """(heat map, box) of a query; the map goes on level to the picture's edges."""
     heat = np.pad(heat_map(views, query), 2, mode="edge")
-    return heat, boxes(heat, 192, 192, most=1)[0][0]
+    return heat, boxes_from_heat_map(heat, 192, 192, most=1)[0][0]
 
 
 def frame(ax, box, **line):
@@ -219,14 +221,16 @@ class Sums:
     name: str
 
     def open(self):
-        made = samples(run.scenes(0), self.split, self.count, modalities=("audio", "imu")).open()
+        made = world_source(
+            run.demo_world(0), self.split, self.count, modalities=("audio", "imu")
+        ).open()
         told = [(r["labels"]["material"] + r["labels"]["motion"]) % 4 for r in made]
         return [{**record, "label": label} for record, label in zip(made, told)]
 
 
 learned, tested = Sums("probe", 1024, "sums-probe"), Sums("test", 384, "sums-test")
 parts = [
-    tuple(Items(source, modality, run.INPUTS[modality]) for modality in ("audio", "imu"))
+    tuple(EvalInputs(source, modality, run.INPUTS[modality]) for modality in ("audio", "imu"))
     for source in (learned, tested)
 ]
 
@@ -241,7 +245,7 @@ fusion = Fusion(
     head="transformer",
     seeds=1,
     classes=("0", "1", "2", "3"),
-    learning=Learning(epochs=30, patience=6),
+    learning=TrainingSchedule(epochs=30, patience=6),
 )
 measured = fusion.measure(bench)
 figure, ax = plt.subplots(figsize=(6, 1.7))

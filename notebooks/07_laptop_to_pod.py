@@ -36,7 +36,7 @@ import plots
 import imagebind_jax as ib
 from imagebind_jax import config
 from imagebind_jax.distributed import sharding
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import HUGE, ImageBindConfig, count_parameters
 from imagebind_jax.optimizer import OptimizerConfig
@@ -62,7 +62,7 @@ model = ImageBindConfig(
 step_config = config.TrainConfig(
     model=model,
     inputs={modality: None for modality in model.encoders},
-    pairs=(Pair(("vision", "audio"), source=None),),
+    pairs=(ModalityPair(("vision", "audio"), source=None),),
     steps=100,
     batch_size=64,
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0),
@@ -79,10 +79,10 @@ batch = {
 
 # %%
 placements = {
-    "one device": sharding.Sharded(devices=jax.devices()[:1]),
-    "pmap, 8 replicas": sharding.Replicated(),
-    "sharded, 8 parts": sharding.Sharded(fsdp=8),
-    "sharded, 2 x 4": sharding.Sharded(fsdp=4),
+    "one device": sharding.ShardedStrategy(devices=jax.devices()[:1]),
+    "pmap, 8 replicas": sharding.PmapStrategy(),
+    "sharded, 8 parts": sharding.ShardedStrategy(fsdp=8),
+    "sharded, 2 x 4": sharding.ShardedStrategy(fsdp=4),
 }
 
 
@@ -145,7 +145,7 @@ for name, state in states.items():
 # %%
 parameters = count_parameters(HUGE)
 gigaflops = {
-    m: flops.forward(encoder, HUGE.embed_dim) / 1e9 for m, encoder in HUGE.encoders.items()
+    m: flops.forward_flops(encoder, HUGE.embed_dim) / 1e9 for m, encoder in HUGE.encoders.items()
 }
 figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.4), sharey=True)
 colours = [plots.COLOURS[modality] for modality in parameters]
@@ -161,7 +161,7 @@ plt.show()
 
 # %%
 configs = pathlib.Path(ib.__file__).parents[1] / "configs"
-huge = config.load(configs / "imagebind_huge_all.py", config.TrainConfig)
+huge = config.load_config(configs / "imagebind_huge_all.py", config.TrainConfig)
 print(
     *(pair.name for pair in huge.pairs),
     f"batch {huge.batch_size:,}, {huge.steps:,} steps",
@@ -187,10 +187,10 @@ for chip in ("v5e", "v5p"):
 # reached, the compiler can say.
 
 # %%
-shares = flops.trained_shares(huge)
+shares = flops.trainable_fraction(huge)
 chips, v5e = 256, tpu_topologies.CHIPS["v5e"]
 for pair in huge.pairs:
-    work = flops.step(huge, pair.modalities, shares)
+    work = flops.train_step_flops(huge, pair.modalities, shares)
     print(
         f"{pair.name:16} {work / 1e15:5.1f} PFLOP a step, at least "
         f"{1e3 * work / (chips * v5e.flops):.0f} ms on {chips} chips of v5e"
@@ -222,7 +222,7 @@ planned = {"v5e:16x16": 0.343, "v5p:4x4x4": 0.605}  # seconds a step, from the t
 price = {"v5e": 1.2, "v5p": 4.2}  # dollars a chip-hour: put in today's
 for name, seconds in planned.items():
     hours = huge.steps * seconds / 3600
-    chip_hours = tpu_topologies.devices(name) * hours
+    chip_hours = tpu_topologies.device_count(name) * hours
     dollars = chip_hours * price[name.split(":")[0]]
     print(
         f"{name:10} {huge.steps:,} steps in {hours:.1f} h = {chip_hours:,.0f} chip-hours, "

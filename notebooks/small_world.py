@@ -4,11 +4,11 @@ import dataclasses
 
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.demo import run
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.pipeline import batches
-from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.inputs.world.world import world_source
 
 RUN = "runs/world"  # where it is trained, beside the notebooks
 PAIRS, STEPS, EVERY = 512, 600, 75
@@ -25,25 +25,27 @@ class HeldOut:
     name: str = "held-out"
 
     def open(self):
-        records = samples(run.scenes(0), "test", HELD_OUT).open()
+        records = world_source(run.demo_world(0), "test", HELD_OUT).open()
         chosen = [records[index] for index in range(self.count)]
         return [{**record, "label": record["labels"][self.task]} for record in chosen]
 
 
 def asked(modality: str, task: str) -> Benchmark:
     """Which class is it? The one whose sentences lie closest."""
-    items = Items(HeldOut(task), modality, run.INPUTS[modality], f"{modality}-{task}")
+    items = EvalInputs(HeldOut(task), modality, run.INPUTS[modality], f"{modality}-{task}")
     classes, prompts = world.CLASS_NAMES[task], world.PROMPTS[task]
     question = ZeroShot((items,), ("top1",), classes=classes, prompts=prompts, name=task)
     return Benchmark(f"{modality}-{task}", question)
 
 
 def get_config() -> TrainConfig:
-    full = run.config(seed=0)
+    full = run.demo_config(seed=0)
     pairs = tuple(
-        batches.Pair(
-            (run.HUB, other),
-            samples(run.scenes(0), "train", PAIRS, i * PAIRS, (run.HUB, other)),
+        batches.ModalityPair(
+            (run.ANCHOR_MODALITY, other),
+            world_source(
+                run.demo_world(0), "train", PAIRS, i * PAIRS, (run.ANCHOR_MODALITY, other)
+            ),
         )
         for i, other in enumerate(run.OTHERS)
     )

@@ -129,7 +129,7 @@ def compiled_once():
                 type(place),
                 vars(place),
                 seen,
-                os.environ.get(fault_injection.VARIABLE),
+                os.environ.get(fault_injection.ENV_VAR),
                 shapes(state),
             )
             if (key := repr(about)) not in compiled:
@@ -142,7 +142,7 @@ def compiled_once():
         return jax.tree.map(lambda x: (x.shape, str(x.dtype)), state)
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (sharding.Sharded, sharding.Replicated):
+        for kind in (sharding.ShardedStrategy, sharding.PmapStrategy):
             patch.setattr(kind, "compile", once(kind.compile))
         yield
 

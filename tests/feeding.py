@@ -16,7 +16,7 @@ from multiprocessing import shared_memory
 import numpy as np
 
 from imagebind_jax.inputs.decoders import media
-from imagebind_jax.inputs.pipeline.batches import Batches, Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair, PairBatches
 from imagebind_jax.inputs.transforms import augment
 from imagebind_jax.runtime import breadcrumbs, fault_injection
 from imagebind_jax.storage import atomic
@@ -56,14 +56,14 @@ class Noisy:
         if self.mark and number in (self.deadly, self.endless):
             pathlib.Path(self.mark).touch()
         if number == self.deadly:
-            breadcrumbs.detail("/media/deadly.mp4")
+            breadcrumbs.set_current_file("/media/deadly.mp4")
             signal.raise_signal(signal.SIGSEGV)
         while number == self.endless:
-            breadcrumbs.detail("/media/endless.mp4")
+            breadcrumbs.set_current_file("/media/endless.mp4")
             time.sleep(60)
         own = shared = -1.0
         if rng is not None:
-            own, shared = rng.random(), augment.view_of(record, rng).start(11.0, 1.0)
+            own, shared = rng.random(), augment.shared_augmentation(record, rng).start(11.0, 1.0)
         return (
             np.full(self.size, 0, np.float64)
             + np.float64([number, own + shared])[np.arange(self.size) % 2]
@@ -72,11 +72,11 @@ class Noisy:
 
 def batches(first=Noisy(), second=Noisy(), *, steps=16, batch_size=8, replication=1.0, **options):
     pairs = (
-        Pair(("vision", "audio"), Numbers(0, 20), weight=2.0, replication=replication),
-        Pair(("vision", "imu"), Numbers(100, 12)),
+        ModalityPair(("vision", "audio"), Numbers(0, 20), weight=2.0, replication=replication),
+        ModalityPair(("vision", "imu"), Numbers(100, 12)),
     )
     inputs = {"vision": first, "audio": second, "imu": second}
-    return Batches(pairs, inputs, seed=3, batch_size=batch_size, steps=steps, **options)
+    return PairBatches(pairs, inputs, seed=3, batch_size=batch_size, steps=steps, **options)
 
 
 def feed_for_ever(flag, end=""):
@@ -98,16 +98,16 @@ def commit_what_is_seen(history, hosts, workers):
     """All hosts' streams from the last commit on; IBJ_FAULT ends it on the way."""
     path = pathlib.Path(history)
     seen = json.loads(path.read_text()) if path.exists() else []
-    pairs = (Pair(("vision", "imu"), Numbers(0, RECORDS)),)
+    pairs = (ModalityPair(("vision", "imu"), Numbers(0, RECORDS)),)
     options = {"seed": 1, "batch_size": BATCH, "steps": RECORDS // BATCH, "hosts": int(hosts)}
     inputs = {"vision": Noisy(), "imu": Noisy()}
-    shares = [Batches(pairs, inputs, host=host, **options) for host in range(int(hosts))]
+    shares = [PairBatches(pairs, inputs, host=host, **options) for host in range(int(hosts))]
     streams = [share.stream(len(seen), workers=int(workers)) for share in shares]
     for step, parts in enumerate(zip(*streams), len(seen)):
-        fault_injection.strike(step)
+        fault_injection.inject_process_faults(step)
         seen.append([int(number) for part in parts for number in part["vision"][:, 0]])
         if len(seen) % EVERY == 0:
-            atomic.replace_text(path, json.dumps(seen))
+            atomic.write_text_atomic(path, json.dumps(seen))
 
 
 if __name__ == "__main__":

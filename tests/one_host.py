@@ -69,12 +69,12 @@ def losses(folder):
     """{step: its loss, bit for bit}"""
     return {
         line["step"]: float(line["loss"]).hex()
-        for line in metrics_log.read(folder / "metrics.jsonl")
+        for line in metrics_log.read_metrics(folder / "metrics.jsonl")
     }
 
 
 def digests(folder, step=STEPS):
-    checkpoints = checkpointer.Checkpoints(folder / "checkpoints")
+    checkpoints = checkpointer.Checkpointer(folder / "checkpoints")
     try:
         return checkpoints.meta(step)["digest"]
     finally:
@@ -87,9 +87,9 @@ def restored(folder, config):
     like = jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
         like,
-        sharding.Sharded().state_shardings(like),
+        sharding.ShardedStrategy().state_shardings(like),
     )
-    checkpoints = checkpointer.Checkpoints(folder / "checkpoints")
+    checkpoints = checkpointer.Checkpointer(folder / "checkpoints")
     try:
         return checkpoints.restore_newest(like, pytest.fail)
     finally:

@@ -16,8 +16,8 @@ from PIL import Image
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig, init
 from imagebind_jax.porting.files import own_checkpoint, provenance, tensor_writers
-from imagebind_jax.porting.files.parameter_source import InMemory, shapes
-from imagebind_jax.porting.imagebind_export import reference_tensors
+from imagebind_jax.porting.files.parameter_source import InMemoryParams, param_shapes
+from imagebind_jax.porting.imagebind_export import imagebind_state_dict
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220)}
 WORDS = ("a red dog", "the sea", "thunder at night", "two cups of tea, and a cake")
@@ -42,7 +42,7 @@ def parameters(config, seed=0):
         path: jnp.asarray(
             np.float32(path.endswith("scale") + 0.2 * rng.standard_normal(leaf.shape))
         )
-        for path, leaf in shapes(config).items()
+        for path, leaf in param_shapes(config).items()
     }
     return traverse_util.unflatten_dict(leaves, sep="/")
 
@@ -51,17 +51,17 @@ def save(path, seed=0, config=MODEL):
     """A checkpoint of random weights: a folder, or a file, of which each opening takes a tenth of the time."""
     begun = jax.device_get(jax.jit(functools.partial(init, config))(jax.random.key(seed)))
     # Larger than they begin: else all inputs give nearly one vector.
-    weights = InMemory(config, jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, begun))
+    weights = InMemoryParams(config, jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, begun))
 
     def told(digests):
-        return provenance.Note(config, {"licence": ""}, dict(digests))
+        return provenance.WeightsMetadata(config, {"licence": ""}, dict(digests))
 
     if path.suffix != ".safetensors":
-        own_checkpoint.write(path, weights, told)
+        own_checkpoint.write_checkpoint(path, weights, told)
         return path
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the reference would compute otherwise
-        specs, tensors = reference_tensors(weights)
+        specs, tensors = imagebind_state_dict(weights)
     tensor_writers.write_safetensors(path, specs, tensors, told)
     return path
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.bad_records import BadRecords
+from imagebind_jax.inputs.pipeline.bad_records import BadRecordLog
 from imagebind_jax.runtime import metrics_log
 from imagebind_jax.storage import checksummed
 from imagebind_jax.training import run_identity
-from imagebind_jax.training.goodput import Goodput
+from imagebind_jax.training.goodput import GoodputRecorder
 
 WHOLE, TOLD = "as it was", "told"
 
@@ -27,21 +27,21 @@ class Notes:
 
     def write(self, folder):
         run_identity.write_config(folder, self.facts)
-        run_identity.write_records(folder, self.records)
+        run_identity.write_record_counts(folder, self.records)
 
     def read(self, folder):
         said = []
-        begun = run_identity.begun_before(folder, self.facts, said.append)
-        run_identity.check_records(folder, self.records, self.records, said.append)
+        begun = run_identity.check_existing_run(folder, self.facts, said.append)
+        run_identity.check_record_counts(folder, self.records, self.records, said.append)
         if said or not begun or not (folder / run_identity.RECORDS).exists():
             return TOLD
         with pytest.raises(UserError, match="seed = 0, not 8"):
-            run_identity.begun_before(
+            run_identity.check_existing_run(
                 folder, {"config": self.facts["config"] | {"seed": 8}}, pytest.fail
             )
         with pytest.raises(UserError, match="3650 records"):
             other = [["vision+audio", 32], ["vision+imu", 3651]]
-            run_identity.check_records(folder, other, None, pytest.fail)
+            run_identity.check_record_counts(folder, other, None, pytest.fail)
         return WHOLE
 
 
@@ -51,12 +51,12 @@ class Clock:
     refusals = ()
 
     def write(self, folder):
-        clock = Goodput(folder)
+        clock = GoodputRecorder(folder)
         clock.begin(0)
         clock.mark(3)
         clock.close()
         self.seconds = self.without_down(
-            checksummed.read_sealed(folder / "goodput.json")["seconds"]
+            checksummed.read_checksummed_json(folder / "goodput.json")["seconds"]
         )
         assert self.seconds["steps"] > 0
 
@@ -64,7 +64,7 @@ class Clock:
         return {kind: each for kind, each in seconds.items() if kind != "down"}
 
     def read(self, folder):
-        found = Goodput(folder)._kept.seconds
+        found = GoodputRecorder(folder)._kept.seconds
         if not any(found.values()):
             return TOLD
         assert self.without_down(found) == self.seconds and found["down"] < 3600
@@ -77,7 +77,7 @@ class Lines:
     refusals = ()
 
     def write(self, folder):
-        log, bad = metrics_log.Metrics(folder), BadRecords(folder)
+        log, bad = metrics_log.MetricsLog(folder), BadRecordLog(folder)
         for step in range(9):
             log.write(step, {"pair": "vision+audio", "loss": 0.5 + step})
             said = {"record": step, "file": f"{step}.wav", "reason": "broken"}
@@ -95,8 +95,8 @@ class Lines:
 
     def read(self, folder):
         untouched = [each for each in self.all(folder) if each in self.lines]
-        metrics_log.Metrics(folder, 9).close()
-        BadRecords(folder, start=9)
+        metrics_log.MetricsLog(folder, 9).close()
+        BadRecordLog(folder, start=9)
         left = self.all(folder)
         assert all(each in left for each in untouched)
         return WHOLE if left == self.lines else TOLD

@@ -16,14 +16,14 @@ from jax.sharding import PartitionSpec as P
 
 from imagebind_jax.checkpointing import step_dir
 from imagebind_jax.checkpointing.checkpointer import (
-    CheckpointCorrupt,
+    Checkpointer,
     CheckpointError,
-    Checkpoints,
-    abstract,
+    CorruptCheckpointError,
+    abstract_state,
 )
-from imagebind_jax.checkpointing.step_dir import CheckpointUnreadable
+from imagebind_jax.checkpointing.step_dir import UnreadableCheckpointError
 from imagebind_jax.distributed import initialize
-from imagebind_jax.errors import SavesFail
+from imagebind_jax.errors import CheckpointWriteError
 
 READ_META = step_dir.read_meta
 
@@ -69,7 +69,7 @@ def main(arguments):
     folder = pathlib.Path(folder)
     log = os.open(folder / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND)
     told = [int(line) for line in (folder / "log").read_text().split()]
-    checkpoints = Checkpoints(
+    checkpoints = Checkpointer(
         folder / "checkpoints", committed=lambda step: os.write(log, f"{step}\n".encode())
     )
     steps = checkpoints.steps()
@@ -77,7 +77,7 @@ def main(arguments):
     newest = steps[0] if steps else 0
     assert newest >= max(told, default=0), f"{max(told)} was told, {steps} are there"
     for step in steps:
-        restored = checkpoints.restore(step, abstract(state(0)))
+        restored = checkpoints.restore(step, abstract_state(state(0)))
         assert bits(restored) == bits(state(step)), f"step {step} is another"
         assert checkpoints.meta(step)["config"] == facts(step)["config"]
     print(f"{len(steps)} steps are whole, saving", flush=True)
@@ -88,18 +88,18 @@ def main(arguments):
 def look(arguments):
     """FOLDER: stops itself; then the newest step, and what was said, or why there is none."""
     os.kill(os.getpid(), signal.SIGSTOP)
-    checkpoints, lines = Checkpoints(arguments[0]), []
+    checkpoints, lines = Checkpointer(arguments[0]), []
     try:
-        step, found = checkpoints.restore_newest(abstract(state(0)), lines.append)
+        step, found = checkpoints.restore_newest(abstract_state(state(0)), lines.append)
         assert bits(found) == bits(state(step))
         print(step, lines)
-    except CheckpointUnreadable as error:
+    except UnreadableCheckpointError as error:
         print(str(error).partition(":")[0])
 
 
 def fail(arguments):
     """FOLDER: an error while a save is in flight."""
-    checkpoints = Checkpoints(pathlib.Path(arguments[0]), committed=print)
+    checkpoints = Checkpointer(pathlib.Path(arguments[0]), committed=print)
     save(checkpoints, 1)
     try:
         raise ZeroDivisionError("division by zero")
@@ -114,21 +114,21 @@ def fail(arguments):
 def host(arguments):
     """FOLDER COORDINATOR HOST: what each of the two does; it prints what it found, as JSON."""
     folder, coordinator, number = arguments
-    initialize.start(coordinator, 2, int(number), wait=60)
+    initialize.initialize(coordinator, 2, int(number), wait=60)
     fails = number == "1"  # alone
-    lines, like = [], abstract(state(0))
-    checkpoints = Checkpoints(folder, failed=lines.append)
+    lines, like = [], abstract_state(state(0))
+    checkpoints = Checkpointer(folder, failed=lines.append)
     save(checkpoints, 10, 20)
     found = {"steps": checkpoints.steps()}
     assert found["steps"] == [20, 10], lines
     found["exact"] = [bits(checkpoints.restore(s, like)) == bits(state(s)) for s in (20, 10)]
-    for kind in (CheckpointCorrupt, CheckpointError, CheckpointUnreadable):
+    for kind in (CorruptCheckpointError, CheckpointError, UnreadableCheckpointError):
         with unreadable(20, kind if fails else None):
             try:
                 checkpoints.restore_newest(like, fallback=False)
             except CheckpointError as mistake:
                 found[kind.__name__] = [type(mistake).__name__, str(mistake)]
-    with unreadable(20, CheckpointCorrupt if fails else None):
+    with unreadable(20, CorruptCheckpointError if fails else None):
         found["warned"] = []
         step, newest = checkpoints.restore_newest(like, found["warned"].append)
     found["newest"] = [step, bits(newest) == bits(state(step))]
@@ -143,7 +143,7 @@ def host(arguments):
         save(checkpoints, 50)
         try:
             checkpoints.close()
-        except SavesFail as mistake:
+        except CheckpointWriteError as mistake:
             found["end"] = str(mistake)
     found |= {"lines": lines, "last": checkpoints.last, "failures": checkpoints.failures}
     print(json.dumps(found), flush=True)

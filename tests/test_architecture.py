@@ -146,6 +146,20 @@ def test_modules_have_the_names_of_things():
     assert not odd, f"no gerund, no participle: {odd}"
 
 
+def test_no_retired_name_comes_back():
+    text = (pathlib.Path(__file__).parent / "retired_names.txt").read_text()
+    modules, names = (set(part.split()) for part in text.partition("modules:")[2].split("names:"))
+    assert len(modules) > 50 and len(names) > 300
+    assert not modules & {path.stem for path in FILES}
+    wrong = [
+        f"{module}.{node.name}"
+        for module, path in MODULES.items()
+        for node in tree(path).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in names
+    ]
+    assert not wrong
+
+
 def test_the_core_is_small():
     paths = [path for pattern in CORE for path in ROOT.glob(f"{pattern}.py")]
     assert len(paths) >= 12

@@ -16,7 +16,7 @@ import safetensors.numpy
 import imagebind_jax
 from imagebind_jax import cli
 from imagebind_jax.inputs import datasets
-from imagebind_jax.inputs.pipeline.batches import Batches
+from imagebind_jax.inputs.pipeline.batches import PairBatches
 from imagebind_jax.inputs.transforms import augment
 from imagebind_jax.inputs.world import World, export
 from imagebind_jax.porting.torch_pickle.torch_file import TorchFile
@@ -118,7 +118,7 @@ def test_evaluation(capsys):
 def feed(config):
     """The pairs of which a run gets its batches. Training on them takes a minute, and other tests do."""
     options = {"seed": config.seed, "batch_size": config.batch_size, "steps": config.steps}
-    batches = Batches(config.pairs, config.inputs, **options)
+    batches = PairBatches(config.pairs, config.inputs, **options)
     for step in range(config.steps):
         batch = batches[step]
         assert (batch.pop("weight") == 1).all()
@@ -136,9 +136,21 @@ def table(page, heading):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+def test_the_files_that_pages_name_are_there():
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+    named = {
+        name for page in pages for name in re.findall(r"`((?:\w+/)+\w+\.py)`", page.read_text())
+    }
+    assert len(named) > 40
+    missing = [
+        n for n in named if not ((ROOT / "imagebind_jax" / n).exists() or (ROOT / n).exists())
+    ]
+    assert not missing
+
+
 def test_every_dataset_is_in_the_table():
     told = [(name.strip("`"), *rest) for name, *rest in table(DATA, "name")]
-    found = [datasets.find(name) for name in datasets.names()]
+    found = [datasets.get_dataset(name) for name in datasets.dataset_names()]
     assert [(row[0], row[1], row[3]) for row in told] == [
         (dataset.name, " ".join(dataset.modalities), dataset.licence) for dataset in found
     ]
@@ -196,7 +208,7 @@ def test_search(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     own_files.save(tmp_path / "demo" / "run.safetensors").rename("demo/run")  # content decides
-    export.write(tmp_path / "demo" / "samples", World(0, 32, antialias=False), 5)
+    export.export_files(tmp_path / "demo" / "samples", World(0, 32, antialias=False), 5)
     assert run(SEARCH, capsys) == 3
     said = capsys.readouterr().out
     assert "10 embedded" in said and "30 embedded" in said  # the manifest says more of the ten

@@ -42,10 +42,10 @@ def assert_same_bits(a, b):
 def step(config, params, grads, state=None, rate=0.1):
     """One step as training does it: only the towers that have gradients are handed over."""
     state = optimizer.init(config, params) if state is None else state
-    trained, frozen = optimizer.split({t: params[t] for t in grads}, config)
-    grads, _ = optimizer.split(grads, config)
+    trained, frozen = optimizer.split_frozen({t: params[t] for t in grads}, config)
+    grads, _ = optimizer.split_frozen(grads, config)
     new, state, norm = optimizer.update(config, grads, state, trained, jnp.float32(rate))
-    return params | optimizer.merge(frozen, new), state, norm
+    return params | optimizer.merge_params(frozen, new), state, norm
 
 
 def test_absent_towers_and_their_moments_do_not_move_by_a_bit(params):
@@ -74,15 +74,15 @@ def test_frozen_parameters_do_not_move_and_have_no_state(params):
 
 
 def test_a_rule_matches_from_the_start_of_the_path(params):
-    trained, frozen = optimizer.split(params, OptimizerConfig(frozen=("stem", "imu")))
+    trained, frozen = optimizer.split_frozen(params, OptimizerConfig(frozen=("stem", "imu")))
     assert set(trained) == {"vision", "audio"}
     assert set(frozen) == {"imu"}
 
 
 def test_split_and_merge_are_inverse(params):
     rules = (r"audio/stem", r".*/position")
-    trained, frozen = optimizer.split(params, OptimizerConfig(frozen=rules))
-    assert_same_bits(optimizer.merge(trained, frozen), params)
+    trained, frozen = optimizer.split_frozen(params, OptimizerConfig(frozen=rules))
+    assert_same_bits(optimizer.merge_params(trained, frozen), params)
     assert len(jax.tree.leaves(frozen)) == 4
     assert len(jax.tree.leaves(trained)) == len(jax.tree.leaves(params)) - 4
 
@@ -129,7 +129,7 @@ def test_the_gradients_norm_is_that_of_all_its_numbers(params):
 def test_steps_are_those_of_optax_adamw(params):
     config = OptimizerConfig(weight_decay=0.3, beta1=0.8, beta2=0.9, epsilon=1e-6, clip_norm=1e9)
     wanted = {"audio": params["audio"]}
-    adamw = optax.adamw(0.1, 0.8, 0.9, 1e-6, weight_decay=0.3, mask=optimizer.decayed)
+    adamw = optax.adamw(0.1, 0.8, 0.9, 1e-6, weight_decay=0.3, mask=optimizer.weight_decay_mask)
     wanted_state, state = adamw.init(wanted), None
     for seed in range(3):
         grads = {"audio": tower(10 + seed)}

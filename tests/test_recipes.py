@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from imagebind_jax.config import TrainConfig, load
+from imagebind_jax.config import TrainConfig, load_config
 from imagebind_jax.distributed import sharding
 from imagebind_jax.inputs.transforms import augment
 from imagebind_jax.models import imagebind
@@ -19,7 +19,7 @@ from imagebind_jax.models.imagebind import HUGE, count_parameters
 from imagebind_jax.plan import aot_compile
 from imagebind_jax.porting import warm_start
 from imagebind_jax.porting.load import read_config
-from imagebind_jax.prepare.run import prepare
+from imagebind_jax.prepare.run import prepare_dataset
 from imagebind_jax.runtime import metrics_log
 from imagebind_jax.training import fit
 from imagebind_jax.training import step as training_step
@@ -101,7 +101,7 @@ pytestmark = pytest.mark.usefixtures("two_devices")
 
 @functools.cache
 def config(stem):
-    return load(CONFIGS / f"{stem}.py", TrainConfig)
+    return load_config(CONFIGS / f"{stem}.py", TrainConfig)
 
 
 def column(stem):
@@ -327,7 +327,9 @@ VIT_B = published(16, (768, 12), (512, 12), 512)
 def test_the_published_tower_fits(stem, tmp_path):
     ours = config(stem).model
     path = open_clip(tmp_path, VIT_B if stem == BASE else VIT_H)
-    assert warm_start.check_fits(ours, read_config(path, assumed=ours.encoders), path) == ["vision"]
+    assert warm_start.check_compatible(ours, read_config(path, assumed=ours.encoders), path) == [
+        "vision"
+    ]
 
 
 @pytest.mark.parametrize("stem", STEPS)
@@ -343,7 +345,7 @@ def test_the_tower_of_text_can_be_added_as_a_docstring_says(stem, tmp_path):
     )
     path = open_clip(tmp_path, VIT_B if stem == BASE else VIT_H)
     theirs = read_config(path, assumed=more.model.encoders)
-    assert set(warm_start.check_fits(more.model, theirs, path)) == {"vision", "text"}
+    assert set(warm_start.check_compatible(more.model, theirs, path)) == {"vision", "text"}
     state = jax.eval_shape(functools.partial(training_step.create_state, more))
     assert state.opt_state.keys() == {parts(settings)[1]}
 
@@ -353,8 +355,8 @@ def test_the_tower_of_text_can_be_added_as_a_docstring_says(stem, tmp_path):
 def test_one_step_at_full_size_is_traced(stem):
     settings = config(stem)
     _, modality, _, _ = parts(settings)
-    aot_compile.check(settings, 8)
-    place = sharding.Sharded(settings.fsdp)
+    aot_compile.check_plannable(settings, 8)
+    place = sharding.ShardedStrategy(settings.fsdp)
     state = jax.eval_shape(functools.partial(training_step.create_state, settings))
     assert state.opt_state.keys() == {modality}  # and none of vision
     assert state.params["vision"]["stem"]["kernel"].dtype == jnp.bfloat16
@@ -382,7 +384,9 @@ def test_it_trains_on_the_datasets_sample(stem, tmp_path, monkeypatch):
     [pair], encoders = settings.pairs, settings.model.encoders
     folder = pathlib.Path(pair.source.folder)
     splits = (pair.source.split,)
-    prepare(folder.name, None, folder, splits=splits, allow_missing=0.5, say=lambda line: None)
+    prepare_dataset(
+        folder.name, None, folder, splits=splits, allow_missing=0.5, say=lambda line: None
+    )
     small = {
         name: dataclasses.replace(encoder, width=32, depth=2, heads=2)
         for name, encoder in encoders.items()
@@ -404,6 +408,6 @@ def test_it_trains_on_the_datasets_sample(stem, tmp_path, monkeypatch):
     for modality in pair.modalities:
         old, new = before[modality]["head"]["kernel"], after[modality]["head"]["kernel"]
         assert bool(jnp.array_equal(old, new)) == (modality == "vision")
-    lines = metrics_log.read(tmp_path / "run" / "metrics.jsonl")
+    lines = metrics_log.read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert all(jnp.isfinite(line["loss"]) and line["loss"] > 0 for line in lines)
     assert not lines[-1]["skipped_steps"]

@@ -146,11 +146,11 @@ def _reap() -> None:
 
 def _watch(asked: dict, parent: int) -> None:
     """Forks the process itself, and tells how it ends."""
-    worker_process.die_with(parent)  # a test that is stopped leaves nothing behind
+    worker_process.kill_when_parent_dies(parent)  # a test that is stopped leaves nothing behind
     folder, this = pathlib.Path(asked["folder"]), os.getpid()
     pid = os.fork()
     if pid == 0:
-        worker_process.die_with(this)
+        worker_process.kill_when_parent_dies(this)
         _become(asked, folder)
     _write(folder / "pid", str(pid))
     _, status = os.waitpid(pid, 0)

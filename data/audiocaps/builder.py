@@ -5,7 +5,7 @@ from typing import Any
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing
 
 HOMEPAGE = "https://github.com/cdjkim/audiocaps"
 SUBSET = "https://www.robots.ox.ac.uk/~vgg/research/audio-retrieval/"
@@ -14,7 +14,7 @@ COLUMNS = ("youtube_id", "start_time", "caption")
 FOLDERS = ("{}", "audio/{}", "video/{}", "audio", "video")
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """The rows of the tables that are there; Oxford's subset, which the paper uses, goes first."""
     splits: dict[str, list[dict[str, Any]]] = {}
     missing, notes = {}, []
@@ -31,7 +31,7 @@ def listing(download: pathlib.Path) -> Listing:
     reading.check_found(splits, missing, "e.g. test/YTID.wav, YTID_30.flac, YTID_30000_40000.flac")
     if "test" in splits and not any(note.startswith("test:") for note in notes):
         notes.append(f"test: the whole split, not the paper's 796 clips: see {SUBSET}")
-    return Listing(splits, missing=missing, notes=tuple(notes))
+    return DatasetListing(splits, missing=missing, notes=tuple(notes))
 
 
 def _rows(

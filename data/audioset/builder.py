@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing, Row
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing, Row
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://research.google.com/audioset/download.html"
@@ -38,7 +38,7 @@ class Segments(Sequence[Row]):
         return {"id": f"{video}_{start}", reading.medium(path): path, "label": label}
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """The rows of the segment tables that are there, one split each."""
     found = {split: reading.seek(download, f"{split}_segments.csv") for split in SPLITS}
     tables = {split: path for split, path in found.items() if path is not None}
@@ -50,7 +50,7 @@ def listing(download: pathlib.Path) -> Listing:
     for split, table in tables.items():
         splits[split], missing[split] = _segments(download, split, table, mids)
     reading.check_found(splits, missing, "e.g. eval_segments/YTID.wav, YTID_30.flac, YYTID.mp4")
-    return Listing(splits, classes, reading.templates(), missing, notes)
+    return DatasetListing(splits, classes, reading.templates(), missing, notes)
 
 
 def _classes(download: pathlib.Path) -> tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]:

@@ -8,7 +8,7 @@ import msgspec
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing, Row
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing, Row
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 REMEDY = "captions go into captions.jsonl, captions.csv, captions_*.json (COCO) or name.txt files"
@@ -42,7 +42,7 @@ class Coco(msgspec.Struct):
     annotations: list[CocoCaption]
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """One split a folder: the download itself, or those directly in it, or COCO's image folders."""
     inner = reading.folders(download)[1:]
     found = list(_coco(download)) or [(WHOLE, download, _captions(download))]
@@ -58,7 +58,7 @@ def listing(download: pathlib.Path) -> Listing:
         notes += _left_out(split, folder, len(captions) - len(told))
     if not any(splits.values()):
         raise UserError(f"no captioned image in {download}, nor in a folder in it; {REMEDY}")
-    return Listing(splits=splits, missing=missing, notes=tuple(notes))
+    return DatasetListing(splits=splits, missing=missing, notes=tuple(notes))
 
 
 def _left_out(split: str, folder: pathlib.Path, bare: int) -> Iterator[str]:

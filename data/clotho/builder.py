@@ -6,14 +6,14 @@ from typing import Any
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing
 
 HOMEPAGE = "https://zenodo.org/records/4783391"
 SPLITS = ("development", "validation", "evaluation")
 CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """The rows of the caption tables that are there, one split each."""
     splits: dict[str, list[dict[str, Any]]] = {}
     missing = {}
@@ -25,7 +25,7 @@ def listing(download: pathlib.Path) -> Listing:
     if not splits:
         raise UserError(f"no clotho_captions_evaluation.csv in {download}; get it from {HOMEPAGE}")
     reading.check_found(splits, missing, f"evaluation/*.wav; unpack {HOMEPAGE}'s .7z")
-    return Listing(splits, missing=missing)
+    return DatasetListing(splits, missing=missing)
 
 
 def _rows(

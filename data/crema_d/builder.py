@@ -6,7 +6,7 @@ from typing import Any
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://github.com/CheyneyComputerScience/CREMA-D"
@@ -22,7 +22,7 @@ VOTES = {"VoiceVote": "voice_vote", "FaceVote": "face_vote", "MultiModalVote": "
 PEOPLE = {"Age": "age", "Sex": "sex"}
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """The files of `VideoFlash`, converted, and `AudioWAV`, one split each actor.
 
     `processedResults/summaryTable.csv` says which there should be and what people heard and saw,
@@ -65,7 +65,7 @@ def listing(download: pathlib.Path) -> Listing:
         raise UserError(f"no {wanted} in {download}; {REMEDY}")
     notes = (f"{len(flash)} of the videos are Flash, which is not read: convert them (README.md)",)
     prompts = reading.lines(HERE / "prompts.txt")
-    return Listing(splits, classes, prompts, missing, notes if flash else ())
+    return DatasetListing(splits, classes, prompts, missing, notes if flash else ())
 
 
 def _table(

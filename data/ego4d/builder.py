@@ -16,7 +16,7 @@ from PIL import Image
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing, Row
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing, Row
 from imagebind_jax.inputs.decoders import imu_files, media
 
 HOMEPAGE = "https://ego4d-data.org/docs/start-here/"
@@ -63,7 +63,7 @@ class Narrated(msgspec.Struct):
     narration_pass_2: Pass | None = None
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """Splits "train" and "test", windows of a video together, so that workers read each CSV once.
 
     Only videos with exactly one scenario, which is the label; each video is in one split, drawn by
@@ -99,7 +99,7 @@ def listing(download: pathlib.Path) -> Listing:
         raise UserError(f"{none}, by {told} and ego4d.json: {REMEDY}")
     reading.check_found(splits, missing, f"{imu}/VIDEO_UID.csv")
     notes = (f"{len(single)} of {len(videos)} videos have one scenario",)
-    return Listing(splits, classes, reading.templates(), missing, notes)
+    return DatasetListing(splits, classes, reading.templates(), missing, notes)
 
 
 def scenario(video: Video) -> str:
@@ -165,7 +165,7 @@ def read_samples(path: pathlib.Path) -> Float[np.ndarray, "n 7"]:
     Rows without a time (which lie outside the video) or without a value are left out: both are
     among the defects that Ego4D documents, and so are rows out of order. Raises `MediaError`.
     """
-    with media.open_source(path) as file, media.decoding(path):
+    with media.open_media(path) as file, media.wrap_decode_errors(path):
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES} bytes")
         header = file.readline(4096).decode().strip().split(",")

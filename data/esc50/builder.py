@@ -5,7 +5,7 @@ from typing import Any
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://github.com/karolpiczak/ESC-50"
@@ -13,7 +13,7 @@ REMEDY = f"download and unpack {HOMEPAGE}/archive/master.zip"
 FOLDS = 5
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """The rows of `ESC-50-master/`, one split a fold."""
     table = reading.find(download, "meta/esc50.csv", remedy=REMEDY)
     files = reading.media(download, "audio", suffixes=(".wav",))
@@ -36,7 +36,7 @@ def listing(download: pathlib.Path) -> Listing:
         else:
             missing[f"fold{fold}"] += 1
     reading.check_found(splits, missing, f"audio/*.wav; {REMEDY}")
-    return Listing(splits, tuple(classes), reading.templates(), missing, tuple(notes))
+    return DatasetListing(splits, tuple(classes), reading.templates(), missing, tuple(notes))
 
 
 DATASET = Dataset(

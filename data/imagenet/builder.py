@@ -7,7 +7,7 @@ import numpy as np
 
 from imagebind_jax.data import mat_files, reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing, Row
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing, Row
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php"
@@ -19,7 +19,7 @@ SOLUTION = "LOC_val_solution.csv"
 TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """Splits "val" and, where there is a folder train/ beside val/, "train".
 
     Labels count in the order of the sorted synsets. They come from a table in the download if
@@ -55,7 +55,7 @@ def listing(download: pathlib.Path) -> Listing:
             if synset
         ]
     classes = reading.lines(HERE / "classes.txt")
-    return Listing(splits, classes, reading.templates(), missing)
+    return DatasetListing(splits, classes, reading.templates(), missing)
 
 
 def _images(folder: pathlib.Path, labels: dict[str, int]) -> Iterator[tuple[pathlib.Path, str]]:

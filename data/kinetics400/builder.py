@@ -6,7 +6,7 @@ from typing import Any
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://github.com/cvdfoundation/kinetics-dataset"
@@ -17,7 +17,7 @@ MENDED = "replacement/replacement_for_corrupted_k400"
 Clips = dict[str, dict[str, pathlib.Path]]  # split -> YouTube id -> path
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """The rows of `annotations/{train,val}.csv` or, without those, of a folder a class."""
     known = reading.lines(HERE / "classes.txt")
     tables = {split: reading.seek(download, f"annotations/{split}.csv") for split in SPLITS}
@@ -47,7 +47,9 @@ def listing(download: pathlib.Path) -> Listing:
         else:
             splits[split].append({"id": stem, "vision": path, "label": labels[name]})
     reading.check_found(splits, missing, "e.g. val/{id}_{start:06d}_{end:06d}.mp4")
-    return Listing(splits, classes, reading.lines(HERE / "prompts.txt"), missing, (*notes, *aside))
+    return DatasetListing(
+        splits, classes, reading.lines(HERE / "prompts.txt"), missing, (*notes, *aside)
+    )
 
 
 def _places(download: pathlib.Path, split: str) -> list[pathlib.Path]:

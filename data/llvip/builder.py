@@ -13,7 +13,7 @@ from PIL import Image
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import datasets
-from imagebind_jax.inputs.datasets import Dataset, Listing, Row
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing, Row
 from imagebind_jax.inputs.decoders import images
 
 HERE = pathlib.Path(__file__).parent
@@ -27,7 +27,7 @@ MAX_XML = 1 << 20  # bytes
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are outside
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """Splits "train" and "test" of pairs, and "person_test" of boxes to classify.
 
     The boxes are every pedestrian of the test images and, for each, one of the same size at a
@@ -66,7 +66,7 @@ def listing(download: pathlib.Path) -> Listing:
     splits["person_test"] = boxes
     persons = sum(row["label"] == PERSON for row in boxes)
     counted = f"person_test: {persons} persons and {len(boxes) - persons} background boxes"
-    return Listing(
+    return DatasetListing(
         splits=splits,
         classes=reading.lines(HERE / "classes.txt"),
         prompts=reading.templates(),
@@ -134,7 +134,7 @@ def background(
 def record(row: Row) -> dict[str, Any]:
     """A pair as its files are, or a box as lossless PNGs cut out of them."""
     if "box" not in row:
-        return datasets.embed(row)
+        return datasets.inline_files(row)
     cut: Mapping[str, bytes] = {
         "vision": _crop(row["vision"], row["box"], "RGB"),
         "thermal": _crop(row["thermal"], row["box"], "L"),

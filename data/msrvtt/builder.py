@@ -6,7 +6,7 @@ from typing import Any
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing
 
 HOMEPAGE = "https://github.com/ArrowLuo/CLIP4Clip"
 REMEDY = f"unpack msrvtt_data.zip of {HOMEPAGE}'s releases"
@@ -15,7 +15,7 @@ VIDEOS = "unpack MSRVTT.zip of https://www.robots.ox.ac.uk/~maxbain/frozen-in-ti
 FOLDERS = ("videos", "videos/all", "MSRVTT/videos/all", "TrainValVideo", "TestVideo")
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """The rows of the JSFUSION test table and, where it is there, of the training table."""
     test = reading.find(
         download, "MSRVTT_JSFUSION_test.csv", "msrvtt_data/MSRVTT_JSFUSION_test.csv", remedy=REMEDY
@@ -38,7 +38,7 @@ def listing(download: pathlib.Path) -> Listing:
         ]
         missing[split] = len(texts) - len(splits[split])
     reading.check_found(splits, missing, f"e.g. videos/video7020.mp4; {VIDEOS}")
-    return Listing(splits, missing=missing)
+    return DatasetListing(splits, missing=missing)
 
 
 def _training(table: pathlib.Path, path: pathlib.Path) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from imagebind_jax.data import mat_files, reading
 from imagebind_jax.data.sunrgbd import builder as sunrgbd
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import datasets
-from imagebind_jax.inputs.datasets import Dataset, Listing, Row
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing, Row
 from imagebind_jax.inputs.decoders import images, media
 from imagebind_jax.inputs.transforms.depth import NYU_CAMERA
 
@@ -25,7 +25,7 @@ OTHERS = "others"
 MAX_CHUNK = 1 << 29  # bytes that HDF5 may unpack at once
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """Splits "train" (795) and "test" (654), from the labelled .mat file or from SUN RGB-D's copy."""
     try:
         path = reading.find(download, LABELED, remedy=REMEDY)
@@ -40,11 +40,11 @@ def label(scene: str, classes: tuple[str, ...]) -> int:
     return classes.index(name if name in classes else OTHERS)
 
 
-def _from_labeled(path: pathlib.Path, download: pathlib.Path) -> Listing:
+def _from_labeled(path: pathlib.Path, download: pathlib.Path) -> DatasetListing:
     indices = reading.find(download, "splits.mat", remedy=REMEDY)
     try:
         file = _labeled(path)
-        with media.decoding(path):
+        with media.wrap_decode_errors(path):
             references = _own(file, "sceneTypes")[0]
             scenes = ["".join(map(chr, np.ravel(_own(file, each)[:40]))) for each in references]
     except media.MediaError as error:
@@ -70,7 +70,7 @@ def _from_labeled(path: pathlib.Path, download: pathlib.Path) -> Listing:
     return _listing(splits, missing, classes, f"whole frames, from {path.name}")
 
 
-def _from_sun(download: pathlib.Path) -> Listing:
+def _from_sun(download: pathlib.Path) -> DatasetListing:
     try:
         found, missing = sunrgbd.frames(download, (), below="kv1/NYUdata/")
     except UserError as error:
@@ -92,26 +92,26 @@ def _from_sun(download: pathlib.Path) -> Listing:
     return _listing(splits, missing, classes, "frames as cut and in-filled by SUN RGB-D")
 
 
-def _listing(splits, missing, classes, origin: str) -> Listing:
+def _listing(splits, missing, classes, origin: str) -> DatasetListing:
     notes = (
         origin,
         "depth: 16-bit PNG in millimetres, not rotated",
     )
     names = reading.names(HERE / "names.txt")
-    return Listing(splits, classes, reading.templates(), missing, notes, names)
+    return DatasetListing(splits, classes, reading.templates(), missing, notes, names)
 
 
 def record(row: Row) -> Mapping[str, Any]:
     """Lossless PNGs: colour, and depth in millimetres in 16 bits (the sensor's steps are coarser)."""
     if "mat" not in row:
         rotated = np.asarray(images.open_image(row["depth"]))
-        with media.decoding(row["depth"]):
+        with media.wrap_decode_errors(row["depth"]):
             if rotated.dtype != np.uint16:
                 raise ValueError(f"{rotated.dtype} is not a 16-bit depth map")
             millimetres = (rotated >> np.uint16(3)) | (rotated << np.uint16(13))
-            return datasets.embed({**row, "depth": _png(millimetres)})
+            return datasets.inline_files({**row, "depth": _png(millimetres)})
     file = _labeled(row["mat"])
-    with media.decoding(row["mat"]):
+    with media.wrap_decode_errors(row["mat"]):
         color, depth = _own(file, "images"), _own(file, "depths")
         count, width, height = depth.shape
         if color.shape != (count, 3, width, height) or width * height > images.MAX_PIXELS:
@@ -153,7 +153,7 @@ def _labeled(path: pathlib.Path) -> Any:
             f"{path} needs h5py: `pip install 'imagebind-jax[nyu]'`; or give SUN RGB-D's copy, "
             f"SUNRGBD.zip and SUNRGBDtoolbox.zip from {sunrgbd.HOMEPAGE}"
         ) from error
-    with media.decoding(path):
+    with media.wrap_decode_errors(path):
         return h5py.File(path, "r")
 
 

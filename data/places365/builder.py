@@ -4,7 +4,7 @@ import pathlib
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing, Row
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing, Row
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "http://places2.csail.mit.edu/download.html"
@@ -13,7 +13,7 @@ LIST = "places365_val.txt"
 REMEDY = f"get val_256.tar and filelist_places365-standard.tar from {HOMEPAGE}"
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """Split "val": the 36,500 validation images, 100 a class."""
     folder = reading.find(download, *FOLDERS, remedy=REMEDY)
     path = reading.find(download, LIST, f"filelist_places365-standard/{LIST}", remedy=REMEDY)
@@ -38,7 +38,7 @@ def listing(download: pathlib.Path) -> Listing:
         else:
             rows.append({"id": f"val/{file}", "vision": folder / file, "label": label})
     reading.check_found({"val": rows}, {"val": missing}, f"{folder}/Places365_val_00000001.jpg")
-    return Listing(
+    return DatasetListing(
         splits={"val": rows},
         classes=classes,
         prompts=reading.templates(),

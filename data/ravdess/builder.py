@@ -7,7 +7,7 @@ from typing import Any
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://zenodo.org/records/1188976"
@@ -23,7 +23,7 @@ OF_EACH = 28  # recordings of the four emotions by an actor: 3 x 8, and 4 neutra
 DEEPEST = 3  # folders down to Actor_01
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """The files of the folders `Actor_01` ... `Actor_24`, one split each actor."""
     classes = reading.lines(HERE / "classes.txt")
     rows: dict[str, dict[str, Any]] = {}
@@ -43,7 +43,7 @@ def listing(download: pathlib.Path) -> Listing:
         raise UserError(f"no {wanted} in {download}; {REMEDY}")
     found, whole = sum(map(len, splits.values())), OF_EACH * 24
     notes = (f"{found} of the {whole} recordings in speech of four emotions are there",)
-    return Listing(
+    return DatasetListing(
         splits, classes, reading.lines(HERE / "prompts.txt"), {}, notes if found < whole else ()
     )
 

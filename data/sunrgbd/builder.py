@@ -6,7 +6,7 @@ import numpy as np
 
 from imagebind_jax.data import mat_files, reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing, Row
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing, Row
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.transforms import depth as depth_input
 
@@ -17,7 +17,7 @@ SPLIT = "traintestSUNRGBD/allsplit.mat"
 SENSORS = ("kv1", "kv2", "realsense", "xtion")
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """Splits "train" (all of it: pairs need no label) and "test" (the 19 scenes of the benchmark)."""
     classes = reading.lines(HERE / "classes.txt")
     splits, missing = frames(download, classes)
@@ -28,7 +28,7 @@ def listing(download: pathlib.Path) -> Listing:
         "depth: SUN's own bytes, which are millimetres rotated left by 3 bits; see README.md",
     )
     splits["test"] = labelled
-    return Listing(splits, classes, reading.templates(), missing, notes)
+    return DatasetListing(splits, classes, reading.templates(), missing, notes)
 
 
 def frames(

@@ -5,7 +5,7 @@ from typing import Any
 
 from imagebind_jax.data import reading
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import Dataset, Listing
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing
 
 HERE = pathlib.Path(__file__).parent
 HOMEPAGE = "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"
@@ -17,7 +17,7 @@ UNPACKED = "scratch/shared/beegfs/hchen/train_data/VGGSound_final/video"  # the 
 FOLDERS = ("video", "videos", UNPACKED, "audio")
 
 
-def listing(download: pathlib.Path) -> Listing:
+def listing(download: pathlib.Path) -> DatasetListing:
     """The rows of `vggsound.csv`, or of the authors' `test.csv` where only that is there."""
     table = reading.seek(download, *WHOLE) or reading.find(
         download, *WHOLE, "data/test.csv", "test.csv", remedy=REMEDY
@@ -39,7 +39,7 @@ def listing(download: pathlib.Path) -> Listing:
             row = {"id": stem, reading.medium(path): path, "label": labels[name]}
             splits[split].append(row)
     reading.check_found(splits, missing, "e.g. video/{id}_{start:06d}.mp4 or audio/...wav")
-    return Listing(splits, classes, reading.templates(), missing, notes)
+    return DatasetListing(splits, classes, reading.templates(), missing, notes)
 
 
 def _from_all(table: pathlib.Path) -> list[tuple[str, str, str]]:

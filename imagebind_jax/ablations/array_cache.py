@@ -15,18 +15,18 @@ from imagebind_jax.storage import atomic
 DAMAGED = (FileNotFoundError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
-class Folder:
+class ArrayCache:
     """The arrays of one seed: each file is whole, or is not there."""
 
     def __init__(self, folder: pathlib.Path, seed: int):
         self.path, self.seed = folder / f"seed-{seed}", seed
 
     def has(self, part: str) -> bool:
-        return (self.path / last_file(part)).exists()
+        return (self.path / marker_file(part)).exists()
 
     def write(self, name: str, array: np.ndarray) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        with atomic.replaced(self.path / name) as file:
+        with atomic.atomic_write(self.path / name) as file:
             np.save(file, array, allow_pickle=False)
 
     def read(self, name: str) -> np.ndarray:
@@ -35,7 +35,7 @@ class Folder:
             return np.load(self.path / name, mmap_mode="r", allow_pickle=False)
 
 
-def last_file(part: str) -> str:
+def marker_file(part: str) -> str:
     """Of those that a part writes: where it is, the others are, too."""
     kind, _, rest = part.partition("-")
     if part in ("captioned", "test", "audio", "thermal"):
@@ -61,20 +61,20 @@ def _whole(folder: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def save(path: pathlib.Path, params: Mapping) -> None:
+def save_params(path: pathlib.Path, params: Mapping) -> None:
     """Nested dicts of arrays as one .npz file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
-    with atomic.replaced(path) as file:
+    with atomic.atomic_write(path) as file:
         np.savez(file, **flat)
 
 
-def load(path: pathlib.Path) -> dict:
-    """What `save` has written. Raises UserError where it is damaged, or gone."""
+def load_params(path: pathlib.Path) -> dict:
+    """What `save_params` has written. Raises UserError where it is damaged, or gone."""
     with _whole(path.parent), np.load(path, allow_pickle=False) as flat:
         return traverse_util.unflatten_dict({name: flat[name] for name in flat}, sep="/")
 
 
-def small(x: np.ndarray) -> np.ndarray:
+def to_float16(x: np.ndarray) -> np.ndarray:
     """Numbers that are not whole in half precision, which is finer than what they were measured with."""
     return x.astype(np.float16) if x.dtype.kind == "f" else x

@@ -4,18 +4,18 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from imagebind_jax.ablations.spec import Claim, Row, Setting
+from imagebind_jax.ablations.spec import AblationRow, Hypothesis, TrialConfig
 
 # The paper's own baselines: a temperature of 0.2 for depth and 0.05 for audio, strong augmentation for
 # depth alone, a batch of 512 for depth and of 2,048 for audio: 32 and 128 here.
-DEPTH = Setting("depth", temperature=0.2, batch_size=32, epochs=32)
-AUDIO = Setting(
+DEPTH = TrialConfig("depth", temperature=0.2, batch_size=32, epochs=32)
+AUDIO = TrialConfig(
     "audio", temperature=0.05, batch_size=128, epochs=32,
     augmentation="basic", erase=False, mask_bands=12,
 )  # fmt: skip
-THERMAL = Setting("thermal", temperature=0.2, batch_size=32, epochs=32)
+THERMAL = TrialConfig("thermal", temperature=0.2, batch_size=32, epochs=32)
 BASELINE = {"depth": DEPTH, "audio": AUDIO}
-BOTH = ("depth", "audio")
+AUDIO_AND_DEPTH = ("depth", "audio")
 
 
 def row(
@@ -23,13 +23,13 @@ def row(
     depth: float | None = None,
     audio: float | None = None,
     *,
-    of: Iterable[str] = BOTH,
+    of: Iterable[str] = AUDIO_AND_DEPTH,
     paper: str = "",
     **changed: Any,
-) -> Row:
+) -> AblationRow:
     """A row of the baselines with some fields changed. depth, audio: the paper's numbers."""
     numbers = {"depth": depth, "audio": audio}
-    return Row(
+    return AblationRow(
         label,
         {task: dataclasses.replace(BASELINE[task], **changed) for task in of},
         {task: n for task, n in numbers.items() if n is not None and task in of},
@@ -37,5 +37,5 @@ def row(
     )
 
 
-def claims(says: str, better: str, worse: str, *tasks: str, **more: Any) -> tuple[Claim, ...]:
-    return tuple(Claim(says, task, better, worse, **more) for task in tasks)
+def claims(says: str, better: str, worse: str, *tasks: str, **more: Any) -> tuple[Hypothesis, ...]:
+    return tuple(Hypothesis(says, task, better, worse, **more) for task in tasks)

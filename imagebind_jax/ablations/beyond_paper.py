@@ -2,21 +2,21 @@
 
 import dataclasses
 
-from imagebind_jax.ablations.baselines import BASELINE, BOTH, THERMAL, claims, row
-from imagebind_jax.ablations.spec import Ablation, Claim, Row, Setting
+from imagebind_jax.ablations.baselines import AUDIO_AND_DEPTH, BASELINE, THERMAL, claims, row
+from imagebind_jax.ablations.spec import Ablation, AblationRow, Hypothesis, TrialConfig
 
 
-def _pairs(count: int) -> Row:
+def _pairs(count: int) -> AblationRow:
     """As many steps for every count: epochs are in inverse proportion."""
 
-    def setting(task: str) -> Setting:
+    def setting(task: str) -> TrialConfig:
         base = BASELINE[task]
         batch = min(64, base.batch_size)
         return dataclasses.replace(
             base, pairs=count, batch_size=batch, epochs=base.epochs * base.pairs // count
         )
 
-    return Row(f"{count:,}", {task: setting(task) for task in BOTH})
+    return AblationRow(f"{count:,}", {task: setting(task) for task in AUDIO_AND_DEPTH})
 
 
 CONTROL: Ablation = Ablation(
@@ -24,7 +24,7 @@ CONTROL: Ablation = Ablation(
         "Nothing changed",
         "",
         (row("once"), row("again", repeat=1)),
-        claims("the first of two equal settings is the better one", "once", "again", *BOTH, ours=True),
+        claims("the first of two equal settings is the better one", "once", "again", *AUDIO_AND_DEPTH, ours=True),
         "The control: two settings that are the same, from other initial weights and with other "
         "batches. Of a hundred such benches two would call one of these two verdicts by chance.",
     )  # fmt: skip
@@ -36,8 +36,8 @@ ABLATIONS: tuple[Ablation, ...] = (
         "",
         tuple(_pairs(count) for count in (64, 128, 256, 512, 1024)),
         (
-            *claims("1,024 pairs are better than 512", "1,024", "512", *BOTH, ours=True),
-            *claims("128 pairs are better than 64", "128", "64", *BOTH, ours=True),
+            *claims("1,024 pairs are better than 512", "1,024", "512", *AUDIO_AND_DEPTH, ours=True),
+            *claims("128 pairs are better than 64", "128", "64", *AUDIO_AND_DEPTH, ours=True),
         ),
         "Every row takes the same number of steps, in batches of 64 (depth: 32); chance is 12.5 %. A pair of audio is a "
         "recording, whose three moments are three sounds.",
@@ -51,12 +51,12 @@ ABLATIONS: tuple[Ablation, ...] = (
             for temperature in (0.05, 0.1, 0.2, 1.0)
         ),
         (
-            *claims("a high temperature leaves a smaller gap", "temperature 0.05", "temperature 1.0", *BOTH, number="gap", ours=True),
+            *claims("a high temperature leaves a smaller gap", "temperature 0.05", "temperature 1.0", *AUDIO_AND_DEPTH, number="gap", ours=True),
             *(
-                Claim(f"centring helps {what} at {row}", task, row, row, f"{number}_centred", number, ours=True)
+                Hypothesis(f"centring helps {what} at {row}", task, row, row, f"{number}_centred", number, ours=True)
                 for row in ("temperature 0.05", "temperature 1.0")
                 for number, what in (("r10", "retrieval of images"), ("top1", "zero-shot"))
-                for task in BOTH
+                for task in AUDIO_AND_DEPTH
             ),
         ),
         "The gap is the distance between the mean embeddings of a modality and of its images (Liang "
@@ -78,7 +78,7 @@ ABLATIONS: tuple[Ablation, ...] = (
         tuple(
             claim
             for batch in (32, 256)
-            for claim in claims(f"the sigmoid loss beats InfoNCE in batches of {batch}", f"sigmoid, batch {batch}", f"InfoNCE, batch {batch}", *BOTH, ours=True)
+            for claim in claims(f"the sigmoid loss beats InfoNCE in batches of {batch}", f"sigmoid, batch {batch}", f"InfoNCE, batch {batch}", *AUDIO_AND_DEPTH, ours=True)
         ),
         "SigLIP's loss (arXiv:2303.15343) with a learned scale and bias, which starts at "
         "-log(batch - 1), against InfoNCE with a learned temperature; both from a temperature of 0.1, and "
@@ -89,10 +89,10 @@ ABLATIONS: tuple[Ablation, ...] = (
         "Chained binding",
         "",
         (
-            Row("to images", {"thermal": THERMAL}),
-            Row("to depth maps only", {"thermal": dataclasses.replace(THERMAL, hub="depth")}),
+            AblationRow("to images", {"thermal": THERMAL}),
+            AblationRow("to depth maps only", {"thermal": dataclasses.replace(THERMAL, hub="depth")}),
             # One step, whose rate is all there is of a schedule.
-            Row("not trained", {"thermal": dataclasses.replace(THERMAL, pairs=32, epochs=1)}),
+            AblationRow("not trained", {"thermal": dataclasses.replace(THERMAL, pairs=32, epochs=1)}),
         ),
         (
             *claims("binding to images is better than to what is bound to them", "to images", "to depth maps only", "thermal", ours=True),

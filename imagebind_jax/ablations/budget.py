@@ -5,15 +5,15 @@ import re
 from collections.abc import Sequence
 
 from imagebind_jax.ablations import jobs, registry
-from imagebind_jax.ablations.jobs import Results
-from imagebind_jax.ablations.paired_test import FEWEST
+from imagebind_jax.ablations.jobs import TrialResults
+from imagebind_jax.ablations.paired_test import MIN_SEEDS
 from imagebind_jax.ablations.spec import Ablation
 from imagebind_jax.errors import UserError
 
-FEWER = 5  # seeds, below which hardly a difference is called
+SEED_COUNTS = 5  # seeds, below which hardly a difference is called
 
 
-def choose(names: Sequence[str]) -> list[Ablation]:
+def select_ablations(names: Sequence[str]) -> list[Ablation]:
     """The ablations of these names, each once, in the table's order. Raises UserError."""
     unknown = [name for name in names if name not in registry.BY_NAME and name != "all"]
     if unknown or not names:
@@ -24,7 +24,7 @@ def choose(names: Sequence[str]) -> list[Ablation]:
     return [each for each in registry.ABLATIONS if each.name in names or "all" in names]
 
 
-def seconds(text: str) -> float:
+def parse_duration(text: str) -> float:
     """ "30m", "1.5h", "90s" or "90" (minutes). Raises UserError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     value = float(match[1]) * {"s": 1, "m": 60, "": 60, "h": 3600}[match[2]] if match else 0.0
@@ -33,33 +33,40 @@ def seconds(text: str) -> float:
     return value
 
 
-def fit(
-    results: Results, chosen: Sequence[Ablation], seeds: Sequence[int], budget: float, workers: int
+def fit_to_budget(
+    results: TrialResults,
+    chosen: Sequence[Ablation],
+    seeds: Sequence[int],
+    budget: float,
+    workers: int,
 ) -> tuple[list[Ablation], Sequence[int], list[dict[str, str]]]:
     """(ablations, seeds, what is left out and why): what a budget of seconds suffices for.
 
     Down to FEWER seeds, then ablations are left out from the end, then seeds down to FEWEST.
     """
-    fitting, seeds = list(chosen), few(results, chosen, seeds, budget, workers, FEWER)
+    fitting, seeds = (
+        list(chosen),
+        seeds_within_budget(results, chosen, seeds, budget, workers, SEED_COUNTS),
+    )
 
     def fits() -> bool:
-        return jobs.lasts(results.todo(fitting, seeds), workers) <= budget
+        return jobs.estimate_makespan(results.todo(fitting, seeds), workers) <= budget
 
     while len(fitting) > 1 and not fits():
         fitting.pop()
-    while len(seeds) > FEWEST and not fits():
+    while len(seeds) > MIN_SEEDS and not fits():
         seeds = seeds[:-1]
     why = f"did not fit into the budget of {budget / 60:.3g} minutes"
     return fitting, seeds, [{"name": e.name, "why": why} for e in chosen[len(fitting) :]]
 
 
-def few(
-    results: Results,
+def seeds_within_budget(
+    results: TrialResults,
     chosen: Sequence[Ablation],
     seeds: Sequence[int],
     budget: float,
     workers: int,
-    fewest: int = FEWEST,
+    fewest: int = MIN_SEEDS,
 ) -> Sequence[int]:
     """The seeds that a budget of seconds suffices for, from nothing; all, where all is done.
 
@@ -67,7 +74,10 @@ def few(
     """
     if not results.todo(chosen, seeds):
         return seeds
-    nothing = Results(results.folder / "nothing")
-    while len(seeds) > fewest and jobs.lasts(nothing.todo(chosen, seeds), workers) > budget:
+    nothing = TrialResults(results.folder / "nothing")
+    while (
+        len(seeds) > fewest
+        and jobs.estimate_makespan(nothing.todo(chosen, seeds), workers) > budget
+    ):
         seeds = seeds[:-1]
     return seeds

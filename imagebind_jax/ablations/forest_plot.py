@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from imagebind_jax.ablations.paired_test import DOES_NOT, NO, REPRODUCES, YES, spread
-from imagebind_jax.reports.html import text
+from imagebind_jax.ablations.paired_test import DOES_NOT, NO, REPRODUCES, YES, mean_and_std
+from imagebind_jax.reports.html import escape
 
 KINDS = {REPRODUCES: "right", YES: "right", DOES_NOT: "wrong", NO: "wrong"}  # classes of style.css
 EDGE = 4.0  # percent of the width on each side, for what lies beyond the scale
@@ -16,7 +16,7 @@ ARROWS = {False: "M4-5L-4 0L4 5Z", True: "M-4-5L4 0L-4 5Z"}  # to the left, to t
 DIAMOND = "M0-6L6 0L0 6L-6 0Z"
 
 
-class Scale:
+class AxisScale:
     """Places between two values, in percent of a line's width; `steps` are round."""
 
     def __init__(self, low: float | int, high: float | int, about: int = 4):
@@ -35,22 +35,22 @@ class Scale:
         return self.steps[0] <= value <= self.steps[-1]
 
 
-def differences(verdicts: Sequence[Mapping[str, Any]]) -> Scale:
+def difference_scale(verdicts: Sequence[Mapping[str, Any]]) -> AxisScale:
     """A scale for nine tenths of all that is drawn, as far to the left of 0 as to the right."""
     ends = [abs(v[key]) for v in verdicts for key in ("low", "high", "difference")]
     ends += [abs(v["paper_difference"]) for v in verdicts if v["paper_difference"] is not None]
     most = max(float(np.quantile(ends, 0.9, method="higher")), 1e-3)
-    return Scale(-most, most)
+    return AxisScale(-most, most)
 
 
-def kind(verdict: Mapping[str, Any]) -> str:
+def verdict_class(verdict: Mapping[str, Any]) -> str:
     """The class of its colour."""
     return KINDS.get(verdict["verdict"], "close")
 
 
-def forest_line(verdict: Mapping[str, Any], scale: Scale) -> str:
+def forest_row(verdict: Mapping[str, Any], scale: AxisScale) -> str:
     """The interval with its mean as a dot, and the paper's difference as a hollow diamond."""
-    mark, paper = kind(verdict), verdict["paper_difference"]
+    mark, paper = verdict_class(verdict), verdict["paper_difference"]
     low, high = max(verdict["low"], scale.steps[0]), min(verdict["high"], scale.steps[-1])
     drawn = _rules(scale)
     if low <= high:
@@ -82,28 +82,30 @@ def legend(verdicts: Iterable[Mapping[str, Any]]) -> str:
     return f'<p class="legend keys">{said}</p>'
 
 
-def seeds_line(values: Sequence[float | int], scale: Scale) -> str:
+def strip_plot(values: Sequence[float | int], scale: AxisScale) -> str:
     """A pale dot each seed, and their mean as a bar."""
     drawn = _rules(scale)
     drawn += [
         f'<circle class="seed" cx="{scale.at(each):.2f}%" cy="50%" r="4.5"/>' for each in values
     ]
     if values:
-        at = scale.at(spread(values)[0])
+        at = scale.at(mean_and_std(values)[0])
         drawn.append(f'<line class="mean" x1="{at:.2f}%" x2="{at:.2f}%" y1="18%" y2="82%"/>')
     return _svg(drawn)
 
 
-def axis(scale: Scale, *, sign: bool = False) -> str:
+def axis(scale: AxisScale, *, sign: bool = False) -> str:
     """The steps of a scale, as numbers."""
     drawn = []
     for step in scale.steps:
         said = (f"{step:+g}" if sign and step else f"{step:g}").replace("-", "−")
-        drawn.append(f'<text class="middle" x="{scale.at(step):.2f}%" y="70%">{text(said)}</text>')
+        drawn.append(
+            f'<text class="middle" x="{scale.at(step):.2f}%" y="70%">{escape(said)}</text>'
+        )
     return _svg(drawn)
 
 
-def _rules(scale: Scale) -> list[str]:
+def _rules(scale: AxisScale) -> list[str]:
     """Longer than the line is high: where it is not cut off, they meet those of the next line."""
     return [
         f'<line class="{"zero" if step == 0 else "step"}" x1="{scale.at(step):.2f}%" '

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from imagebind_jax.ablations import datasets, models, trial, worker_process
-from imagebind_jax.ablations.array_cache import Folder
+from imagebind_jax.ablations.array_cache import ArrayCache
 from imagebind_jax.ablations.baselines import DEPTH
-from imagebind_jax.ablations.spec import Ablation, Setting
+from imagebind_jax.ablations.spec import Ablation, TrialConfig
 from imagebind_jax.storage import checksummed
-from imagebind_jax.storage.fingerprint import digest, told
+from imagebind_jax.storage.fingerprint import fingerprint_fields, json_sha256
 
 # Seconds on one core of BENCHMARKS.md's machine, by which progress and budgets are reckoned.
 PART_COSTS = {
@@ -25,7 +25,7 @@ COMPILING = 5.0
 STEP_COSTS = {"depth": (1.2e-3, 7.5e-5), "thermal": (1.2e-3, 7.5e-5), "audio": (2.5e-3, 2.7e-4)}
 # A result depends on these parts of the package; with others it is not taken for the same.
 # The sources that decide what a trial measures: no report, no command.
-MADE_BY = (
+FINGERPRINTED_SOURCES = (
     "ablations/array_cache.py", "ablations/baselines.py", "ablations/datasets.py", "ablations/models.py",
     "ablations/trial.py", "ablations/worker_process.py", "inputs/**/*.py", "models/*.py", "losses/*.py",
     "training/frozen_towers.py", "training/gradients.py", "training/skip_step.py", "training/step.py",
@@ -41,7 +41,7 @@ class Job:
 
     seeds: tuple[int, ...]
     part: str = ""
-    setting: Setting | None = None
+    setting: TrialConfig | None = None
 
     @property
     def cost(self) -> float:
@@ -61,12 +61,14 @@ class Job:
         return f"{self.setting.modality}, {len(self.seeds)} seeds"
 
 
-def _cost(setting: Setting) -> float:
+def _cost(setting: TrialConfig) -> float:
     fixed, each = STEP_COSTS[setting.modality]
     return models.steps(setting) * (fixed + each * setting.batch_size)
 
 
-def ready(waiting: Sequence[tuple[int, Job]], running: set[Job]) -> Iterator[tuple[int, Job]]:
+def runnable_jobs(
+    waiting: Sequence[tuple[int, Job]], running: set[Job]
+) -> Iterator[tuple[int, Job]]:
     """Jobs that nothing unfinished comes before: parts of a seed one after the other, then runs."""
     first: dict[int, Job] = {}
     for other in (*running, *(job for _, job in waiting)):
@@ -80,12 +82,12 @@ def ready(waiting: Sequence[tuple[int, Job]], running: set[Job]) -> Iterator[tup
             yield number, job
 
 
-def lasts(todo: Sequence[Job], workers: int) -> float:
+def estimate_makespan(todo: Sequence[Job], workers: int) -> float:
     """Seconds that jobs take, about: each as soon as it is ready and a process is free."""
     waiting, running, now = list(enumerate(todo)), list[tuple[float, int]](), 0.0
     while waiting or running:
         while waiting and len(running) < workers:
-            found = next(ready(waiting, {todo[number] for _, number in running}), None)
+            found = next(runnable_jobs(waiting, {todo[number] for _, number in running}), None)
             if found is None:
                 break
             waiting.remove(found)
@@ -94,41 +96,43 @@ def lasts(todo: Sequence[Job], workers: int) -> float:
     return now
 
 
-def code() -> str:
+def code_fingerprint() -> str:
     """A digest of what results depend on."""
     package = pathlib.Path(__file__).parents[1]
     found = hashlib.sha256(str([importlib.metadata.version(name) for name in LIBRARIES]).encode())
-    for pattern in MADE_BY:
+    for pattern in FINGERPRINTED_SOURCES:
         for path in sorted(package.glob(pattern)):
             found.update(path.name.encode() + path.read_bytes())
     return found.hexdigest()[:8]
 
 
-def made(out: pathlib.Path) -> pathlib.Path:
+def results_dir(out: pathlib.Path) -> pathlib.Path:
     """The folder, in `out`, of what this code makes: data and results of other code are not in it."""
-    return out / f"made-{code()}"
+    return out / f"made-{code_fingerprint()}"
 
 
-class Results:
+class TrialResults:
     """The numbers of finished runs: a file each, sealed; what is damaged is made again."""
 
     def __init__(self, folder: pathlib.Path):
-        """folder: that of `made`."""
+        """folder: that of `results_dir`."""
         self.folder = folder
 
-    def _path(self, setting: Setting, seed: int) -> pathlib.Path:
-        return self.folder / "runs" / f"{digest(told(setting))[:16]}-{seed}.json"
+    def _path(self, setting: TrialConfig, seed: int) -> pathlib.Path:
+        return self.folder / "runs" / f"{json_sha256(fingerprint_fields(setting))[:16]}-{seed}.json"
 
-    def get(self, setting: Setting, seed: int) -> trial.Numbers | None:
+    def get(self, setting: TrialConfig, seed: int) -> trial.Metrics | None:
         try:
-            return checksummed.read_sealed(self._path(setting, seed))["numbers"]
+            return checksummed.read_checksummed_json(self._path(setting, seed))["numbers"]
         except (FileNotFoundError, ValueError, KeyError):
             return None
 
-    def put(self, setting: Setting, seed: int, numbers: trial.Numbers) -> None:
+    def put(self, setting: TrialConfig, seed: int, numbers: trial.Metrics) -> None:
         path = self._path(setting, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        checksummed.write_sealed(path, {"setting": told(setting), "seed": seed, "numbers": numbers})
+        checksummed.write_checksummed_json(
+            path, {"setting": fingerprint_fields(setting), "seed": seed, "numbers": numbers}
+        )
 
     def todo(self, ablations: Sequence[Ablation], seeds: Sequence[int]) -> list[Job]:
         """Data first, then each setting once, in the order of the ablations."""
@@ -143,8 +147,8 @@ class Results:
                 part
                 for setting, left in missing.items()
                 if seed in left
-                for part in datasets.needed(setting)
-                if not Folder(self.folder, seed).has(part)
+                for part in datasets.required_parts(setting)
+                if not ArrayCache(self.folder, seed).has(part)
             )
             for seed in seeds
         }
@@ -156,21 +160,23 @@ class Results:
         return made + [Job(left, setting=setting) for setting, left in missing.items()]
 
 
-def work(folder: pathlib.Path, number: int, job: Job, deadline: float) -> None:
-    """One job, in a process of `cores`. folder: that of `made`; deadline: of time.monotonic()."""
-    results = Results(folder)
+def run_job(folder: pathlib.Path, number: int, job: Job, deadline: float) -> None:
+    """One job, in a process of `cores`. folder: that of `results_dir`; deadline: of time.monotonic()."""
+    results = TrialResults(folder)
     if job.setting is None:
         [seed] = job.seeds
-        datasets.make(folder, seed, job.part, lambda share: worker_process.tell(number, share))
+        datasets.build_part(
+            folder, seed, job.part, lambda share: worker_process.report_progress(number, share)
+        )
         return
     for i, seed in enumerate(job.seeds):
         if time.monotonic() >= deadline:
             return
 
         def tell(share: float, before: int = i) -> None:
-            worker_process.tell(number, (before + share) / len(job.seeds))
+            worker_process.report_progress(number, (before + share) / len(job.seeds))
 
-        numbers, _ = trial.run(job.setting, seed, folder, tell)
+        numbers, _ = trial.run_trial(job.setting, seed, folder, tell)
         results.put(job.setting, seed, numbers)
 
 

@@ -9,54 +9,63 @@ import numpy as np
 from jaxtyping import Float
 
 from imagebind_jax import optimizer
-from imagebind_jax.ablations.spec import Setting
+from imagebind_jax.ablations.spec import TrialConfig
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.tasks.zero_shot import classifier
+from imagebind_jax.evaluation.tasks.zero_shot import zero_shot_weights
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.pipeline import batches
-from imagebind_jax.inputs.pipeline.precomputed import Anchors, Views
+from imagebind_jax.inputs.pipeline.precomputed import FixedViews, PrecomputedEmbeddings
 from imagebind_jax.inputs.sources import Record
 from imagebind_jax.inputs.transforms import audio, augment, depth, text, thermal, vision
 from imagebind_jax.inputs.world import captions
-from imagebind_jax.inputs.world.attributes import draw
-from imagebind_jax.inputs.world.recordings import Episodes
-from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.inputs.world.attributes import sample_attributes
+from imagebind_jax.inputs.world.recordings import MomentSequences
+from imagebind_jax.inputs.world.world import world_source
 from imagebind_jax.models.imagebind import TINY, ImageBind, ImageBindConfig
 from imagebind_jax.training.step import create_state, train_step
 
 SIZE, WIDTH = 64, 64  # pixels; dimensions of the shared space
-ASKED = ("shape", "material")  # the columns of labels
-TASK = {"depth": "shape", "audio": "material", "thermal": "shape"}  # what is asked of each
+LABEL_COLUMNS = ("shape", "material")  # the columns of labels
+TASK_OF_MODALITY = {
+    "depth": "shape",
+    "audio": "material",
+    "thermal": "shape",
+}  # what is asked of each
 # Of the towers' own training. Crops that show a twelfth of a picture, as the paper's may, would be
 # beyond what towers of this size can tell.
-SEEN = augment.Spatial(crop_scale=(0.5, 1.0), operations=0, jitter=0.2, erase=0.0)
+IMAGE_AUGMENTATION = augment.SpatialAugmentation(
+    crop_scale=(0.5, 1.0), operations=0, jitter=0.2, erase=0.0
+)
 TOWER_PAIRS, TOWER_VIEWS, TOWER_STEPS, TOWER_BATCH = 6144, 2, 2000, 64
 
-WORDS = text.Tokens(24)  # the longest caption has as many
-SPOKEN = 4000  # captions that hold every word there is
+TOKENIZER = text.Tokenize(24)  # the longest caption has as many
+VOCABULARY_SAMPLES = 4000  # captions that hold every word there is
 
 
 @functools.cache
 def vocabulary() -> tuple[int, ...]:
     """The tokens that the world's captions and prompts are made of: 139 of 49,408."""
     rng = np.random.default_rng(0)
-    said = [captions.caption(draw(rng, test=i % 2 == 0), rng) for i in range(SPOKEN)]
+    said = [
+        captions.caption(sample_attributes(rng, test=i % 2 == 0), rng)
+        for i in range(VOCABULARY_SAMPLES)
+    ]
     for task, prompts in world.PROMPTS.items():
         said += [p.replace("{}", name) for p in prompts for name in world.CLASS_NAMES[task]]
-    return tuple(np.unique([WORDS({"text": each}, None) for each in said]).tolist())
+    return tuple(np.unique([TOKENIZER({"text": each}, None) for each in said]).tolist())
 
 
 @dataclasses.dataclass(frozen=True)
-class Spoken:
+class WorldTokens:
     """record["text"] to tokens numbered by `vocabulary`: a tower learns in a quarter of the time.
 
     The end of a text stays the largest. Raises UserError on a word the world does not know.
     """
 
     def __call__(self, record: Record, rng: np.random.Generator | None) -> np.ndarray:
-        tokens, known = WORDS(record, rng), np.array(vocabulary())
+        tokens, known = TOKENIZER(record, rng), np.array(vocabulary())
         numbers = np.minimum(np.searchsorted(known, tokens), len(known) - 1)
         if (known[numbers] != tokens).any():
             raise UserError(f"a word of {record['text']!r} is not one of the world's")
@@ -72,36 +81,39 @@ IMAGE_ENCODERS = {
 SCALE_RATE = 30.0  # so that a learned temperature can halve within the shortest of these runs
 ENCODERS = {"small": (48, 1, 2), "base": (96, 2, 3)}  # width, layers, heads
 # Means and standard deviations of the training inputs; of depth and heat as of the demo's.
-LOUDNESS = 0.16, 0.40
+LOG_MEL_MEAN_STD = 0.16, 0.40
 DEPTH = depth.Disparity(SIZE, "metric", mean=1.66, std=0.83)
 INPUTS: dict[str, batches.Transform] = {
-    "vision": vision.Clip(SIZE, frames=1),
-    "text": Spoken(),
-    "audio": batches.Standardised(audio.LogMel(), *((x,) for x in LOUDNESS)),
+    "vision": vision.FramesTransform(SIZE, frames=1),
+    "text": WorldTokens(),
+    "audio": batches.Standardize(audio.LogMel(), *((x,) for x in LOG_MEL_MEAN_STD)),
     "depth": DEPTH,
-    "thermal": batches.Standardised(thermal.Thermal(SIZE), (0.34,), (0.15,)),
+    "thermal": batches.Standardize(thermal.Thermal(SIZE), (0.34,), (0.15,)),
 }
 Params = Mapping
 
 
-def tower_config(seed: int, size: str) -> TrainConfig:
+def pretrain_config(seed: int, size: str) -> TrainConfig:
     """The training of an image tower and its text tower, on captioned images of that seed's world."""
     words = dataclasses.replace(
         TINY.encoders["text"],
-        shape=(WORDS.context_length,),
+        shape=(TOKENIZER.context_length,),
         vocab_size=len(vocabulary()),
         width=64,
         heads=2,
     )
     encoders = {"vision": IMAGE_ENCODERS[size], "text": words}
-    pair = batches.Pair(
+    pair = batches.ModalityPair(
         ("vision", "text"),
-        samples(Episodes(seed, SIZE), "train", TOWER_PAIRS, modalities=("vision", "text")),
-        views=Views(TOWER_VIEWS),
+        world_source(
+            MomentSequences(seed, SIZE), "train", TOWER_PAIRS, modalities=("vision", "text")
+        ),
+        views=FixedViews(TOWER_VIEWS),
     )
     return TrainConfig(
         model=ImageBindConfig(encoders, embed_dim=WIDTH),
-        inputs=INPUTS | {"vision": vision.Clip(SIZE, frames=1, augment=SEEN)},
+        inputs=INPUTS
+        | {"vision": vision.FramesTransform(SIZE, frames=1, augment=IMAGE_AUGMENTATION)},
         pairs=(pair,),
         steps=TOWER_STEPS,
         batch_size=TOWER_BATCH,
@@ -112,12 +124,12 @@ def tower_config(seed: int, size: str) -> TrainConfig:
     )
 
 
-def steps(setting: Setting) -> int:
+def steps(setting: TrialConfig) -> int:
     """That its epochs make."""
     return -(-setting.epochs * setting.pairs // setting.batch_size)
 
 
-def config(setting: Setting, seed: int) -> TrainConfig:
+def trial_config(setting: TrialConfig, seed: int) -> TrainConfig:
     """The training that a setting stands for, as any config file would say it.
 
     Its anchors are not read from a folder: the bench has them in memory.
@@ -142,11 +154,11 @@ def config(setting: Setting, seed: int) -> TrainConfig:
         model=ImageBindConfig({setting.modality: encoder}, embed_dim=WIDTH),
         inputs=INPUTS,
         pairs=(
-            batches.Pair(
+            batches.ModalityPair(
                 ("vision", setting.modality),
-                samples(Episodes(seed, SIZE), "train", setting.pairs),
-                views=Views(1),
-                anchors=Anchors("in memory"),
+                world_source(MomentSequences(seed, SIZE), "train", setting.pairs),
+                views=FixedViews(1),
+                anchors=PrecomputedEmbeddings("in memory"),
             ),
         ),
         steps=steps(setting),
@@ -163,7 +175,7 @@ def config(setting: Setting, seed: int) -> TrainConfig:
     )
 
 
-def trained(
+def train_on_arrays(
     config: TrainConfig,
     batch: Callable[[int], Mapping[str, np.ndarray]],
     tell: Callable[[float], None] = lambda share: None,
@@ -173,7 +185,7 @@ def trained(
     batch: step -> that step's batch, from memory. tell: told the share that is done.
     Raises UserError where a step was not finite.
     """
-    place = sharding.placement(config.parallel, config.fsdp)
+    place = sharding.make_strategy(config.parallel, config.fsdp)
     # No seed in the programs: one compilation serves them all. (Nothing is dropped, so none is used.)
     state = place.place(create_state(config))
     step = _step(dataclasses.replace(config, seed=0), place, state)
@@ -221,7 +233,9 @@ def _embed(model: ImageBindConfig, params: Params, modality: str, x: jax.Array) 
     return ImageBind(model).apply({"params": params}, {modality: x})[0][modality]
 
 
-def classes(model: ImageBindConfig, params: Params, task: str) -> Float[np.ndarray, "classes e"]:
+def class_embeddings(
+    model: ImageBindConfig, params: Params, task: str
+) -> Float[np.ndarray, "classes e"]:
     """A unit vector for each of a task's classes, by the prompts of the world."""
     tokens = INPUTS["text"]
 
@@ -229,4 +243,4 @@ def classes(model: ImageBindConfig, params: Params, task: str) -> Float[np.ndarr
         x = np.stack([tokens({"text": sentence}, None) for sentence in sentences])
         return embed(model, params, "text", x)
 
-    return classifier(embed_text, world.CLASS_NAMES[task], world.PROMPTS[task])
+    return zero_shot_weights(embed_text, world.CLASS_NAMES[task], world.PROMPTS[task])

@@ -6,16 +6,16 @@ top-1 there (NYU v2's in table 7), audio ESC-50's.
 
 import dataclasses
 
-from imagebind_jax.ablations.baselines import AUDIO, BASELINE, BOTH, DEPTH, claims, row
-from imagebind_jax.ablations.spec import Ablation, Row
+from imagebind_jax.ablations.baselines import AUDIO, AUDIO_AND_DEPTH, BASELINE, DEPTH, claims, row
+from imagebind_jax.ablations.spec import Ablation, AblationRow
 
 
-def _epochs(label: str, times: int, depth: float, audio: float, paper: str) -> Row:
+def _epochs(label: str, times: int, depth: float, audio: float, paper: str) -> AblationRow:
     settings = {
         task: dataclasses.replace(base, epochs=times * base.epochs)
         for task, base in BASELINE.items()
     }
-    return Row(label, settings, {"depth": depth, "audio": audio}, paper)
+    return AblationRow(label, settings, {"depth": depth, "audio": audio}, paper)
 
 
 ABLATIONS: tuple[Ablation, ...] = (
@@ -29,8 +29,8 @@ ABLATIONS: tuple[Ablation, ...] = (
             row("large", 29.5, 60.3, paper="ViT-H", image_encoder="large"),
         ),
         (
-            *claims("a large image encoder binds better than a base one", "large", "base", *BOTH),
-            *claims("a base image encoder binds better than a small one", "base", "small", *BOTH, ours=True),
+            *claims("a large image encoder binds better than a base one", "large", "base", *AUDIO_AND_DEPTH),
+            *claims("a base image encoder binds better than a small one", "base", "small", *AUDIO_AND_DEPTH, ours=True),
         ),
         "The frozen image tower (and the text tower learned with it) grows, the encoder that is "
         "bound to it stays. The towers here are 40, 96 and 160 wide with 1, 2 and 3 layers.",
@@ -63,7 +63,7 @@ ABLATIONS: tuple[Ablation, ...] = (
         "Projection head",
         "Table 5(b)",
         (row("linear", 26.7, 56.7), row("MLP", 26.5, 51.0, head="mlp")),
-        claims("a linear head beats an MLP", "linear", "MLP", *BOTH),
+        claims("a linear head beats an MLP", "linear", "MLP", *AUDIO_AND_DEPTH),
         "Linear, or Linear - GELU - Linear as wide as the encoder.",
     ),
     Ablation(
@@ -76,8 +76,8 @@ ABLATIONS: tuple[Ablation, ...] = (
             _epochs("4 x", 4, 29.9, 62.9, "64"),
         ),
         (
-            *claims("training four times as long helps", "4 x", "1 x", *BOTH),
-            *claims("training twice as long helps", "2 x", "1 x", *BOTH),
+            *claims("training four times as long helps", "4 x", "1 x", *AUDIO_AND_DEPTH),
+            *claims("training twice as long helps", "2 x", "1 x", *AUDIO_AND_DEPTH),
         ),
         f"Once, twice and four times the baseline's epochs ({DEPTH.epochs} for depth, {AUDIO.epochs} "
         "for audio), each with a whole schedule of its own.",
@@ -87,10 +87,10 @@ ABLATIONS: tuple[Ablation, ...] = (
         "Image augmentation",
         "Table 5(d)",
         (
-            Row("basic",
+            AblationRow("basic",
                 {"depth": dataclasses.replace(DEPTH, augmentation="basic"), "audio": AUDIO},
                 {"depth": 25.4, "audio": 56.7}),
-            Row("strong",
+            AblationRow("strong",
                 {"depth": DEPTH, "audio": dataclasses.replace(AUDIO, augmentation="strong")},
                 {"depth": 26.7, "audio": 22.6}),
         ),
@@ -213,10 +213,10 @@ ABLATIONS: tuple[Ablation, ...] = (
             row("class names", audio=68.6, hub="labels"),
         ),
         (
-            *claims("pairs with class names beat emergent binding", "class names", "image", *BOTH, ours=True),
-            *claims("images and text together beat images alone", "image and text", "image", *BOTH, ours=True),
-            *claims("binding to text beats binding to images", "text", "image", *BOTH, ours=True),
-            *claims("class names beat captions", "class names", "text", *BOTH, ours=True),
+            *claims("pairs with class names beat emergent binding", "class names", "image", *AUDIO_AND_DEPTH, ours=True),
+            *claims("images and text together beat images alone", "image and text", "image", *AUDIO_AND_DEPTH, ours=True),
+            *claims("binding to text beats binding to images", "text", "image", *AUDIO_AND_DEPTH, ours=True),
+            *claims("class names beat captions", "class names", "text", *AUDIO_AND_DEPTH, ours=True),
         ),
         "Image is ImageBind's way. Text: the frozen text tower in the image tower's place, as LanguageBind "
         "binds, with captions that tell one to four of a scene's attributes (the camera's motion among "

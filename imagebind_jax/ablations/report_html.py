@@ -7,10 +7,10 @@ from typing import Any
 
 from imagebind_jax.ablations import forest_plot, report_text
 from imagebind_jax.reports import html
-from imagebind_jax.reports.html import section, text
+from imagebind_jax.reports.html import escape, section_html
 
 
-def write_page(path: pathlib.Path, results: Mapping[str, Any]) -> None:
+def write_html(path: pathlib.Path, results: Mapping[str, Any]) -> None:
     """Writes a page that needs no other file and no network; replaces `path` at once.
 
     results: what science.json holds.
@@ -20,7 +20,7 @@ def write_page(path: pathlib.Path, results: Mapping[str, Any]) -> None:
         _forest(
             "verdicts",
             "The paper's claims",
-            f"{report_text.counted(results)} Right of 0 the claim holds; the interval decides.",
+            f"{report_text.summarize_counts(results)} Right of 0 the claim holds; the interval decides.",
             report_text.verdicts(results, ours=False),
         ),
         _forest(
@@ -29,7 +29,7 @@ def write_page(path: pathlib.Path, results: Mapping[str, Any]) -> None:
             "Questions of our own, put to the same test.",
             report_text.verdicts(results, ours=True),
         ),
-        section(
+        section_html(
             "ablations",
             "Every ablation",
             "Percent, mean ± standard deviation over the seeds, the highest of a column in bold. In "
@@ -38,11 +38,11 @@ def write_page(path: pathlib.Path, results: Mapping[str, Any]) -> None:
         ),
         _towers(results),
         _left_out(results),
-        f"<footer><p>{text(report_text.made(results))}</p><p>Again: <code>{text(results['command'])}"
+        f"<footer><p>{escape(report_text.describe_run(results))}</p><p>Again: <code>{escape(results['command'])}"
         "</code></p></footer>",
     ]
     style = importlib.resources.files(__package__).joinpath("page.css").read_text("utf-8")
-    html.write(path, f"imagebind_jax: {report_text.TITLE}", body, style)
+    html.write_html(path, f"imagebind_jax: {report_text.TITLE}", body, style)
 
 
 def _header(results: Mapping[str, Any]) -> str:
@@ -50,11 +50,15 @@ def _header(results: Mapping[str, Any]) -> str:
     tiles = [(len(results["seeds"]), "seeds, paired")]
     if any(counts.values()):
         tiles = [*zip(counts.values(), ("reproduce", "do not", "are too close to call")), *tiles]
-    cells = "".join(f"<li><b>{text(a)}</b><span>{text(b)}</span></li>" for a, b in tiles)
-    says = (report_text.WORLD, report_text.tasks(results), report_text.tested(results))
-    lead = "".join(f'<p class="says">{text(each)}</p>' for each in says if each)
+    cells = "".join(f"<li><b>{escape(a)}</b><span>{escape(b)}</span></li>" for a, b in tiles)
+    says = (
+        report_text.WORLD,
+        report_text.describe_tasks(results),
+        report_text.describe_test(results),
+    )
+    lead = "".join(f'<p class="says">{escape(each)}</p>' for each in says if each)
     return (
-        f'<div><p class="eyebrow">imagebind_jax · ablations</p><h1>{text(report_text.TITLE)}</h1>'
+        f'<div><p class="eyebrow">imagebind_jax · ablations</p><h1>{escape(report_text.TITLE)}</h1>'
         f'{lead}</div><ul class="tiles">{cells}</ul>'
     )
 
@@ -68,11 +72,11 @@ def _forest(
         some = [(a, v) for a, v in found if (v["number"] in report_text.DISTANCES) == distances]
         if not some:
             continue
-        scale = forest_plot.differences([verdict for _, verdict in some])
+        scale = forest_plot.difference_scale([verdict for _, verdict in some])
         lines = [
-            f'<li><p><a href="#{text(ablation["name"])}">{text(verdict["says"])}</a>'
-            f"<small>{text(report_text.task(verdict))}</small></p>{forest_plot.forest_line(verdict, scale)}"
-            f'<p><span class="verdict {forest_plot.kind(verdict)}">{text(verdict["verdict"])}</span>'
+            f'<li><p><a href="#{escape(ablation["name"])}">{escape(verdict["says"])}</a>'
+            f"<small>{escape(report_text.task(verdict))}</small></p>{forest_plot.forest_row(verdict, scale)}"
+            f'<p><span class="verdict {forest_plot.verdict_class(verdict)}">{escape(verdict["verdict"])}</span>'
             f"{_numbers(verdict)}</p></li>"
             for ablation, verdict in some
         ]
@@ -82,16 +86,16 @@ def _forest(
             f"<p><small>{unit}</small></p></li>"
         )
         parts.append(f'<ol class="forest">{"".join(lines)}</ol>')
-    return section(
+    return section_html(
         name, title, says, *([forest_plot.legend(v for _, v in found), *parts] if parts else [])
     )
 
 
 def _numbers(verdict: Mapping[str, Any]) -> str:
-    difference = report_text.signed(verdict["difference"], verdict["number"])
+    difference = report_text.format_signed(verdict["difference"], verdict["number"])
     paper = f"<small>the paper {report_text.paper_difference(verdict)}</small>"
-    said = f"<small>{difference} ({report_text.interval(verdict)})</small>"
-    return said + paper if report_text.has_paper(verdict) else said
+    said = f"<small>{difference} ({report_text.format_interval(verdict)})</small>"
+    return said + paper if report_text.has_paper_numbers(verdict) else said
 
 
 # ---- an ablation
@@ -109,13 +113,13 @@ def _article(ablation: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     asked |= set(ablation["numbers"][:1])
     charts = "".join(_chart(column, ablation) for column in ours if column.number in asked)
     said = "".join(
-        f'<li><b class="verdict {forest_plot.kind(v)}">{text(v["verdict"])}</b>: {text(v["says"])}. '
-        f"{text(report_text.sentence(v, results))}</li>"
+        f'<li><b class="verdict {forest_plot.verdict_class(v)}">{escape(v["verdict"])}</b>: {escape(v["says"])}. '
+        f"{escape(report_text.verdict_sentence(v, results))}</li>"
         for v in ablation["verdicts"]
     )
     return (
-        f'<article id="{text(ablation["name"])}"><h3>{text(ablation["title"])}</h3>'
-        f'<p class="about">{text(ablation["about"])}</p><div class="tables">{tables}</div>'
+        f'<article id="{escape(ablation["name"])}"><h3>{escape(ablation["title"])}</h3>'
+        f'<p class="about">{escape(ablation["about"])}</p><div class="tables">{tables}</div>'
         f'<div class="charts">{charts}</div>'
         f"{f'<ul class=found-here>{said}</ul>' if said else ''}</article>"
     )
@@ -123,11 +127,11 @@ def _article(ablation: Mapping[str, Any], results: Mapping[str, Any]) -> str:
 
 def _numbers_of(title: str, names: Sequence[str], columns: Sequence[report_text.Column]) -> str:
     rows = [
-        [text(name), *(f"<b>{c.cells[i]}</b>" if i in c.best else c.cells[i] for c in columns)]
+        [escape(name), *(f"<b>{c.cells[i]}</b>" if i in c.best else c.cells[i] for c in columns)]
         for i, name in enumerate(names)
     ]
-    head = ['<span class="sr">Setting</span>', *(text(column.short) for column in columns)]
-    return f"<div><h4>{text(title)}</h4>{_table(head, rows)}</div>"
+    head = ['<span class="sr">Setting</span>', *(escape(column.short) for column in columns)]
+    return f"<div><h4>{escape(title)}</h4>{_table(head, rows)}</div>"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -153,13 +157,13 @@ def _chart(column: report_text.Column, ablation: Mapping[str, Any]) -> str:
     if not lines:
         return ""
     every = [value for _, values in lines for value in values]
-    scale = forest_plot.Scale(min(every), max(every), about=3)
+    scale = forest_plot.AxisScale(min(every), max(every), about=3)
     drawn = "".join(
-        f"<span>{text(label)}</span>{forest_plot.seeds_line(values, scale)}"
+        f"<span>{escape(label)}</span>{forest_plot.strip_plot(values, scale)}"
         for label, values in lines
     )
     return (
-        f'<div class="chart"><h4>{text(column.short)}</h4><div>{drawn}<span></span>'
+        f'<div class="chart"><h4>{escape(column.short)}</h4><div>{drawn}<span></span>'
         f"{forest_plot.axis(scale)}</div></div>"
     )
 
@@ -168,11 +172,11 @@ def _chart(column: report_text.Column, ablation: Mapping[str, Any]) -> str:
 
 
 def _towers(results: Mapping[str, Any]) -> str:
-    lines = report_text.towers(results)
+    lines = report_text.tower_table(results)
     if not lines:
         return ""
-    head, *rows = ([text(cell) for cell in line] for line in lines)
-    return section(
+    head, *rows = ([escape(cell) for cell in line] for line in lines)
+    return section_html(
         "towers",
         "The frozen image towers",
         "What they find on images themselves, zero-shot, in percent.",
@@ -182,9 +186,10 @@ def _towers(results: Mapping[str, Any]) -> str:
 
 def _left_out(results: Mapping[str, Any]) -> str:
     lines = "".join(
-        f"<li><b>{text(one['name'])}</b>: {text(one['why'])}</li>" for one in results["left_out"]
+        f"<li><b>{escape(one['name'])}</b>: {escape(one['why'])}</li>"
+        for one in results["left_out"]
     )
-    return section(
+    return section_html(
         "left-out",
         "Left out",
         "What was not measured, and why.",

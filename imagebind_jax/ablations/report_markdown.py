@@ -6,7 +6,7 @@ from typing import Any
 
 from imagebind_jax.ablations import report_text
 from imagebind_jax.errors import one_line
-from imagebind_jax.reports.markdown import escaped, table
+from imagebind_jax.reports.markdown import escape_markdown, markdown_table
 
 TOWERS_IN = "image-encoder"  # the ablation that they belong to
 TOWERS = (
@@ -15,16 +15,16 @@ TOWERS = (
 )
 
 
-def markdown(results: Mapping[str, Any]) -> str:
+def render_markdown(results: Mapping[str, Any]) -> str:
     """The whole report; the same results give the same text."""
     names = {ablation["name"] for ablation in results["ablations"]}
     parts = [
         f"# {report_text.TITLE}",
         f"```bash\n{one_line(results['command'])}\n```",
-        escaped(report_text.made(results)),
+        escape_markdown(report_text.describe_run(results)),
         report_text.WORLD,
-        report_text.tasks(results),
-        escaped(report_text.tested(results)),
+        report_text.describe_tasks(results),
+        escape_markdown(report_text.describe_test(results)),
         "Tables: percent (the modality gap: a distance from 0 to 2), mean ± standard deviation over the seeds, "
         "the highest of a column in bold.",
         "" if TOWERS_IN in names else _towers(results),
@@ -34,7 +34,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     for ablation in results["ablations"]:
         parts += _section(ablation, results)
     if results["left_out"]:
-        left = [f"* {escaped(one['name'])}: {escaped(one['why'])}" for one in results["left_out"]]
+        left = [
+            f"* {escape_markdown(one['name'])}: {escape_markdown(one['why'])}"
+            for one in results["left_out"]
+        ]
         parts += ["## Left out", "\n".join(left)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -47,13 +50,13 @@ def _summary(results: Mapping[str, Any]) -> list[str]:
         "claim of the paper",
         "task",
         "the paper",
-        f"ours ({report_text.level(results)} interval)",
+        f"ours ({report_text.confidence_level(results)} interval)",
         "verdict",
     )
     lines = [
         (
             _link(a, v),
-            escaped(report_text.task(v)),
+            escape_markdown(report_text.task(v)),
             report_text.paper_difference(v),
             _ours(v),
             _verdict(v),
@@ -62,8 +65,8 @@ def _summary(results: Mapping[str, Any]) -> list[str]:
     ]
     return [
         "## Verdicts",
-        f"{report_text.counted(results)} Differences are in points of percent.",
-        table(head, lines, right=[2]),
+        f"{report_text.summarize_counts(results)} Differences are in points of percent.",
+        markdown_table(head, lines, right=[2]),
     ]
 
 
@@ -74,55 +77,61 @@ def _questions(results: Mapping[str, Any]) -> list[str]:
     head = (
         "question of our own",
         "task",
-        f"difference ({report_text.level(results)} interval)",
+        f"difference ({report_text.confidence_level(results)} interval)",
         "verdict",
     )
-    lines = [(_link(a, v), escaped(report_text.task(v)), _ours(v), _verdict(v)) for a, v in found]
-    return ["## Beyond the paper", table(head, lines, right=[])]
+    lines = [
+        (_link(a, v), escape_markdown(report_text.task(v)), _ours(v), _verdict(v)) for a, v in found
+    ]
+    return ["## Beyond the paper", markdown_table(head, lines, right=[])]
 
 
 def _section(ablation: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
     columns = report_text.columns(ablation)
-    source = f" The paper's numbers: {escaped(ablation['source'])}." if ablation["source"] else ""
+    source = (
+        f" The paper's numbers: {escape_markdown(ablation['source'])}."
+        if ablation["source"]
+        else ""
+    )
     rows = []
     for i, row in enumerate(ablation["rows"]):
-        label = escaped(row["label"])
+        label = escape_markdown(row["label"])
         if row["paper_label"]:
-            label += f" (the paper: {escaped(row['paper_label'])})"
+            label += f" (the paper: {escape_markdown(row['paper_label'])})"
         cells = [f"**{c.cells[i]}**" if i in c.best else c.cells[i] for c in columns]
         rows.append((label, *cells))
-    head = ("", *(escaped(column.title) for column in columns))
+    head = ("", *(escape_markdown(column.title) for column in columns))
     said = [
-        f"* {_verdict(v)}: {escaped(v['says'])}. {escaped(report_text.sentence(v, results))}"
+        f"* {_verdict(v)}: {escape_markdown(v['says'])}. {escape_markdown(report_text.verdict_sentence(v, results))}"
         for v in ablation["verdicts"]
     ]
     return [
-        f"## {escaped(ablation['title'])}",
-        escaped(ablation["about"]) + source,
+        f"## {escape_markdown(ablation['title'])}",
+        escape_markdown(ablation["about"]) + source,
         _towers(results) if ablation["name"] == TOWERS_IN else "",
-        table(head, rows, right=range(1, len(head))) if rows else "",
+        markdown_table(head, rows, right=range(1, len(head))) if rows else "",
         "\n".join(said),
     ]
 
 
 def _towers(results: Mapping[str, Any]) -> str:
-    lines = report_text.towers(results)
+    lines = report_text.tower_table(results)
     if not lines:
         return ""
-    head, *rows = [[escaped(cell) for cell in line] for line in lines]
-    return f"{TOWERS}\n\n{table(head, rows, right=range(1, len(head)))}"
+    head, *rows = [[escape_markdown(cell) for cell in line] for line in lines]
+    return f"{TOWERS}\n\n{markdown_table(head, rows, right=range(1, len(head)))}"
 
 
 def _link(ablation: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
     """As GitHub names headings."""
     anchor = re.sub(r"[^\w\- ]", "", one_line(ablation["title"]).lower()).replace(" ", "-")
-    return f"[{escaped(verdict['says'])}](#{anchor})"
+    return f"[{escape_markdown(verdict['says'])}](#{anchor})"
 
 
 def _ours(verdict: Mapping[str, Any]) -> str:
     number = verdict["number"]
-    return f"{report_text.signed(verdict['difference'], number)} ({report_text.interval(verdict)})"
+    return f"{report_text.format_signed(verdict['difference'], number)} ({report_text.format_interval(verdict)})"
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
-    return f"**{escaped(verdict['verdict'])}**"
+    return f"**{escape_markdown(verdict['verdict'])}**"

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagebind_jax.ablations.paired_test import DOES_NOT, REPRODUCES, TOO_CLOSE, spread
-from imagebind_jax.ablations.spec import TASKS
+from imagebind_jax.ablations.paired_test import DOES_NOT, REPRODUCES, TOO_CLOSE, mean_and_std
+from imagebind_jax.ablations.spec import TASK_DESCRIPTIONS
 
 NUMBERS = {
     "top1": "top-1",
@@ -35,7 +35,7 @@ WORLD = (
 NONE = "–"
 
 
-def tested(results: Mapping[str, Any]) -> str:
+def describe_test(results: Mapping[str, Any]) -> str:
     """What a verdict is, and how many would be called by chance."""
     n = len(verdicts(results))
     chance = (
@@ -44,7 +44,7 @@ def tested(results: Mapping[str, Any]) -> str:
     )
     return (
         f"Each verdict is Student's paired t test over {len(results['seeds'])} seeds: a claim "
-        f"{REPRODUCES} where the whole {level(results)} interval of the difference lies above 0, {DOES_NOT} "
+        f"{REPRODUCES} where the whole {confidence_level(results)} interval of the difference lies above 0, {DOES_NOT} "
         f"where it lies below, and is {TOO_CLOSE} where the interval holds 0, which is no proof that "
         "nothing differs. The interval is of the mean difference over worlds like these, not over the "
         "paper's data. Ablations share the runs of the baseline, so one unlucky run of it moves several "
@@ -52,16 +52,16 @@ def tested(results: Mapping[str, Any]) -> str:
     ) + (chance if n else "")
 
 
-def tasks(results: Mapping[str, Any]) -> str:
+def describe_tasks(results: Mapping[str, Any]) -> str:
     """The tasks that occur: depth (depth maps, which shape is it?)."""
     used = {task for ablation in results["ablations"] for task in ablation["tasks"]}
-    said = [f"{task} ({TASKS[task]})" for task in TASKS if task in used]
+    said = [f"{task} ({TASK_DESCRIPTIONS[task]})" for task in TASK_DESCRIPTIONS if task in used]
     return (
         f"Tasks, zero-shot but for what is bound to class names: {'; '.join(said)}." if said else ""
     )
 
 
-def made(results: Mapping[str, Any]) -> str:
+def describe_run(results: Mapping[str, Any]) -> str:
     """The machine, seeds, time and versions on one line."""
     seeds, minutes = results["seeds"], max(round(results["seconds"] / 60), 1)
     hours, rest = divmod(minutes, 60)
@@ -90,7 +90,7 @@ def counts(results: Mapping[str, Any]) -> dict[str, int]:
     return {each: said.count(each) for each in (REPRODUCES, DOES_NOT, TOO_CLOSE)}
 
 
-def counted(results: Mapping[str, Any]) -> str:
+def summarize_counts(results: Mapping[str, Any]) -> str:
     """Of 12 claims 5 reproduce, 2 do not, and 5 are too close to call."""
     yes, no, close = counts(results).values()
     n = yes + no + close
@@ -105,46 +105,46 @@ def task(verdict: Mapping[str, Any]) -> str:
     """The task, and the number where it is another than top-1."""
     if verdict["number"] == "top1" or verdict["other"]:
         return verdict["task"]
-    return f"{verdict['task']}, {named(verdict['number'])}"
+    return f"{verdict['task']}, {metric_label(verdict['number'])}"
 
 
-def interval(verdict: Mapping[str, Any]) -> str:
+def format_interval(verdict: Mapping[str, Any]) -> str:
     """+1.2 to +5.0."""
-    low, high = (signed(verdict[end], verdict["number"]) for end in ("low", "high"))
+    low, high = (format_signed(verdict[end], verdict["number"]) for end in ("low", "high"))
     return f"{low} to {high}"
 
 
-def sentence(verdict: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+def verdict_sentence(verdict: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     """All that a verdict rests on; the verdict itself is said before it, in bold."""
     number, sides = verdict["number"], [verdict["better"], verdict["worse"]]
     if verdict["other"]:
-        names = [named(number), named(verdict["other"])]
+        names = [metric_label(number), metric_label(verdict["other"])]
         same = sides[0] == sides[1]
         sides = [f"{side} ({each})" for side, each in zip(sides, names)]
         sides = [sides[0], names[1]] if same else sides
     p = "p below 0.001" if verdict["p"] < 0.0005 else f"p = {verdict['p']:.3f}"
-    paper = f"; the paper {paper_difference(verdict)}" if has_paper(verdict) else ""
-    where, difference = task(verdict), signed(verdict["difference"], number)
+    paper = f"; the paper {paper_difference(verdict)}" if has_paper_numbers(verdict) else ""
+    where, difference = task(verdict), format_signed(verdict["difference"], number)
     return (
-        f"{where[:1].upper()}{where[1:]}, {sides[0]} against {sides[1]}: {difference}{unit(number)} "
-        f"({level(results)} interval {interval(verdict)}, {p}{paper})."
+        f"{where[:1].upper()}{where[1:]}, {sides[0]} against {sides[1]}: {difference}{format_unit(number)} "
+        f"({confidence_level(results)} interval {format_interval(verdict)}, {p}{paper})."
     )
 
 
-def has_paper(verdict: Mapping[str, Any]) -> bool:
+def has_paper_numbers(verdict: Mapping[str, Any]) -> bool:
     """Whether the paper has both numbers, be it its claim or not."""
     return verdict["paper_difference"] is not None
 
 
 def paper_difference(verdict: Mapping[str, Any]) -> str:
     value = verdict["paper_difference"]
-    return NONE if value is None else signed(value, verdict["number"])
+    return NONE if value is None else format_signed(value, verdict["number"])
 
 
 # ---- numbers
 
 
-def signed(value: float | int, number: str = "top1") -> str:
+def format_signed(value: float | int, number: str = "top1") -> str:
     """+3.1, −0.4; with two digits where one would hide on which side of 0 it is, and for distances."""
     text = f"{value:+.1f}"
     if number in DISTANCES or (text[1:] == "0.0" and abs(value) >= 0.005):
@@ -152,24 +152,24 @@ def signed(value: float | int, number: str = "top1") -> str:
     return text.replace("-", "−") if float(text) else text[1:]
 
 
-def unit(number: str) -> str:
+def format_unit(number: str) -> str:
     return "" if number in DISTANCES else " points"
 
 
-def shown(values: Sequence[float | int], number: str = "top1") -> str:
+def format_mean_std(values: Sequence[float | int], number: str = "top1") -> str:
     """61.2 ± 1.3: mean and standard deviation over the seeds."""
     if not values or not all(map(math.isfinite, values)):
         return NONE
     digits = 2 if number in DISTANCES else 1
-    texts = [f"{each:.{digits}f}" for each in spread(values)]
+    texts = [f"{each:.{digits}f}" for each in mean_and_std(values)]
     return " ± ".join(texts if len(values) > 1 else texts[:1])
 
 
-def named(number: str) -> str:
+def metric_label(number: str) -> str:
     return NUMBERS.get(number, number)
 
 
-def level(results: Mapping[str, Any]) -> str:
+def confidence_level(results: Mapping[str, Any]) -> str:
     """99 %."""
     return f"{100 * results['confidence']:g} %"
 
@@ -199,10 +199,10 @@ def columns(ablation: Mapping[str, Any]) -> list[Column]:
             found.append(Column(task, "", f"{task}, the paper", task, tuple(cells), _best(paper)))
         for number in ablation["numbers"]:
             scores = [row["scores"].get(task, {}).get(number, []) for row in ablation["rows"]]
-            cells = [shown(values, number) for values in scores]
-            means = [None if c == NONE else spread(v)[0] for c, v in zip(cells, scores)]
-            title = f"{task}, ours" if only else f"{task}, ours: {named(number)}"
-            short = task if only else f"{task}, {named(number)}"
+            cells = [format_mean_std(values, number) for values in scores]
+            means = [None if c == NONE else mean_and_std(v)[0] for c, v in zip(cells, scores)]
+            title = f"{task}, ours" if only else f"{task}, ours: {metric_label(number)}"
+            short = task if only else f"{task}, {metric_label(number)}"
             best = frozenset() if number in DISTANCES else _best(means)
             found.append(Column(task, number, title, short, tuple(cells), best))
     return found
@@ -215,12 +215,12 @@ def _best(values: Sequence[Any]) -> frozenset[int]:
     return frozenset(i for i, each in texts.items() if each == most and len(texts) > 1)
 
 
-def towers(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def tower_table(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A head and a line a tower: what it finds on images; empty where there is none."""
     asked = list(dict.fromkeys(task for tower in results["towers"].values() for task in tower))
     if not asked:
         return []
     return [
         ("image tower", *asked),
-        *((size, *(shown(t.get(each, [])) for each in asked)) for size, t in results["towers"].items()),
+        *((size, *(format_mean_std(t.get(each, [])) for each in asked)) for size, t in results["towers"].items()),
     ]  # fmt: skip

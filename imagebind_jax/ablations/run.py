@@ -14,13 +14,13 @@ import numpy as np
 
 import imagebind_jax
 from imagebind_jax.ablations import jobs, models, report_text, scheduler, worker_process
-from imagebind_jax.ablations.array_cache import Folder
-from imagebind_jax.ablations.budget import choose, few, fit
-from imagebind_jax.ablations.jobs import Results
-from imagebind_jax.ablations.paired_test import CONFIDENCE, FEWEST, judge
-from imagebind_jax.ablations.report_html import write_page
-from imagebind_jax.ablations.report_markdown import markdown
-from imagebind_jax.ablations.spec import Ablation, Claim
+from imagebind_jax.ablations.array_cache import ArrayCache
+from imagebind_jax.ablations.budget import fit_to_budget, seeds_within_budget, select_ablations
+from imagebind_jax.ablations.jobs import TrialResults
+from imagebind_jax.ablations.paired_test import CONFIDENCE, MIN_SEEDS, paired_t_test
+from imagebind_jax.ablations.report_html import write_html
+from imagebind_jax.ablations.report_markdown import render_markdown
+from imagebind_jax.ablations.spec import Ablation, Hypothesis
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation.tasks import zero_shot
 from imagebind_jax.runtime import console
@@ -29,12 +29,12 @@ from imagebind_jax.storage import atomic, checksummed, lock
 
 SEEDS = 9  # worlds; by which all of them take some 70 minutes on two cores
 FIRST_SEED = 100  # smaller ones were looked at while the bench was made
-QUICKLY = 570.0  # seconds, for ablations that are named: estimates err by some 3 %, and ten minutes are the limit
+DEFAULT_BUDGET_SECONDS = 570.0  # seconds, for ablations that are named: estimates err by some 3 %, and ten minutes are the limit
 REMEDY = "choose another --out"
-GOES_ON = "the same command goes on"
+RESUME_HINT = "the same command goes on"
 
 
-def run(
+def run_ablations(
     names: Sequence[str],
     out: str | os.PathLike,
     *,
@@ -42,7 +42,7 @@ def run(
     first_seed: int = FIRST_SEED,
     budget: float | None = None,
     workers: int | None = None,
-    say: Callable[[str], None] = console.say,
+    say: Callable[[str], None] = console.print_line,
 ) -> dict[str, Any]:
     """Runs ablations ("all", or names of `claims`) and reports; returns what science.json holds.
 
@@ -55,28 +55,28 @@ def run(
     processes, one a core, of 2 GB (None: all cores). Raises UserError.
     """
     begun, folder = time.monotonic(), pathlib.Path(out)
-    chosen, workers = choose(names), workers or worker_process.count()
-    if seeds is not None and not FEWEST <= seeds < 1000:
-        raise UserError(f"--seeds {seeds}: a verdict needs from {FEWEST} to 999")
+    chosen, workers = select_ablations(names), workers or worker_process.available_cores()
+    if seeds is not None and not MIN_SEEDS <= seeds < 1000:
+        raise UserError(f"--seeds {seeds}: a verdict needs from {MIN_SEEDS} to 999")
     if not 0 <= first_seed < 1_000_000:
         raise UserError(f"--first-seed {first_seed}: from 0 to 999,999")
     wanted = seeds or SEEDS
     worlds: Sequence[int] = range(first_seed, first_seed + wanted)
     report = folder / ("science" if "all" in names else "-".join(each.name for each in chosen))
     atomic.check_writable(folder, REMEDY)
-    with lock.locked(folder / ".lock", f"{folder} is in use by another process: {REMEDY}"):
-        results = Results(jobs.made(folder))
-        spent = _Spent(results.folder)
+    with lock.file_lock(folder / ".lock", f"{folder} is in use by another process: {REMEDY}"):
+        results = TrialResults(jobs.results_dir(folder))
+        spent = _ElapsedTime(results.folder)
         fitting, left_out = chosen, list[dict[str, str]]()
         if budget is not None:
-            fitting, worlds, left_out = fit(results, chosen, worlds, budget, workers)
+            fitting, worlds, left_out = fit_to_budget(results, chosen, worlds, budget, workers)
         elif seeds is None and "all" not in names:
-            worlds = few(results, chosen, worlds, QUICKLY, workers)
+            worlds = seeds_within_budget(results, chosen, worlds, DEFAULT_BUDGET_SECONDS, workers)
         todo = results.todo(fitting, worlds)
         fewer = f" of {wanted}, by the time there is" if len(worlds) < wanted else ""
         say(
             f"{len(fitting)} ablations, {len(worlds)} seeds{fewer}, {workers} processes: {len(todo)} "
-            f"jobs, about {math.ceil(jobs.lasts(todo, workers) / 60)} min -> {report}.html"
+            f"jobs, about {math.ceil(jobs.estimate_makespan(todo, workers) / 60)} min -> {report}.html"
         )
         total = sum(job.cost for job in todo)
         with Progress("ablate: core seconds", round(total), shown=bool(todo)) as progress:
@@ -85,20 +85,20 @@ def run(
                 progress.update(round(done), job.says)
                 spent.write()
 
-            scheduler.do(results.folder, todo, workers, begun + (budget or math.inf), tell)
+            scheduler.run_jobs(results.folder, todo, workers, begun + (budget or math.inf), tell)
         if left := results.todo(fitting, worlds):
-            say(f"the budget is spent: {len(left)} jobs are not done; {GOES_ON}")
+            say(f"the budget is spent: {len(left)} jobs are not done; {RESUME_HINT}")
         else:  # what only the towers' training needed
             for name in ("vision", "text"):  # by the first of them the second is believed
                 for path in results.folder.glob(f"seed-*/captioned-{name}.npy"):
                     path.unlink()
         asked = [each.name for each in fitting] if left_out else names
-        found = gather(results, fitting, worlds, left_out)
+        found = aggregate_results(results, fitting, worlds, left_out)
         found = {
             # With the seeds that were taken, whatever time there was.
             "command": f"imagebind-jax ablate {' '.join(asked)} --seeds {len(worlds)}"
             f" --first-seed {worlds[0]}",
-            "machine": f"{platform.machine()}, {workers} processes on {worker_process.count()} cores",
+            "machine": f"{platform.machine()}, {workers} processes on {worker_process.available_cores()} cores",
             "seconds": spent.seconds(),
             "versions": {
                 "imagebind_jax": imagebind_jax.__version__,
@@ -110,21 +110,21 @@ def run(
         }
         spent.write(0.0)
         if not found["ablations"]:
-            raise UserError(f"no ablation was finished: there is no report; {GOES_ON}")
-        checksummed.write_sealed(report.with_suffix(".json"), found, indent=1)
-        atomic.replace_text(report.with_suffix(".md"), markdown(found))
-        write_page(report.with_suffix(".html"), found)
+            raise UserError(f"no ablation was finished: there is no report; {RESUME_HINT}")
+        checksummed.write_checksummed_json(report.with_suffix(".json"), found, indent=1)
+        atomic.write_text_atomic(report.with_suffix(".md"), render_markdown(found))
+        write_html(report.with_suffix(".html"), found)
     for ablation in found["ablations"]:
         say(f"\n{ablation['title']}")
         for verdict in ablation["verdicts"]:
-            said = report_text.sentence(verdict, found)
+            said = report_text.verdict_sentence(verdict, found)
             say(f"  {verdict['verdict']}: {verdict['says']}. {said}")
     say(f"{report.with_suffix('.html')}: open it in a browser; .md and .json say the same")
     return found
 
 
-def gather(
-    results: Results,
+def aggregate_results(
+    results: TrialResults,
     ablations: Sequence[Ablation],
     seeds: Sequence[int],
     left_out: Sequence[Mapping[str, str]] = (),
@@ -136,8 +136,8 @@ def gather(
     told, missing = [], list(left_out)
     for ablation in ablations:
         try:
-            told.append(_told(results, ablation, seeds))
-        except _NotThere:
+            told.append(_summarize_ablation(results, ablation, seeds))
+        except _MissingTrial:
             missing.append({"name": ablation.name, "why": "was not finished within the budget"})
     return {
         "seeds": list(seeds),
@@ -148,11 +148,13 @@ def gather(
     }
 
 
-class _NotThere(Exception):
+class _MissingTrial(Exception):
     """A run that was not made."""
 
 
-def _told(results: Results, ablation: Ablation, seeds: Sequence[int]) -> dict[str, Any]:
+def _summarize_ablation(
+    results: TrialResults, ablation: Ablation, seeds: Sequence[int]
+) -> dict[str, Any]:
     rows = {}
     for row in ablation.rows:
         scores: dict[str, dict[str, list[float]]] = {}
@@ -160,14 +162,14 @@ def _told(results: Results, ablation: Ablation, seeds: Sequence[int]) -> dict[st
             found = [results.get(setting, seed) for seed in seeds]
             there = [each for each in found if each is not None]
             if len(there) < len(found):
-                raise _NotThere
+                raise _MissingTrial
             scores[task] = {name: [float(each[name]) for each in there] for name in there[0]}
         rows[row.label] = (row, scores)
 
-    def verdict(claim: Claim) -> dict[str, Any]:
+    def verdict(claim: Hypothesis) -> dict[str, Any]:
         (better, ours), (worse, theirs) = rows[claim.better], rows[claim.worse]
         said = dataclasses.asdict(
-            judge(
+            paired_t_test(
                 ours[claim.task][claim.number],
                 theirs[claim.task][claim.other or claim.number],
                 ours=claim.ours,
@@ -205,16 +207,16 @@ def _told(results: Results, ablation: Ablation, seeds: Sequence[int]) -> dict[st
 
 
 def _towers(
-    results: Results, ablations: Sequence[Ablation], seeds: Sequence[int]
+    results: TrialResults, ablations: Sequence[Ablation], seeds: Sequence[int]
 ) -> dict[str, Any]:
     """How well each image tower that is in use does zero-shot on images, in percent by seed."""
     found: dict[str, dict[str, list[float]]] = {}
     used = {setting.image_encoder for each in ablations for setting in each.settings}
-    folders = [Folder(results.folder, seed) for seed in seeds]
+    folders = [ArrayCache(results.folder, seed) for seed in seeds]
     for size in models.IMAGE_ENCODERS:
         if size not in used or not all(folder.has(f"test-{size}") for folder in folders):
             continue
-        for column, task in enumerate(models.ASKED):
+        for column, task in enumerate(models.LABEL_COLUMNS):
             values = found.setdefault(size, {}).setdefault(task, [])
             for of in folders:
                 z, c = of.read(f"test-z-{size}.npy"), of.read(f"classes-{task}-{size}.npy")
@@ -224,13 +226,13 @@ def _towers(
     return found
 
 
-class _Spent:
+class _ElapsedTime:
     """Seconds that all commands together have taken for what is in a folder, kept as they pass."""
 
     def __init__(self, folder: pathlib.Path):
         self._path, self._begun, self._written = folder / "spent.json", time.monotonic(), 0.0
         try:
-            self._before = float(checksummed.read_sealed(self._path)["seconds"])
+            self._before = float(checksummed.read_checksummed_json(self._path)["seconds"])
         except (FileNotFoundError, ValueError, KeyError):
             self._before = 0.0
 
@@ -241,5 +243,5 @@ class _Spent:
         now = time.monotonic()
         if now - self._written >= every:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            checksummed.write_sealed(self._path, {"seconds": self.seconds()})
+            checksummed.write_checksummed_json(self._path, {"seconds": self.seconds()})
             self._written = now

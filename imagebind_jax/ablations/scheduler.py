@@ -8,33 +8,33 @@ import time
 from collections.abc import Callable, Sequence
 
 from imagebind_jax.ablations import worker_process
-from imagebind_jax.ablations.jobs import Job, ready, work
+from imagebind_jax.ablations.jobs import Job, run_job, runnable_jobs
 from imagebind_jax.errors import UserError
 
 
-def do(
+def run_jobs(
     folder: pathlib.Path,
     jobs: Sequence[Job],
     workers: int,
     deadline: float,
     tell: Callable[[float, Job], None],
-    work: Callable[[pathlib.Path, int, Job, float], None] = work,
+    work: Callable[[pathlib.Path, int, Job, float], None] = run_job,
 ) -> None:
-    """Does jobs, `workers` at once, each as soon as it is `ready`.
+    """Does jobs, `workers` at once, each as soon as it is `runnable_jobs`.
 
     tell: told the seconds' worth that is done, and of which job. deadline: of time.monotonic(), from
     which on no job and no run of another seed is begun. Raises what a job raises, and UserError where
     a process was killed.
     """
-    context = worker_process.context()
+    context = worker_process.spawn_context()
     messages, turn = context.Queue(), context.Value("i", 0)
     waiting, shares = list(enumerate(jobs)), dict.fromkeys(range(len(jobs)), 0.0)
     others = set(multiprocessing.active_children())
     start = (os.getpid(), turn, messages)
     with (
-        worker_process.one_thread(),
+        worker_process.single_threaded_blas(),
         concurrent.futures.ProcessPoolExecutor(
-            workers, context, worker_process.begin, start
+            workers, context, worker_process.init_worker, start
         ) as pool,
     ):
         running: dict[concurrent.futures.Future, int] = {}
@@ -43,7 +43,7 @@ def do(
                 late = time.monotonic() >= deadline
                 while waiting and not late and len(running) < workers:
                     number, job = next(
-                        ready(waiting, {jobs[i] for i in running.values()}), (-1, None)
+                        runnable_jobs(waiting, {jobs[i] for i in running.values()}), (-1, None)
                     )
                     if job is None:
                         break

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 
 from imagebind_jax.errors import UserError
 
-TASKS = {
+TASK_DESCRIPTIONS = {
     "depth": "depth maps, which shape is it?",
     "audio": "sounds, which material is it?",
     "thermal": "thermal images, which shape is it?",
 }
 
 HUBS = ("vision", "text", "labels", "both")
-KNOWN = {
-    "modality": tuple(TASKS),
+ALLOWED_VALUES = {
+    "modality": tuple(TASK_DESCRIPTIONS),
     "image_encoder": ("small", "base", "large"),
     "encoder": ("small", "base"),
     "head": ("linear", "mlp"),
@@ -23,7 +23,7 @@ KNOWN = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class TrialConfig:
     """One training of one modality's encoder against frozen towers: all that an ablation may change.
 
     `baselines` holds those that ablations start from.
@@ -49,7 +49,7 @@ class Setting:
     repeat: int = 0  # of the very same: another initialisation, other batches
 
     def __post_init__(self):
-        for name, known in KNOWN.items():
+        for name, known in ALLOWED_VALUES.items():
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r}: not one of {', '.join(known)}")
         hubs = ("vision", "depth") if self.modality == "thermal" else HUBS
@@ -60,7 +60,7 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class AblationRow:
     """A line of an ablation's table: for each task a setting, and what the paper has there.
 
     paper: task -> its number, in percent; paper_label: what the paper calls the row, where its
@@ -68,13 +68,13 @@ class Row:
     """
 
     label: str
-    settings: Mapping[str, Setting]
+    settings: Mapping[str, TrialConfig]
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     paper_label: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class Claim:
+class Hypothesis:
     """That one row is better than another on a task, by some number of the runs.
 
     ours: the paper does not claim it, so that there is nothing to reproduce.
@@ -96,8 +96,8 @@ class Ablation:
     name: str
     title: str
     source: str  # of the paper's numbers: "Table 5(a)"; "" where it has none
-    rows: tuple[Row, ...]
-    claims: tuple[Claim, ...]
+    rows: tuple[AblationRow, ...]
+    claims: tuple[Hypothesis, ...]
     about: str  # what is done here, and in what it differs from the paper's
     numbers: tuple[str, ...] = ("top1",)
 
@@ -110,10 +110,12 @@ class Ablation:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(task for task in TASKS if any(task in row.settings for row in self.rows))
+        return tuple(
+            task for task in TASK_DESCRIPTIONS if any(task in row.settings for row in self.rows)
+        )
 
     @property
-    def settings(self) -> tuple[Setting, ...]:
+    def settings(self) -> tuple[TrialConfig, ...]:
         """Each once."""
         return tuple(
             dict.fromkeys(setting for row in self.rows for setting in row.settings.values())

@@ -17,12 +17,12 @@ _messages: Any = None
 _kept = contextlib.ExitStack()  # until the process ends
 
 
-def count() -> int:
+def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def begin(parent: int, turn: Any, messages: Any) -> None:
+def init_worker(parent: int, turn: Any, messages: Any) -> None:
     """In a new process, before JAX has looked for cores: one of its own, and memory that stays.
 
     turn: a shared number, of the next process. A step's arrays of tens of megabytes are otherwise
@@ -46,11 +46,11 @@ def begin(parent: int, turn: Any, messages: Any) -> None:
     from imagebind_jax.runtime import compilation_cache
 
     jax.config.update("jax_platforms", "cpu")
-    _kept.enter_context(compilation_cache.kept(lambda message: None))
+    _kept.enter_context(compilation_cache.persistent_compilation_cache(lambda message: None))
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def single_threaded_blas() -> Iterator[None]:
     """Processes that start in the block have one thread for NumPy's products, whose sums' order
     depends on how many there are."""
     with contextlib.ExitStack() as stack:
@@ -64,11 +64,11 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-def tell(job: int, share: float) -> None:
+def report_progress(job: int, share: float) -> None:
     """The first process hears what share of a job is done."""
     _messages.put((job, share))
 
 
-def context() -> Any:
+def spawn_context() -> Any:
     """Spawned, not forked: JAX's threads may already run."""
     return multiprocessing.get_context("spawn")

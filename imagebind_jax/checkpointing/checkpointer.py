@@ -16,15 +16,15 @@ import numpy as np
 
 from imagebind_jax.checkpointing import restore as restoring
 from imagebind_jax.checkpointing import step_dir
-from imagebind_jax.checkpointing.async_save import Saver
-from imagebind_jax.checkpointing.digest import digest, named
+from imagebind_jax.checkpointing.async_save import AsyncCheckpointWriter
+from imagebind_jax.checkpointing.digest import flatten_with_paths, tree_checksums
 from imagebind_jax.checkpointing.step_dir import COMMITTED as COMMITTED
-from imagebind_jax.checkpointing.step_dir import FORMAT, CheckpointCorrupt, CheckpointError
+from imagebind_jax.checkpointing.step_dir import FORMAT, CheckpointError, CorruptCheckpointError
 from imagebind_jax.distributed import agreement
 from imagebind_jax.storage import checksummed
 
 
-class Checkpoints:
+class Checkpointer:
     """The checkpoints of one run folder.
 
     Several hosts make the same calls, and get the same answers.
@@ -47,7 +47,7 @@ class Checkpoints:
         written, while the run goes on.
         """
         self.folder = pathlib.Path(folder).absolute()
-        self._saver = Saver(self.folder, keep, committed, failed)
+        self._saver = AsyncCheckpointWriter(self.folder, keep, committed, failed)
 
     @property
     def last(self) -> int | None:
@@ -66,15 +66,15 @@ class Checkpoints:
         run goes on. Raises SavesFail at the third in a row, and CheckpointError on a state with a
         NaN or infinity, which is never saved.
         """
-        digests, finite = digest(state)
+        digests, finite = tree_checksums(state)
 
         def check() -> None:
             if not finite:
                 raise CheckpointError(f"the state of step {step} is not finite: not saved")
 
-        agreement.together(check)
+        agreement.raise_on_all(check)
         meta = {"format": FORMAT, "step": step, "digest": digests, "versions": _versions(), **facts}
-        self._saver.save(step, state, checksummed.sealed(meta))
+        self._saver.save(step, state, checksummed.add_checksum(meta))
 
     def check_space(self, state: Any) -> None:
         """Raises CheckpointError unless a checkpoint of `state` fits on the disk."""
@@ -84,15 +84,17 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The committed steps, newest first, as the first host sees them."""
         self._saver.settle()
-        newest = step_dir.committed(self.folder)[:40]
-        return json.loads(agreement.of_all(json.dumps(newest))[0])
+        newest = step_dir.committed_steps(self.folder)[:40]
+        return json.loads(agreement.allgather_text(json.dumps(newest))[0])
 
     def check_begun(self) -> None:
         """Raises CheckpointCorrupt where there is no checkpoint, but there are damaged ones."""
-        damaged = agreement.of_all(", ".join(step_dir.damaged(self.folder)[:5]))[0]
+        damaged = agreement.allgather_text(", ".join(step_dir.quarantined_steps(self.folder)[:5]))[
+            0
+        ]
         if damaged and not self.steps():
-            raise agreement.as_all(
-                CheckpointCorrupt(
+            raise agreement.mark_collective(
+                CorruptCheckpointError(
                     f"no whole checkpoint is left in {self.folder}, only {damaged}: bring one back, "
                     "or choose another --out to begin anew"
                 )
@@ -101,7 +103,7 @@ class Checkpoints:
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the state. Raises CheckpointError."""
         self._saver.settle()
-        return restoring.patiently(lambda: step_dir.read_meta(self.folder / str(step)))
+        return restoring.with_retries(lambda: step_dir.read_meta(self.folder / str(step)))
 
     def restore(self, step: int, like: Any, defaults: Any = None) -> Any:
         """The state of `step`, placed like `like` (arrays or ShapeDtypeStructs with shardings).
@@ -111,29 +113,31 @@ class Checkpoints:
         or a newer version, CheckpointCorrupt if its bytes changed, CheckpointUnreadable if the
         system does not give them out: on all hosts, if on one.
         """
-        if bare := [name for name, leaf in named(like).items() if not _placed(leaf)]:
+        if bare := [name for name, leaf in flatten_with_paths(like).items() if not _placed(leaf)]:
             raise TypeError(
-                f"like has no sharding at {bare[0]}: pass arrays or `abstract(state)`, whose leaves "
+                f"like has no sharding at {bare[0]}: pass arrays or `abstract_state(state)`, whose leaves "
                 "say where they go"
             )
         self._saver.settle()
-        saved, leaves = agreement.together(
-            lambda: restoring.patiently(
-                lambda: restoring.read(self.folder / str(step), like, defaults)
+        saved, leaves = agreement.raise_on_all(
+            lambda: restoring.with_retries(
+                lambda: restoring.restore_local(self.folder / str(step), like, defaults)
             ),
-            step_dir.KINDS,
+            step_dir.ERROR_PRIORITY,
         )
-        found, _ = digest({name: leaves[name] for name in saved})
+        found, _ = tree_checksums({name: leaves[name] for name in saved})
 
         def verify() -> None:
             if broken := [name for name in saved if found[name] != saved[name]]:
-                raise CheckpointCorrupt(
+                raise CorruptCheckpointError(
                     f"checkpoint {step}: {len(broken)} leaves are not what was saved, "
                     f"first {broken[0]}"
                 )
 
-        agreement.together(verify, step_dir.KINDS)
-        return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in named(like)])
+        agreement.raise_on_all(verify, step_dir.ERROR_PRIORITY)
+        return jax.tree.unflatten(
+            jax.tree.structure(like), [leaves[name] for name in flatten_with_paths(like)]
+        )
 
     def restore_newest(
         self,
@@ -155,7 +159,7 @@ class Checkpoints:
         for i, step in enumerate(steps):
             try:
                 state = self.restore(step, like, defaults)
-            except CheckpointCorrupt as error:
+            except CorruptCheckpointError as error:
                 if not fallback:
                     raise
                 warn(f"{error}; trying the one before")
@@ -164,7 +168,7 @@ class Checkpoints:
                 self._saver.set_aside(damaged)
             self._saver.last = step
             return step, state
-        raise CheckpointCorrupt(f"every checkpoint in {self.folder} is damaged")
+        raise CorruptCheckpointError(f"every checkpoint in {self.folder} is damaged")
 
     def close(self) -> None:
         """Waits for the last save. Raises SavesFail where it is not committed."""
@@ -178,7 +182,7 @@ class Checkpoints:
         self._saver.abandon(patience)
 
 
-def abstract(state: Any) -> Any:
+def abstract_state(state: Any) -> Any:
     """Shapes, dtypes and shardings of a state, for `restore`."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=x.sharding), state

@@ -14,7 +14,7 @@ def _mix(x):
 
 
 @jax.jit
-def leaf_digest(x):
+def leaf_checksum(x):
     """(two sums of uint32, [2], whether it is finite) of an array, however devices share it."""
     x = jnp.atleast_1d(x)
     finite = jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.bool_(True)
@@ -28,7 +28,7 @@ def leaf_digest(x):
     return jnp.stack(sums), finite
 
 
-def named(tree: Any) -> dict[str, Any]:
+def flatten_with_paths(tree: Any) -> dict[str, Any]:
     """{path: leaf}, with paths as "params/image/trunk/kernel"."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -36,18 +36,18 @@ def named(tree: Any) -> dict[str, Any]:
     }
 
 
-def kind(leaf: Any) -> str:
+def dtype_and_shape(leaf: Any) -> str:
     """Dtype and shape, as a digest begins: "float32[64, 32]"."""
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
-def digest(tree: Any) -> tuple[dict[str, str], bool]:
+def tree_checksums(tree: Any) -> tuple[dict[str, str], bool]:
     """({leaf's path: digest with its shape and dtype}, whether every leaf is finite)."""
-    leaves = named(tree)
+    leaves = flatten_with_paths(tree)
     # One after the other: many sums over devices in flight at once can starve each other on CPUs.
-    results = {name: jax.device_get(leaf_digest(leaf)) for name, leaf in leaves.items()}
+    results = {name: jax.device_get(leaf_checksum(leaf)) for name, leaf in leaves.items()}
     digests = {
-        name: f"{kind(leaves[name])}:{sums[0]:08x}{sums[1]:08x}"
+        name: f"{dtype_and_shape(leaves[name])}:{sums[0]:08x}{sums[1]:08x}"
         for name, (sums, _) in results.items()
     }
     return digests, all(bool(finite) for _, finite in results.values())

@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Iterator
 
 # Of reads and writes under way when another one of theirs failed.
-LEFT_OVER = ("Event loop is closed", "Encountered error while reading array index")
+BENIGN_MESSAGES = ("Event loop is closed", "Encountered error while reading array index")
 ORBAX = os.path.join("orbax", "checkpoint")  # in the paths of its sources
 
 _others = sys.unraisablehook
 
 
-def leave_out() -> None:
+def silence_orbax_tracebacks() -> None:
     """From now on, in this process."""
     global _others
     logging.getLogger("absl").addFilter(_told_elsewhere)
@@ -25,7 +25,7 @@ def leave_out() -> None:
 
 
 @contextlib.contextmanager
-def awaited_or_not() -> Iterator[None]:
+def drop_pending_coroutines() -> Iterator[None]:
     """Around reads: orbax drops those that it has not begun when another one fails."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -46,5 +46,5 @@ def _told_elsewhere(record: logging.LogRecord) -> bool:
 
 
 def _unraised(unraisable) -> None:
-    if not any(words in str(unraisable.exc_value) for words in LEFT_OVER):
+    if not any(words in str(unraisable.exc_value) for words in BENIGN_MESSAGES):
         _others(unraisable)

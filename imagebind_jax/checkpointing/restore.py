@@ -10,15 +10,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from imagebind_jax.checkpointing import orbax_logging, step_dir
-from imagebind_jax.checkpointing.digest import kind, named
-from imagebind_jax.checkpointing.step_dir import CheckpointError, CheckpointUnreadable
+from imagebind_jax.checkpointing.digest import dtype_and_shape, flatten_with_paths
+from imagebind_jax.checkpointing.step_dir import CheckpointError, UnreadableCheckpointError
 
-AGAIN = (0.5, 2.0)  # seconds until the next try to read
+RETRY_DELAYS = (0.5, 2.0)  # seconds until the next try to read
 
 Result = TypeVar("Result")
 
 
-def read(
+def restore_local(
     folder: pathlib.Path, like: Any, defaults: Any = None
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """(digests, leaves) of a step by name, placed like `like`: this host's part of them.
@@ -26,25 +26,27 @@ def read(
     Waits for no other host. Arguments and errors as of `Checkpoints.restore`.
     """
     saved = step_dir.read_meta(folder)["digest"]
-    wanted, given = named(like), named(defaults or {})
+    wanted, given = flatten_with_paths(like), flatten_with_paths(defaults or {})
     absent = [name for name in wanted if name not in saved and name in given]
     _check_same(folder.name, saved, {name: wanted[name] for name in wanted if name not in absent})
     try:
-        with orbax_logging.awaited_or_not():
+        with orbax_logging.drop_pending_coroutines():
             leaves = _arrays(folder / "state", wanted)
         if leaves.keys() != saved.keys():
             raise ValueError("other leaves than were saved")
     except Exception as error:  # orbax raises a different type for each kind of damage
-        raise step_dir.unusable(folder, f"unreadable: {type(error).__name__}", error) from error
+        raise step_dir.classify_read_error(
+            folder, f"unreadable: {type(error).__name__}", error
+        ) from error
     return saved, leaves | {name: _filled(wanted[name], given[name]) for name in absent}
 
 
-def patiently(read: Callable[[], Result]) -> Result:
+def with_retries(read: Callable[[], Result]) -> Result:
     """read(), again where the system did not let it: a network file system has such moments."""
-    for seconds in AGAIN:
+    for seconds in RETRY_DELAYS:
         try:
             return read()
-        except CheckpointUnreadable:
+        except UnreadableCheckpointError:
             time.sleep(seconds)
     return read()
 
@@ -52,7 +54,7 @@ def patiently(read: Callable[[], Result]) -> Result:
 def _check_same(step: str, saved: dict[str, str], wanted: dict[str, Any]) -> None:
     """Raises CheckpointError unless names, shapes and dtypes are the same: orbax casts silently."""
     found = {name: str(each).split(":")[0] for name, each in saved.items()}
-    asked = {name: kind(leaf) for name, leaf in wanted.items()}
+    asked = {name: dtype_and_shape(leaf) for name, leaf in wanted.items()}
     differ = [
         f"{name}: {found.get(name, 'missing')} saved, {asked.get(name, 'none')} wanted"
         for name in sorted(found.keys() | asked.keys())
@@ -77,7 +79,7 @@ def _arrays(folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
             lambda path, _: wanted[jax.tree_util.keystr(path, simple=True, separator="/")],
             handler.metadata(folder).tree,
         )
-        return named(handler.restore(folder, args=ocp.args.StandardRestore(shapes)))
+        return flatten_with_paths(handler.restore(folder, args=ocp.args.StandardRestore(shapes)))
     finally:
         handler.close()
 

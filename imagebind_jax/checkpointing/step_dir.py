@@ -39,29 +39,29 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message says which and why."""
 
 
-class CheckpointCorrupt(CheckpointError):
+class CorruptCheckpointError(CheckpointError):
     """A checkpoint whose bytes are not the ones that were saved."""
 
     code = 4
 
 
-class CheckpointUnreadable(CheckpointError):
+class UnreadableCheckpointError(CheckpointError):
     """A checkpoint that the system does not give out now; it may well be whole."""
 
     code = 1
 
 
 # In the order in which they count where hosts have different ones.
-KINDS = (CheckpointError, CheckpointUnreadable, CheckpointCorrupt)
+ERROR_PRIORITY = (CheckpointError, UnreadableCheckpointError, CorruptCheckpointError)
 
 
-def committed(folder: pathlib.Path) -> list[int]:
+def committed_steps(folder: pathlib.Path) -> list[int]:
     """The steps that are whole, newest first."""
     steps = [int(each.name) for each in folder.iterdir() if _STEP.fullmatch(each.name)]
     return sorted((s for s in steps if (folder / str(s) / COMMITTED).is_file()), reverse=True)
 
 
-def clean(folder: pathlib.Path) -> list[str]:
+def remove_incomplete(folder: pathlib.Path) -> list[str]:
     """Removes what a save or a deletion that was cut off has left, and nothing else.
 
     A step of ours that has lost its commit file is set aside; returns a line for each. Raises
@@ -72,7 +72,7 @@ def clean(folder: pathlib.Path) -> list[str]:
         if mark and mark[1] == "saving" and (folder / mark[2] / COMMITTED).is_file():
             each.unlink()  # it was committed
         elif mark:
-            remove(folder / mark[2])
+            delete_step(folder / mark[2])
         elif each.name.startswith(_PROBE) or ".orbax-checkpoint-tmp" in each.name:
             shutil.rmtree(each, ignore_errors=True)
     lines = []
@@ -83,12 +83,12 @@ def clean(folder: pathlib.Path) -> list[str]:
                     f"{each} is named as a checkpoint of this run and is none: move it away, or "
                     "choose another --out"
                 )
-            aside = set_aside(each)
+            aside = quarantine(each)
             lines.append(f"checkpoint {each.name} has lost its commit file: renamed {aside.name}")
     return lines
 
 
-def mark(step: pathlib.Path, what: str = "saving") -> None:
+def mark_in_progress(step: pathlib.Path, what: str = "saving") -> None:
     """Says that a step is half-written from here on: else nobody may remove it. Raises OSError."""
     if what == "saving":
         _mark(step, "removing").unlink(missing_ok=True)
@@ -96,7 +96,7 @@ def mark(step: pathlib.Path, what: str = "saving") -> None:
     _sync(step.parent)
 
 
-def unmark(step: pathlib.Path) -> None:
+def clear_mark(step: pathlib.Path) -> None:
     """The step is whole."""
     _mark(step, "saving").unlink(missing_ok=True)
 
@@ -105,23 +105,23 @@ def _mark(step: pathlib.Path, what: str) -> pathlib.Path:
     return step.with_name(f".{what}-{step.name}")
 
 
-def remove(step: pathlib.Path) -> None:
+def delete_step(step: pathlib.Path) -> None:
     """Deletes a step; what is left where it is cut off in between is known by its mark."""
     with contextlib.suppress(OSError):  # a full disk, which this is to help
-        mark(step, "removing")
-    discard(step)
+        mark_in_progress(step, "removing")
+    delete_failed_save(step)
     if not step.exists():
-        unmark(step)
+        clear_mark(step)
         _mark(step, "removing").unlink(missing_ok=True)
 
 
-def discard(step: pathlib.Path) -> None:
+def delete_failed_save(step: pathlib.Path) -> None:
     """Deletes what a save that failed has left. Its mark stays: threads of it may still write."""
     (step / COMMITTED).unlink(missing_ok=True)
     shutil.rmtree(step, ignore_errors=True)
 
 
-def set_aside(step: pathlib.Path) -> pathlib.Path:
+def quarantine(step: pathlib.Path) -> pathlib.Path:
     """Renames a damaged step, which counts no more, and is the user's to delete: its new place."""
     aside, number = step.with_name(f"{step.name}.damaged"), 1
     while aside.exists() or aside.is_symlink():
@@ -132,12 +132,12 @@ def set_aside(step: pathlib.Path) -> pathlib.Path:
     return aside
 
 
-def damaged(folder: pathlib.Path) -> list[str]:
+def quarantined_steps(folder: pathlib.Path) -> list[str]:
     """What was set aside there."""
     return sorted(each.name for each in folder.glob("[0-9]*.damaged*"))
 
 
-def sync(step: pathlib.Path) -> None:
+def fsync_tree(step: pathlib.Path) -> None:
     """Returns when a power cut would leave all of a step in its place. Raises OSError."""
     for parent, _, names in os.walk(step, topdown=False):
         for name in names:
@@ -154,7 +154,7 @@ def _sync(path: str | os.PathLike) -> None:
         os.close(descriptor)
 
 
-def lacking(folder: pathlib.Path, size: int, host: int) -> str:
+def space_problem(folder: pathlib.Path, size: int, host: int) -> str:
     """Why a step of `size` bytes cannot be written into the folder, or ""."""
     probe = folder / f"{_PROBE}{host}"
     try:
@@ -162,7 +162,7 @@ def lacking(folder: pathlib.Path, size: int, host: int) -> str:
         probe.mkdir(exist_ok=True)  # as of a step
         probe.rmdir()
     except OSError as error:
-        return f"{folder}: {reason(error)}"
+        return f"{folder}: {write_error_reason(error)}"
     if free >= 1.1 * size:
         return ""
     return (
@@ -175,14 +175,14 @@ def _amount(size: int) -> str:
     return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
-def reason(error: Exception) -> str:
+def write_error_reason(error: Exception) -> str:
     """Why something could not be written, in the words of the system where they are known."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return _of_system(error, _FULL) or f"{type(error).__name__}: {first_line(error)}"
 
 
-def passing(error: BaseException | None) -> str:
+def transient_io_error(error: BaseException | None) -> str:
     """What the system says that keeps something from being read and is no damage to it, or ""."""
     while error is not None:
         if isinstance(error, OSError) and error.errno not in (None, *_NOT_THERE):
@@ -213,11 +213,11 @@ def read_meta(step: pathlib.Path) -> dict[str, Any]:
     """
     try:
         if not (step / COMMITTED).is_file():
-            raise CheckpointCorrupt(f"checkpoint {step.name}: it is not committed")
+            raise CorruptCheckpointError(f"checkpoint {step.name}: it is not committed")
         with (step / META).open("rb") as file:
             said = json.loads(file.read(_MAX_META))
         # The seal first, and of every format to come: a changed number is damage, not a version.
-        meta = checksummed.unsealed(said)
+        meta = checksummed.verify_checksum(said)
         number = meta["format"]
         if type(number) is not int or ("seal" in said) != (number > 1):
             raise ValueError("not what was saved")
@@ -232,15 +232,15 @@ def read_meta(step: pathlib.Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise unusable(step, "its meta is damaged", error) from error
+        raise classify_read_error(step, "its meta is damaged", error) from error
 
 
-def unusable(step: pathlib.Path, what: str, error: Exception) -> CheckpointError:
+def classify_read_error(step: pathlib.Path, what: str, error: Exception) -> CheckpointError:
     """What an error in reading a step is: passing, or else damage."""
-    if why := passing(error):
-        return CheckpointUnreadable(
+    if why := transient_io_error(error):
+        return UnreadableCheckpointError(
             f"checkpoint {step.name} cannot be read ({why}): start the same command again; where "
             f"it stays so, rename {step}, and the one before is used"
         )
     why = (error.strerror if isinstance(error, OSError) else "") or str(error)
-    return CheckpointCorrupt(f"checkpoint {step.name}: {what} ({' '.join(why.split())[:200]})")
+    return CorruptCheckpointError(f"checkpoint {step.name}: {what} ({' '.join(why.split())[:200]})")

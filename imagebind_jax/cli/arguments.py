@@ -1,6 +1,6 @@
 """What each command takes.
 
-A config's own fields are not here: they come out of the config (`config.load`).
+A config's own fields are not here: they come out of the config (`config.load_config`).
 """
 
 import argparse
@@ -15,7 +15,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def build_parser(description: str) -> argparse.ArgumentParser:
     """The commands and their options; a mistake is a UserError."""
     parser = _Parser(prog="imagebind-jax", description=description)
     parser.add_argument("--version", action="version", version=__version__)
@@ -26,14 +26,16 @@ def parser(description: str) -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--cache", help="folder for the rendered world (default: ~/.cache/...)")
 
-    train = _of_config(commands, "train", "train; goes on by itself if the run folder exists")
+    train = _add_config_command(
+        commands, "train", "train; goes on by itself if the run folder exists"
+    )
     train.add_argument("--out", help="run folder (default: runs/<config's name>)")
     train.add_argument("--cache", help="folder for made records (default: ~/.cache/...)")
     train.add_argument("--no-fallback", action="store_true",
                        help="end, exit 4, where the newest checkpoint is damaged")  # fmt: skip
     _add_hosts(train)
 
-    evaluate = _of_config(
+    evaluate = _add_config_command(
         commands,
         "evaluate",
         "the benchmarks of a config, on a checkpoint or on another system's embeddings",
@@ -116,7 +118,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     _add_embed(commands)
     _add_search(commands)
 
-    plan = _of_config(
+    plan = _add_config_command(
         commands,
         "plan",
         "compile the training step for a TPU slice without one: memory, time, collectives",
@@ -144,7 +146,7 @@ def _add_embed(commands) -> None:
     embed.add_argument("--thermal-range", nargs=3, metavar=("SCALE", "LOW", "HIGH"),
                        help="what their numbers mean, e.g. kelvin*100 -20 60 (Celsius)")  # fmt: skip
     embed.add_argument("--depth", nargs="+", default=[], metavar="FILES", help="depth maps")
-    _add_fields(embed)
+    _add_sensor_options(embed)
     embed.add_argument("--retry", action="store_true", help="files that were unusable before, too")
     embed.add_argument("--dtype", default="float32", help="of the computation, or bfloat16")
     embed.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
@@ -179,9 +181,9 @@ def _add_search(commands) -> None:
     search.add_argument("--index", metavar="DIR", required=True, help="a store that embed has made")
     search.set_defaults(queries=[])
     for name, modality in QUERIES.items():
-        search.add_argument(f"--{name}", action=_Ask, dest="queries", metavar=name[0].upper(),
+        search.add_argument(f"--{name}", action=_AppendQuery, dest="queries", metavar=name[0].upper(),
                             help=f"ask by {'words' if name == 'text' else f'a file of {modality}'}")  # fmt: skip
-    search.add_argument("--weight", action=_Weigh, dest="queries", type=float, metavar="W",
+    search.add_argument("--weight", action=_SetQueryWeight, dest="queries", type=float, metavar="W",
                         help="of the query before it")  # fmt: skip
     search.add_argument("-k", type=int, default=10, help="answers (default: 10)")
     search.add_argument("--modality", default="", help="answers of these only, e.g. vision,audio")
@@ -197,7 +199,7 @@ def _add_search(commands) -> None:
         "--approximate", action="store_true", help="by that index: for millions of rows"
     )
     search.add_argument("--checkpoint", metavar="CKPT", help="if it was moved since")
-    _add_fields(search)
+    _add_sensor_options(search)
 
     page = commands.add_parser(
         "page",
@@ -210,10 +212,10 @@ def _add_search(commands) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
     page.add_argument("--port", type=int, default=7860, help="0: any that is free (default: 7860)")
-    _add_fields(page)
+    _add_sensor_options(page)
 
 
-class _Ask(argparse.Action):
+class _AppendQuery(argparse.Action):
     """One more query: (its modality, what was said, its weight)."""
 
     def __call__(self, parser, namespace, values, option_string=None):
@@ -221,7 +223,7 @@ class _Ask(argparse.Action):
         namespace.queries = [*namespace.queries, (QUERIES[name], values, 1.0)]
 
 
-class _Weigh(argparse.Action):
+class _SetQueryWeight(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         if not namespace.queries:
             parser.error("--weight goes after the query that it is of")
@@ -229,7 +231,7 @@ class _Weigh(argparse.Action):
         namespace.queries = [*namespace.queries[:-1], (modality, said, values)]
 
 
-def _add_fields(command: argparse.ArgumentParser) -> None:
+def _add_sensor_options(command: argparse.ArgumentParser) -> None:
     """What files of some modalities do not say themselves."""
     command.add_argument(
         "--config", metavar="CONFIG.py", help="the run's, for transforms of its own"
@@ -242,7 +244,7 @@ def _add_fields(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _of_config(commands, name: str, help: str) -> argparse.ArgumentParser:
+def _add_config_command(commands, name: str, help: str) -> argparse.ArgumentParser:
     """A command for a config, whose own fields are options, too, and in its help."""
     description = "CONFIG.py defines get_config(); any of its fields can be given as --field."
     command = commands.add_parser(name, help=help, description=description, add_help=False)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from imagebind_jax.cli import exit_codes, file_commands, interrupts
-from imagebind_jax.cli.arguments import parser
+from imagebind_jax.cli.arguments import build_parser
 from imagebind_jax.errors import UserError
 
 
@@ -22,19 +22,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if debug:
         arguments.remove("--debug")
     try:
-        with interrupts.heard():
+        with interrupts.deliver_keyboard_interrupts():
             return _run(arguments) or 0
     except SystemExit:
         raise
     except BaseException as error:
         if debug and not isinstance(error, KeyboardInterrupt):
             raise
-        return exit_codes.tell(exit_codes.of(error, arguments))
+        return exit_codes.report_and_exit(exit_codes.exit_status(error, arguments))
 
 
 def _run(arguments: list[str]) -> int | None:
     """The exit code of a command that has one of its own."""
-    options, rest = parser(__doc__.splitlines()[0]).parse_known_args(arguments)
+    options, rest = build_parser(__doc__.splitlines()[0]).parse_known_args(arguments)
     if rest and options.command not in ("train", "evaluate", "plan"):
         raise UserError(
             f"unrecognized arguments: {' '.join(rest)} (see imagebind-jax {options.command} --help)"
@@ -50,7 +50,7 @@ def _run(arguments: list[str]) -> int | None:
         "ablate": _ablate,
         "embed": file_commands.embed,
         "search": file_commands.search,
-        "page": file_commands.page,
+        "page": file_commands.serve_command,
         "convert": _convert,
         "prepare": _prepare,
         "plan": _plan,
@@ -64,8 +64,8 @@ def _demo(options: argparse.Namespace, _: list[str]) -> None:
         raise UserError(f"--seed must not be negative, got {options.seed}")
     from imagebind_jax.demo import run as demo
 
-    with file_commands.kept_programs():
-        demo.run(options.out, seed=options.seed)
+    with file_commands.with_compilation_cache():
+        demo.run_demo(options.out, seed=options.seed)
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> None:
@@ -79,17 +79,19 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
             print("all fields: imagebind-jax train CONFIG.py --help")
             return
         raise UserError("train needs a config: imagebind-jax train CONFIG.py")
-    from imagebind_jax.config import TrainConfig, cached, load
+    from imagebind_jax.config import TrainConfig, cached_sources, load_config
     from imagebind_jax.distributed import agreement
-    from imagebind_jax.inputs.sources.cached import render
+    from imagebind_jax.inputs.sources.cached import materialize
     from imagebind_jax.training import fit
 
-    config = load(options.config, TrainConfig, rest)
+    config = load_config(options.config, TrainConfig, rest)
     _start_hosts(options)
     folder = options.out or pathlib.Path("runs") / pathlib.Path(options.config).stem
-    agreement.together(lambda: fit.check(config, folder))  # before minutes of rendering
-    render(cached(config))
-    with file_commands.kept_programs():
+    agreement.raise_on_all(
+        lambda: fit.preflight_check(config, folder)
+    )  # before minutes of rendering
+    materialize(cached_sources(config))
+    with file_commands.with_compilation_cache():
         fit.fit(config, folder, fallback=not options.no_fallback)
 
 
@@ -98,13 +100,13 @@ def _launch(options: argparse.Namespace, _: list[str]) -> int:
 
     if not options.arguments:
         raise UserError("launch needs a command: imagebind-jax launch train CONFIG.py")
-    return launch.run(options.arguments, options.restarts)
+    return launch.supervise(options.arguments, options.restarts)
 
 
 def _start_hosts(options: argparse.Namespace) -> None:
     from imagebind_jax.distributed import initialize
 
-    initialize.start(
+    initialize.initialize(
         options.coordinator,
         options.hosts,
         options.host,
@@ -126,26 +128,26 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
             print(EVALUATE)
             return
         raise UserError("evaluate needs a config: imagebind-jax evaluate CONFIG.py")
-    from imagebind_jax.config import load
+    from imagebind_jax.config import load_config
     from imagebind_jax.evaluation import run as evaluate
     from imagebind_jax.evaluation.benchmark import EvalConfig
 
     if {"-h", "--help"} & set(rest):
         print(EVALUATE)
-    config = load(options.config, EvalConfig, rest)
+    config = load_config(options.config, EvalConfig, rest)
     given = [each for each in (options.checkpoint, options.embeddings, options.wanted) if each]
     if len(given) > 1:
         raise UserError("evaluate takes one of --checkpoint CKPT, --embeddings DIR, --wanted DIR")
     only = tuple(filter(None, map(str.strip, options.only.split(","))))
     if options.wanted:
-        evaluate.write_wanted(config, options.wanted, only=only)
+        evaluate.write_embedding_requests(config, options.wanted, only=only)
         return
     _start_hosts(options)
     default = pathlib.Path("runs") / "-".join(
-        [pathlib.Path(options.config).stem, *map(evaluate.named, given)]
+        [pathlib.Path(options.config).stem, *map(evaluate.qualified_checkpoint_name, given)]
     )
-    with file_commands.notes(), file_commands.kept_programs():
-        evaluate.run(
+    with file_commands.warnings_as_notes(), file_commands.with_compilation_cache():
+        evaluate.run_benchmarks(
             config,
             checkpoint=options.checkpoint,
             embeddings=options.embeddings,
@@ -164,12 +166,12 @@ def _ablate(options: argparse.Namespace, _: list[str]) -> None:
         return
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers must be at least 1, got {options.workers}")
-    ablate.run(
+    ablate.run_ablations(
         options.names,
         options.out,
         seeds=options.seeds,
         first_seed=ablate.FIRST_SEED if options.first_seed is None else options.first_seed,
-        budget=None if options.budget is None else budget.seconds(options.budget),
+        budget=None if options.budget is None else budget.parse_duration(options.budget),
         workers=options.workers,
     )
 
@@ -183,7 +185,7 @@ def _convert(options: argparse.Namespace, _: list[str]) -> None:
         heads[modality] = int(number)
     from imagebind_jax.porting.convert import convert
 
-    with file_commands.notes():
+    with file_commands.warnings_as_notes():
         convert(
             options.source,
             options.target,
@@ -205,11 +207,11 @@ def _prepare(options: argparse.Namespace, _: list[str]) -> None:
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers must be at least 1, got {options.workers}")
     from imagebind_jax.inputs import datasets
-    from imagebind_jax.prepare.run import prepare
-    from imagebind_jax.prepare.verify import verify
+    from imagebind_jax.prepare.run import prepare_dataset
+    from imagebind_jax.prepare.verify import verify_dataset
 
     if options.list:
-        print("\n".join(datasets.table()))
+        print("\n".join(datasets.format_datasets()))
         return
     if options.dataset is None:
         raise UserError("prepare needs a dataset: imagebind-jax prepare --list shows them")
@@ -217,13 +219,13 @@ def _prepare(options: argparse.Namespace, _: list[str]) -> None:
         _anchors(options)
         return
     if options.verify:
-        verify(options.dataset, workers=options.workers)
+        verify_dataset(options.dataset, workers=options.workers)
         return
     if bool(options.source) == options.sample:
         raise UserError("prepare needs either --source DOWNLOAD or --sample")
     if not options.out:
         raise UserError("prepare needs --out DIR, a folder for the records")
-    prepare(
+    prepare_dataset(
         options.dataset,
         options.source,
         options.out,
@@ -234,16 +236,16 @@ def _prepare(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _anchors(options: argparse.Namespace) -> None:
-    from imagebind_jax.config import TrainConfig, cached, load
-    from imagebind_jax.inputs.sources.cached import render
+    from imagebind_jax.config import TrainConfig, cached_sources, load_config
+    from imagebind_jax.inputs.sources.cached import materialize
     from imagebind_jax.prepare import precompute
 
     if options.seed is not None and options.views is None:
         raise UserError("--seed is of the views that --views asks for; a pair's own have theirs")
-    config = load(options.dataset, TrainConfig)
-    render(cached(config))
-    with file_commands.notes():
-        precompute.make(
+    config = load_config(options.dataset, TrainConfig)
+    materialize(cached_sources(config))
+    with file_commands.warnings_as_notes():
+        precompute.precompute(
             config,
             options.anchors,
             views=options.views,
@@ -266,11 +268,11 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> None:
         if help_asked:
             return
         raise UserError("plan needs a config: imagebind-jax plan CONFIG.py --topology v5e:4x4")
-    from imagebind_jax.config import TrainConfig, load
+    from imagebind_jax.config import TrainConfig, load_config
     from imagebind_jax.plan import run as plan
 
-    config = load(options.config, TrainConfig, rest, command="plan")
-    plan.run(config, options.topology, json_file=options.json, sweep=options.sweep)
+    config = load_config(options.config, TrainConfig, rest, command="plan")
+    plan.run_plan(config, options.topology, json_file=options.json, sweep=options.sweep)
 
 
 def _numbers(option: str, text: str) -> list[int] | None:

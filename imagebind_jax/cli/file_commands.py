@@ -6,22 +6,22 @@ import warnings
 from collections.abc import Iterator
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.runtime.console import say
+from imagebind_jax.runtime.console import print_line
 
 
-def kept_programs() -> contextlib.AbstractContextManager[None]:
+def with_compilation_cache() -> contextlib.AbstractContextManager[None]:
     """Compiled programs are kept for the next command."""
     from imagebind_jax.runtime import compilation_cache
 
-    return compilation_cache.kept(_note)
+    return compilation_cache.persistent_compilation_cache(_note)
 
 
 def _note(message: object) -> None:
-    say(f"note: {message}", to_stderr=True)
+    print_line(f"note: {message}", to_stderr=True)
 
 
 @contextlib.contextmanager
-def notes() -> Iterator[None]:
+def warnings_as_notes() -> Iterator[None]:
     """Warnings as notes of one line."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _note(message)
@@ -30,7 +30,7 @@ def notes() -> Iterator[None]:
 
 def embed(options: argparse.Namespace, _: list[str]) -> None:
     from imagebind_jax.search import embed_files
-    from imagebind_jax.search.encoders import Encoders
+    from imagebind_jax.search.encoders import CheckpointEncoders
 
     if (
         options.threads is not None
@@ -44,8 +44,8 @@ def embed(options: argparse.Namespace, _: list[str]) -> None:
             "--depth needs --focal-length PIXELS (of the maps) and --baseline METRES: 518.86 and "
             "0.075 for NYU Depth v2's Kinect"
         )
-    with notes(), kept_programs():
-        encoders = Encoders(
+    with warnings_as_notes(), with_compilation_cache():
+        encoders = CheckpointEncoders(
             options.checkpoint,
             config=options.config,
             dtype=options.dtype,
@@ -53,7 +53,7 @@ def embed(options: argparse.Namespace, _: list[str]) -> None:
         )
         if options.thermal_range:
             encoders.give("thermal", _thermal(encoders, *options.thermal_range))
-        embed_files.run(
+        embed_files.embed_files(
             options.files,
             encoders,
             options.out,
@@ -65,7 +65,7 @@ def embed(options: argparse.Namespace, _: list[str]) -> None:
             workers=options.workers,
             patience=options.patience,
         )
-    say(f'ask it: imagebind-jax search --index {options.out} --text "a sentence"')
+    print_line(f'ask it: imagebind-jax search --index {options.out} --text "a sentence"')
 
 
 def _thermal(encoders, scale: str, low: str, high: str):
@@ -90,22 +90,22 @@ def _fields(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 def search(options: argparse.Namespace, _: list[str]) -> None:
     from imagebind_jax.search import query as asking
-    from imagebind_jax.search.store import Store
+    from imagebind_jax.search.store import EmbeddingStore
 
     if options.recall is not None and not options.build:
         raise UserError("--recall is of an index that is made: it goes with --build")
     if options.build:
         from imagebind_jax.search import approximate
 
-        approximate.build(
-            Store(options.index), recall=0.95 if options.recall is None else options.recall
+        approximate.build_index(
+            EmbeddingStore(options.index), recall=0.95 if options.recall is None else options.recall
         )
         if not options.queries:
             return
-    with notes(), kept_programs():
-        asking.run(
+    with warnings_as_notes(), with_compilation_cache():
+        asking.run_search(
             options.index,
-            [asking.Part(*query) for query in options.queries],
+            [asking.QueryPart(*query) for query in options.queries],
             k=options.k,
             modalities=tuple(filter(None, options.modality.split(","))),
             where=options.where,
@@ -118,11 +118,11 @@ def search(options: argparse.Namespace, _: list[str]) -> None:
         )
 
 
-def page(options: argparse.Namespace, _: list[str]) -> None:
+def serve_command(options: argparse.Namespace, _: list[str]) -> None:
     from imagebind_jax import web
 
-    with notes(), kept_programs():
-        web.run(
+    with warnings_as_notes(), with_compilation_cache():
+        web.serve_forever(
             options.index,
             checkpoint=options.checkpoint,
             config=options.config,

@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 
-SOON = 0.01  # seconds after which it comes again
+RESEND_SECONDS = 0.01  # seconds after which it comes again
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[None]:
+def deliver_keyboard_interrupts() -> Iterator[None]:
     """In the block no Ctrl-C is lost.
 
     Code that Python calls between others' lines, as a `__del__` or what JAX does after each garbage
@@ -23,7 +23,7 @@ def heard() -> Iterator[None]:
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             # Not by threading, whose locks may be held by the code that was interrupted.
-            _thread.start_new_thread(_again, ())
+            _thread.start_new_thread(_resend_sigint, ())
         else:
             before(unraisable)
 
@@ -34,8 +34,8 @@ def heard() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _again() -> None:
-    time.sleep(SOON)
+def _resend_sigint() -> None:
+    time.sleep(RESEND_SECONDS)
     main = threading.main_thread().ident  # which may sleep, and is to be woken
     if main is not None:
         signal.pthread_kill(main, signal.SIGINT)

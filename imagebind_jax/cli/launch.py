@@ -14,20 +14,22 @@ from collections.abc import Iterator, Sequence
 
 from imagebind_jax import errors
 from imagebind_jax.checkpointing import step_dir
-from imagebind_jax.errors import HostLost, Stuck, UserError
+from imagebind_jax.errors import ProcessLostError, StepTimeoutError, UserError
 from imagebind_jax.runtime import console, fault_injection, worker_process
 
 COMMAND = [sys.executable, "-m", "imagebind_jax.cli"]
-PAUSE = 3.0  # seconds before a command is started again
-HELD = 5.0  # seconds that lines which may be JAX's last ones are held back
+RESTART_DELAY = 3.0  # seconds before a command is started again
+STDERR_HOLD_SECONDS = 5.0  # seconds that lines which may be JAX's last ones are held back
 # JAX ends a process whose coordinator or fellow is gone with pages of this kind.
-PAGE = re.compile(rb"[EF]\d{4} [\d:.]+ +\d+ \S*(coordination_|client\.h|preemption_)")
-SILENT = re.compile(r"stopped sending heartbeats\):\s*(\d+(?:[,\s]+\d+)*)|[Tt]ask (\d+) heartbeat")
+JAX_ABORT_LINE = re.compile(rb"[EF]\d{4} [\d:.]+ +\d+ \S*(coordination_|client\.h|preemption_)")
+LOST_HEARTBEAT = re.compile(
+    r"stopped sending heartbeats\):\s*(\d+(?:[,\s]+\d+)*)|[Tt]ask (\d+) heartbeat"
+)
 COORDINATOR = re.compile(r"Socket closed|RPC: /xla\S*/Heartbeat|[Cc]onnection (reset|refused)")
-TRIED_AGAIN = (1, HostLost.code, Stuck.code)
+RESTARTABLE_CODES = (1, ProcessLostError.code, StepTimeoutError.code)
 
 
-def run(arguments: Sequence[str], restarts: int = 0, *, pause: float = PAUSE) -> int:
+def supervise(arguments: Sequence[str], restarts: int = 0, *, pause: float = RESTART_DELAY) -> int:
     """The exit code of `imagebind-jax ARGUMENTS`, which is run as a child and ends with this process.
 
     restarts: how often it is tried again where a host was lost, hung or failed, not where the same
@@ -38,11 +40,11 @@ def run(arguments: Sequence[str], restarts: int = 0, *, pause: float = PAUSE) ->
     environment = dict(os.environ)
     for tried in range(restarts + 1):
         code, signalled = _Child(arguments, environment).run()
-        if signalled or code not in TRIED_AGAIN or tried == restarts:
+        if signalled or code not in RESTARTABLE_CODES or tried == restarts:
             return code
-        console.say(f"restarting ({tried + 1} of {restarts}) in {pause:g} s", to_stderr=True)
+        console.print_line(f"restarting ({tried + 1} of {restarts}) in {pause:g} s", to_stderr=True)
         time.sleep(pause)
-        environment.pop(fault_injection.VARIABLE, None)  # a fault on purpose happens once
+        environment.pop(fault_injection.ENV_VAR, None)  # a fault on purpose happens once
     return code
 
 
@@ -63,7 +65,7 @@ class _Child:
             stderr=subprocess.PIPE,
             env=self._environment,
             process_group=0,  # a terminal's Ctrl-C comes through this process, once
-            preexec_fn=lambda: worker_process.die_with(parent),
+            preexec_fn=lambda: worker_process.kill_when_parent_dies(parent),
         )
         with self._forwarded(signal.SIGTERM, signal.SIGINT):
             self._pass_on()
@@ -77,8 +79,8 @@ class _Child:
         if -code in self._signals:  # before the command could heed it
             return self._fail(f"stopped by {signal.Signals(-code).name}", 128 - code), True
         line = lost or f"{self._own()} was killed by {_name(-code)}"
-        words = [line, *_committed(self._arguments), errors.RESTART]
-        return self._fail("; ".join(words), HostLost.code), bool(self._signals)
+        words = [line, *_committed(self._arguments), errors.RESTART_HINT]
+        return self._fail("; ".join(words), ProcessLostError.code), bool(self._signals)
 
     @contextlib.contextmanager
     def _forwarded(self, *numbers: int) -> Iterator[None]:
@@ -103,7 +105,7 @@ class _Child:
         pipe, rest, since = self._child.stderr.fileno(), b"", time.monotonic()
         while True:
             if not select.select([pipe], [], [], 0.2)[0]:
-                if self._page and time.monotonic() - since > HELD:
+                if self._page and time.monotonic() - since > STDERR_HOLD_SECONDS:
                     self._release()
                 if not self._page and not rest.startswith((b"E", b"F")):
                     rest = _write(rest)  # half a line, say of a bar
@@ -115,9 +117,11 @@ class _Child:
                 break
             *lines, rest = (rest + got).split(b"\n")
             for line in lines:
-                if not self._page and PAGE.match(line):
+                if not self._page and JAX_ABORT_LINE.match(line):
                     since = time.monotonic()
-                if (self._page or PAGE.match(line)) and not line.startswith(b"imagebind-jax: "):
+                if (self._page or JAX_ABORT_LINE.match(line)) and not line.startswith(
+                    b"imagebind-jax: "
+                ):
                     self._page += line + b"\n"
                 else:
                     self._release()  # it was not the last: the command has one of its own
@@ -132,7 +136,7 @@ class _Child:
         text = self._page.decode(errors="replace")
         if code != -signal.SIGABRT or not text:
             return ""
-        if match := SILENT.search(text):
+        if match := LOST_HEARTBEAT.search(text):
             hosts = ", ".join(re.findall(r"\d+", match[1] or match[2]))
             return f"host {hosts} stopped answering"
         return f"{'host 0' if COORDINATOR.search(text) else 'another host'} stopped answering"
@@ -142,7 +146,7 @@ class _Child:
         return f"host {given} (this one)" if given.isdecimal() else "the command"
 
     def _fail(self, line: str, code: int) -> int:
-        console.error(line)
+        console.print_error(line)
         return code
 
 
@@ -176,5 +180,5 @@ def _committed(arguments: Sequence[str]) -> list[str]:
     configs = [each for each in arguments if each.endswith(".py")]
     default = pathlib.Path("runs") / pathlib.Path(configs[0]).stem if configs else ""
     folder = pathlib.Path(_option(arguments, "--out") or default) / "checkpoints"
-    steps = step_dir.committed(folder) if folder.is_dir() else []
+    steps = step_dir.committed_steps(folder) if folder.is_dir() else []
     return [f"last committed step {max(steps, default='none')}"]

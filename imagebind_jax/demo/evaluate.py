@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.demo.report import percent
-from imagebind_jax.evaluation.benchmark import EvalConfig, Items
-from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.demo.report import format_percent
+from imagebind_jax.evaluation.benchmark import EvalConfig, EvalInputs
+from imagebind_jax.evaluation.model_embedder import ModelEmbedder
 from imagebind_jax.evaluation.tasks import arithmetic, linear_probe, retrieval, zero_shot
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.sources import Record
@@ -18,7 +18,7 @@ from imagebind_jax.models.imagebind import ImageBind
 
 
 @dataclasses.dataclass(frozen=True)
-class Space:
+class EmbeddedWorld:
     """Embeddings of the records that were never trained on, and the classes of every task.
 
     `probe` has the attribute combinations of the training set and fits the linear probes,
@@ -39,10 +39,10 @@ def embed_all(
     probe: Sequence[Record],
     test: Sequence[Record],
     tell: Callable[[str], None] = lambda what: None,
-) -> Space:
+) -> EmbeddedWorld:
     """Embeds every modality of the probe and test records, and the prompts of every task.
 
-    `tell` is called, here and in `evaluate`, with what is done next.
+    `tell` is called, here and in `evaluate_world`, with what is done next.
     """
     settings = EvalConfig(
         (),
@@ -53,10 +53,10 @@ def embed_all(
         workers=config.workers,
         patience=config.patience,
     )
-    bench = ModelBench(settings, ImageBind(config.model), params, tell=tell)
+    bench = ModelEmbedder(settings, ImageBind(config.model), params, tell=tell)
 
     def embed_records(source):
-        return {m: bench.embed(Items(source, m, config.inputs[m])) for m in world.ALL}
+        return {m: bench.embed(EvalInputs(source, m, config.inputs[m])) for m in world.MODALITIES}
 
     def labels(records):
         rows = [record["labels"] for record in records]
@@ -67,13 +67,14 @@ def embed_all(
         for task in world.PROMPTS
     }
     z = {
-        name: embed_records(_Held(name, rows)) for name, rows in (("probe", probe), ("test", test))
+        name: embed_records(_InMemorySource(name, rows))
+        for name, rows in (("probe", probe), ("test", test))
     }
-    return Space(z["probe"], z["test"], labels(probe), labels(test), classes, test)
+    return EmbeddedWorld(z["probe"], z["test"], labels(probe), labels(test), classes, test)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Held:
+class _InMemorySource:
     """Records that are open already, as a source of items."""
 
     name: str
@@ -83,7 +84,9 @@ class _Held:
         return self.records
 
 
-def evaluate(space: Space, tell: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+def evaluate_world(
+    space: EmbeddedWorld, tell: Callable[[str], None] = lambda what: None
+) -> dict[str, Any]:
     """{"zero_shot", "retrieval", "arithmetic", "summary"}, numbers beside chance and ceiling.
 
     zero_shot: {modality: [{"task", "top1", "chance", "probe", "n"}]} by text prompts; `probe` is
@@ -118,7 +121,7 @@ def _mean(values) -> float:
     return float(np.mean(list(values)))
 
 
-def _zero_shot(space: Space, modality: str, task: str) -> dict[str, Any]:
+def _zero_shot(space: EmbeddedWorld, modality: str, task: str) -> dict[str, Any]:
     z, labels = space.test[modality], space.test_labels[task]
     return {
         "task": task,
@@ -132,59 +135,61 @@ def _zero_shot(space: Space, modality: str, task: str) -> dict[str, Any]:
 
 
 def _ordered_pairs() -> Iterator[tuple[str, str]]:
-    return ((a, b) for a in world.ALL for b in world.ALL if a != b)
+    return ((a, b) for a in world.MODALITIES for b in world.MODALITIES if a != b)
 
 
-def _retrieval(space: Space, a: str, b: str) -> dict[str, Any]:
-    mapped = linear_probe.with_bias(space.test[a]) @ linear_probe.linear_map(
+def _retrieval(space: EmbeddedWorld, a: str, b: str) -> dict[str, Any]:
+    mapped = linear_probe.append_bias(space.test[a]) @ linear_probe.fit_linear_map(
         space.probe[a], space.probe[b]
     )
     n = len(space.test[a])
     return {
-        "r1": retrieval.recall(retrieval.ranks(space.test[a], space.test[b])),
+        "r1": retrieval.recall_at_k(retrieval.retrieval_ranks(space.test[a], space.test[b])),
         "chance": 1 / n,
-        "probe": retrieval.recall(retrieval.ranks(mapped, space.test[b])),
+        "probe": retrieval.recall_at_k(retrieval.retrieval_ranks(mapped, space.test[b])),
         "n": n,
     }
 
 
-def _arithmetic(space: Space) -> dict[str, Any]:
+def _arithmetic(space: EmbeddedWorld) -> dict[str, Any]:
     """A clip and the sound of another material: is that shape found, made of that material?"""
-    clip, sound = mixed(len(space.records), space.test_labels["material"])
+    clip, sound = audio_image_queries(len(space.records), space.test_labels["material"])
     labels = np.stack([space.test_labels["shape"], space.test_labels["material"]], axis=1)
     wanted = np.stack([labels[clip, 0], labels[sound, 1]], axis=1)
 
     def found(query):  # the clip itself is no answer
         keys = space.test["vision"]
-        return float(np.mean(arithmetic.found(query, keys, wanted, labels, clip[:, None])))
+        return float(np.mean(arithmetic.composed_hit(query, keys, wanted, labels, clip[:, None])))
 
     return {
         "question": "a clip plus the sound of another material finds that shape in that material",
         "top1": found(arithmetic.compose(space.test["vision"][clip], space.test["audio"][sound])),
         "image_alone": found(space.test["vision"][clip]),
-        "chance": arithmetic.chance(wanted, labels),
+        "chance": arithmetic.chance_hit_rate(wanted, labels),
         "n": len(clip),
     }
 
 
-def mixed(n: int, material: Int[np.ndarray, "n"]) -> tuple[Int[np.ndarray, "m"], ...]:
+def audio_image_queries(n: int, material: Int[np.ndarray, "n"]) -> tuple[Int[np.ndarray, "m"], ...]:
     """Clips, and for each a sound of another material, drawn once and for all."""
     sound = np.random.default_rng(0).permutation(n)
     clip = np.flatnonzero(material[sound] != material)
     return clip, sound[clip]
 
 
-def table(results: Mapping[str, Any]) -> list[str]:
+def format_results(results: Mapping[str, Any]) -> list[str]:
     """The zero-shot results as lines for a terminal."""
     lines = ["", f"{'':9}{'task':10}{'zero-shot':>10}{'chance':>9}{'probe':>9}"]
     for modality, rows in results["zero_shot"].items():
         for row in rows:
-            numbers = "".join(f"{percent(row[key]):>9}" for key in ("top1", "chance", "probe"))
+            numbers = "".join(
+                f"{format_percent(row[key]):>9}" for key in ("top1", "chance", "probe")
+            )
             note = "  (trained with text)" if modality == "vision" else ""
             lines.append(f"{modality:9}{row['task']:10} {numbers}{note}")
     summary = results["summary"]
     lines.append(
-        f"without ever meeting text: {percent(summary['emergent_top1'])} on average, "
-        f"{percent(summary['fraction_of_probe'])} of the supervised probe"
+        f"without ever meeting text: {format_percent(summary['emergent_top1'])} on average, "
+        f"{format_percent(summary['fraction_of_probe'])} of the supervised probe"
     )
     return lines

@@ -2,23 +2,25 @@
 
 import numpy as np
 
-from imagebind_jax.demo.evaluate import Space, mixed
-from imagebind_jax.demo.report import Retrieval, Similarity
-from imagebind_jax.evaluation.metrics.similarity import unit
+from imagebind_jax.demo.evaluate import EmbeddedWorld, audio_image_queries
+from imagebind_jax.demo.report import ExampleSearch, SimilarityTable
+from imagebind_jax.evaluation.metrics.similarity import l2_normalize
 from imagebind_jax.evaluation.tasks import arithmetic
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.sources import Record
 
 
-def similarities(space: Space) -> list[Similarity]:
+def class_similarity_tables(space: EmbeddedWorld) -> list[SimilarityTable]:
     """The mean embedding of each class of records against each class's prompts."""
     tables = (("audio", "material"), ("depth", "shape"), ("thermal", "material"), ("imu", "motion"))
     return [
-        Similarity(
+        SimilarityTable(
             f"{modality} against text: {task}",
             np.stack(
                 [
-                    unit(space.test[modality][space.test_labels[task] == label].mean(axis=0))
+                    l2_normalize(
+                        space.test[modality][space.test_labels[task] == label].mean(axis=0)
+                    )
                     for label in range(len(space.classes[task]))
                 ]
             )
@@ -30,7 +32,7 @@ def similarities(space: Space) -> list[Similarity]:
     ]
 
 
-def searches(space: Space, hits: int = 3) -> list[Retrieval]:
+def example_searches(space: EmbeddedWorld, hits: int = 3) -> list[ExampleSearch]:
     """Searches of the first test records, as they come: none was chosen for its answer."""
     rows = []
     directions = (("audio", "vision"), ("imu", "vision"), ("text", "audio"), ("thermal", "depth"),
@@ -38,7 +40,9 @@ def searches(space: Space, hits: int = 3) -> list[Retrieval]:
     records = iter(range(len(space.records)))
     for query, key in directions:
         for row in records:  # the next one whose query says something that the key can show
-            told = [t for t in _told(space.records[row], query) if t in world.TASKS[key]]
+            told = [
+                t for t in _described_attributes(space.records[row], query) if t in world.TASKS[key]
+            ]
             if told:
                 wanted = {task: space.test_labels[task][row] for task in told}
                 title = f"{query} finds {key}: the same {' and '.join(told)}?"
@@ -47,7 +51,7 @@ def searches(space: Space, hits: int = 3) -> list[Retrieval]:
                     _search(space, title, queries, space.test[query][row], key, wanted, hits)
                 )
                 break
-    clips, sounds = mixed(len(space.records), space.test_labels["material"])
+    clips, sounds = audio_image_queries(len(space.records), space.test_labels["material"])
     for clip, sound in list(zip(clips, sounds))[:3]:
         sum_ = arithmetic.compose(space.test["vision"][clip], space.test["audio"][sound])
         wanted = {
@@ -60,18 +64,18 @@ def searches(space: Space, hits: int = 3) -> list[Retrieval]:
     return rows
 
 
-def _told(record: Record, modality: str) -> tuple[str, ...]:
+def _described_attributes(record: Record, modality: str) -> tuple[str, ...]:
     """The attributes that a record's modality tells: of a sentence, those it names."""
     if modality != "text":
         return world.TASKS[modality]
-    return tuple(world.told(record["text"]))
+    return tuple(world.caption_attributes(record["text"]))
 
 
-def _search(space, title, queries, embedding, key, wanted, hits) -> Retrieval:
-    cosines = unit(embedding) @ unit(space.test[key]).T
+def _search(space, title, queries, embedding, key, wanted, hits) -> ExampleSearch:
+    cosines = l2_normalize(embedding) @ l2_normalize(space.test[key]).T
     used = [row for modality, row in queries if modality == key]
     best = [row for row in np.argsort(-cosines, kind="stable") if row not in used][:hits]
-    return Retrieval(
+    return ExampleSearch(
         title,
         [(modality, space.records[row]) for modality, row in queries],
         [

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from imagebind_jax.reports.html import polyline, section
+from imagebind_jax.reports.html import section_html, svg_path
 
 
-def losses(results: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
+def loss_section_html(results: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
     lines: dict[str, tuple[list, list]] = {}
     for line in history:
         if "pair" in line and np.isfinite(line.get("loss", np.nan)):
@@ -19,8 +19,8 @@ def losses(results: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> 
             values.append(line["loss"])
     if not lines:
         return ""
-    chart = curves(lines, results.get("chance_loss"))
-    return section(
+    chart = curves_svg(lines, results.get("chance_loss"))
+    return section_html(
         "training",
         "How it was learned",
         """Each step trains one pair: every clip of a batch has to find its partner in the other
@@ -31,7 +31,7 @@ scene must stay higher.""",
     )
 
 
-def curves(
+def curves_svg(
     lines: Mapping[str, tuple[Sequence[int], Sequence[float | int]]],
     level: float | int | None = None,
     level_name: str = "chance",
@@ -64,7 +64,7 @@ def curves(
     names = [(float(y(level)), f"{level_name} {level:.2f}", "level")] if level is not None else []
     for name, (steps, values) in lines.items():
         colour = "m-" + html.escape(name.split("+")[-1])
-        raw, ends = polyline(x(steps), y(values)), polyline(x(steps), y(smooth[name]))
+        raw, ends = svg_path(x(steps), y(values)), svg_path(x(steps), y(smooth[name]))
         parts.append(f'<path class="raw {colour}" d="{raw}"/><path class="{colour}" d="{ends}"/>')
         final = smooth[name][-1]
         names.append((float(y(final)), f"{name} {final:.2f}", colour))

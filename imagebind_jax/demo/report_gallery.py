@@ -10,15 +10,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from imagebind_jax.inputs.colormaps import INFERNO, MAGMA, VIRIDIS, painted, png
+from imagebind_jax.inputs.colormaps import INFERNO, MAGMA, VIRIDIS, apply_colormap, encode_png
 from imagebind_jax.inputs.decoders.images import open_image
 from imagebind_jax.inputs.transforms import audio
 from imagebind_jax.inputs.world import ATTRIBUTES
-from imagebind_jax.reports.html import NAMES, cosine, percent, polyline, section, text
+from imagebind_jax.reports.html import (
+    NAMES,
+    escape,
+    format_cosine,
+    format_percent,
+    section_html,
+    svg_path,
+)
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class ExampleSearch:
     """One search: queries (modality, record), found (modality, record, score, right), best first.
 
     Two queries are added, as embeddings; their search is shown with the embedding arithmetic.
@@ -29,8 +36,8 @@ class Retrieval:
     found: Sequence[tuple[str, Mapping[str, Any], float | np.floating, bool | np.bool_]]
 
 
-def gallery(rows: Sequence[Retrieval]) -> str:
-    return section(
+def gallery_html(rows: Sequence[ExampleSearch]) -> str:
+    return section_html(
         "gallery",
         "See and hear it",
         """Single searches among held-out samples. The query is on the left, then the nearest
@@ -42,14 +49,14 @@ three axes (red to the right, green down, blue ahead).""",
     )
 
 
-def arithmetic(results: Mapping[str, Any], rows: Sequence[Retrieval]) -> str:
+def arithmetic_html(results: Mapping[str, Any], rows: Sequence[ExampleSearch]) -> str:
     entry = results.get("arithmetic")
     if not entry:
         return ""
     bars = "".join(
         f'<tr class="{kind}"><th scope="row">{name}</th><td><div class="bar" aria-hidden="true"><b '
         f'style="width:{100 * entry[key]:.2f}%"></b></div></td>'
-        f"<td><b>{percent(entry[key])}</b></td></tr>"
+        f"<td><b>{format_percent(entry[key])}</b></td></tr>"
         for name, key, kind in (
             ("both, added", "top1", "emergent"),
             ("image alone", "image_alone", "trained"),
@@ -57,10 +64,10 @@ def arithmetic(results: Mapping[str, Any], rows: Sequence[Retrieval]) -> str:
         )
         if key in entry
     )
-    return section(
+    return section_html(
         "arithmetic",
         "Embeddings add up",
-        f"""{text(entry["question"])} The embedding of an image and that of another modality are
+        f"""{escape(entry["question"])} The embedding of an image and that of another modality are
 added, and the sum searches. Top-1 over {entry["n"]} questions, beside the image alone (which
 knows only half of the answer) and chance.""",
         f'<table class="accuracy"><thead class="sr"><tr><th scope="col">Query</th><th scope="col">'
@@ -69,10 +76,10 @@ knows only half of the answer) and chance.""",
     )
 
 
-def _row(row: Retrieval) -> str:
-    known = [words(record) for _, record in row.queries]
+def _row(row: ExampleSearch) -> str:
+    known = [label_names(record) for _, record in row.queries]
     queries = '<span class="sign" aria-label="plus">+</span>'.join(
-        figure(modality, record, _caption(NAMES[modality], words(record)))
+        figure_html(modality, record, _caption(NAMES[modality], label_names(record)))
         for modality, record in row.queries
     )
     found = []
@@ -81,10 +88,10 @@ def _row(row: Retrieval) -> str:
         says = (
             f'<b class="{mark}"><span role="img" aria-label="{mark}">{"✓" if right else "✗"}</span>'
         )
-        says += f" {cosine(float(score))}</b>"
-        found.append(figure(modality, record, says + _caption("", words(record), known)))
+        says += f" {format_cosine(float(score))}</b>"
+        found.append(figure_html(modality, record, says + _caption("", label_names(record), known)))
     return (
-        f'<article><h3>{text(row.title)}</h3><div class="search">'
+        f'<article><h3>{escape(row.title)}</h3><div class="search">'
         f'<div class="queries">{queries}</div>'
         f'<span class="sign" aria-label="finds">→</span><div class="found">{"".join(found)}</div>'
         "</div></article>"
@@ -95,7 +102,7 @@ def _caption(
     name: str, described: Mapping[str, str], known: Sequence[Mapping[str, str]] = ()
 ) -> str:
     parts = [
-        f"<b>{text(word)}</b>" if word in [k.get(task) for k in known] else text(word)
+        f"<b>{escape(word)}</b>" if word in [k.get(task) for k in known] else escape(word)
         for task, word in described.items()
     ]
     return (
@@ -107,7 +114,7 @@ LOUDNESS = (-14.0, 4.0)  # log-mel from black to white, the same for all: loudne
 FORCE, RATE = 1.0, 0.15  # m/s^2, rad/s: the least that a trace's height shows, so noise stays small
 
 
-def figure(modality: str, record: Mapping[str, Any], caption: str = "") -> str:
+def figure_html(modality: str, record: Mapping[str, Any], caption: str = "") -> str:
     """One modality of a record as an HTML figure; `caption` is HTML, escaped by the caller."""
     draw = {
         "vision": _vision,
@@ -117,12 +124,14 @@ def figure(modality: str, record: Mapping[str, Any], caption: str = "") -> str:
         "thermal": _thermal,
         "imu": _imu,
     }[modality]
-    about = html.escape(", ".join(words(record).values()) or str(record.get("id", "a sample")))
+    about = html.escape(
+        ", ".join(label_names(record).values()) or str(record.get("id", "a sample"))
+    )
     body = f'<div class="media">{draw(record, about)}</div>'
     return f'<figure class="{modality}">{body}<figcaption>{caption}</figcaption></figure>'
 
 
-def words(record: Mapping[str, Any]) -> dict[str, str]:
+def label_names(record: Mapping[str, Any]) -> dict[str, str]:
     """The names of a record's labels, {"shape": "cube", ...}; empty for a record without labels."""
     labels = record.get("labels") or {}
     return {task: names[labels[task]] for task, names in ATTRIBUTES.items() if task in labels}
@@ -173,7 +182,7 @@ def _imu(record: Mapping[str, Any], about: str) -> str:
     for middle, columns, least in ((28, slice(0, 3), FORCE), (84, slice(3, 6), RATE)):
         scale = 24 / max(float(np.abs(readings[:, columns]).max()), least)
         paths += [
-            f'<path class="axis-{axis}" d="{polyline(x, middle - scale * trace)}"/>'
+            f'<path class="axis-{axis}" d="{svg_path(x, middle - scale * trace)}"/>'
             for axis, trace in zip("xyz", readings[:, columns].T, strict=True)
         ]
     return (
@@ -193,4 +202,4 @@ def _uri(kind: str, data: bytes) -> str:
 
 def _painted(level: Float[np.ndarray, "h w"], colours: UInt8[np.ndarray, "256 3"]) -> str:
     """A PNG of values in [0, 1], those outside clipped, as a data URI."""
-    return _uri("image/png", png(painted(level, colours)))
+    return _uri("image/png", encode_png(apply_colormap(level, colours)))

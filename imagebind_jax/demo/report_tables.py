@@ -7,11 +7,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from imagebind_jax.reports.html import NAMES, cosine, is_trained, percent, section, text
+from imagebind_jax.reports.html import (
+    NAMES,
+    escape,
+    format_cosine,
+    format_percent,
+    is_trained,
+    section_html,
+)
 
 
 @dataclass(frozen=True)
-class Similarity:
+class SimilarityTable:
     """Cosines between groups of embeddings: one group a row, one a column."""
 
     title: str
@@ -20,7 +27,7 @@ class Similarity:
     columns: Sequence[str]
 
 
-def zero_shot(results: Mapping[str, Any]) -> str:
+def zero_shot_html(results: Mapping[str, Any]) -> str:
     rows = [
         (is_trained(results, modality, "text"), modality, entry)
         for modality, entries in results["zero_shot"].items()
@@ -35,14 +42,14 @@ def zero_shot(results: Mapping[str, Any]) -> str:
             if entry.get(name) is not None
         )
         lines.append(
-            f'<tr class="{kind}"><th scope="row">{text(NAMES[modality])} '
-            f'<span>{text(entry["task"])}</span> <em class="badge">{kind}</em></th>'
+            f'<tr class="{kind}"><th scope="row">{escape(NAMES[modality])} '
+            f'<span>{escape(entry["task"])}</span> <em class="badge">{kind}</em></th>'
             '<td><div class="bar" aria-hidden="true">'
             f'<b style="width:{100 * entry["top1"]:.2f}%"></b>{marks}</div></td>'
-            f"<td><b>{percent(entry['top1'])}</b></td><td>{percent(entry['chance'])}</td>"
-            f"<td>{percent(entry.get('probe'))}</td><td>{entry['n']}</td></tr>"
+            f"<td><b>{format_percent(entry['top1'])}</b></td><td>{format_percent(entry['chance'])}</td>"
+            f"<td>{format_percent(entry.get('probe'))}</td><td>{entry['n']}</td></tr>"
         )
-    return section(
+    return section_html(
         "zero-shot",
         "Sentences name what other senses perceive",
         """Each class is described by a few sentences (“something made of glass.”), and a sample
@@ -62,7 +69,7 @@ trained with text; for all others this is emergent.""",
     )
 
 
-def retrieval(results: Mapping[str, Any]) -> str:
+def retrieval_html(results: Mapping[str, Any]) -> str:
     table = results["retrieval"]
     lift = {k: entry["r1"] / entry["chance"] for k, entry in table.items()}
     most = max([2.0, *lift.values()])
@@ -77,13 +84,13 @@ def retrieval(results: Mapping[str, Any]) -> str:
             entry, kind = table[key], "trained" if is_trained(results, a, b) else "emergent"
             shade = 0.85 * np.log(max(lift[key], 1)) / np.log(most)
             cells.append(
-                f'<td class="{kind}" style="--a:{shade:.2f}"><b>{percent(entry["r1"])}</b><small>'
-                f"{percent(entry.get('probe'))} / {percent(entry['chance'])}</small></td>"
+                f'<td class="{kind}" style="--a:{shade:.2f}"><b>{format_percent(entry["r1"])}</b><small>'
+                f"{format_percent(entry.get('probe'))} / {format_percent(entry['chance'])}</small></td>"
             )
         lines.append(f'<tr><th scope="row">{NAMES[a]}</th>{"".join(cells)}</tr>')
     head = "".join(f'<th scope="col">{NAMES[b]}</th>' for b in NAMES)
     count = next((f" of {entry['n']}" for entry in table.values()), "")
-    return section(
+    return section_html(
         "retrieval",
         "One sense finds the other",
         f"""A sample in one modality (row) searches the same sample in another (column): how
@@ -102,25 +109,25 @@ Outlined cells were trained together; all others are emergent.""",
     )
 
 
-def similarity(matrices: Sequence[Similarity]) -> str:
+def similarity(matrices: Sequence[SimilarityTable]) -> str:
     tables = []
     for each in matrices:
         low, high = float(np.min(each.matrix)), float(np.max(each.matrix))
-        head = "".join(f'<th scope="col">{text(name)}</th>' for name in each.columns)
+        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in each.columns)
         lines = []
         for name, values in zip(each.rows, each.matrix, strict=True):
             cells = "".join(
                 f'<td style="--a:{0.85 * (float(value) - low) / max(high - low, 1e-9):.2f}"'
-                f"{' class=match' if name == column else ''}>{cosine(float(value))}</td>"
+                f"{' class=match' if name == column else ''}>{format_cosine(float(value))}</td>"
                 for value, column in zip(values, each.columns, strict=True)
             )
-            lines.append(f'<tr><th scope="row">{text(name)}</th>{cells}</tr>')
+            lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
         tables.append(
-            f'<h3>{text(each.title)}</h3><div class="scroll" tabindex="0"><table class="heat" '
-            f'aria-label="{text(each.title)}"><thead><tr><th scope="col"><span class="sr">Group'
+            f'<h3>{escape(each.title)}</h3><div class="scroll" tabindex="0"><table class="heat" '
+            f'aria-label="{escape(each.title)}"><thead><tr><th scope="col"><span class="sr">Group'
             f"</span></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
         )
-    return section(
+    return section_html(
         "similarity",
         "Where the groups lie",
         """The cosine between the mean embedding of each group (row) and of each description

@@ -12,14 +12,14 @@ from typing import Any
 import jax
 
 import imagebind_jax
-from imagebind_jax.config import TrainConfig, cached
+from imagebind_jax.config import TrainConfig, cached_sources
 from imagebind_jax.demo import evaluate, examples, report
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.pipeline import batches
-from imagebind_jax.inputs.sources.cached import render
+from imagebind_jax.inputs.sources.cached import materialize
 from imagebind_jax.inputs.transforms import audio, depth, imu, text, thermal, vision
 from imagebind_jax.inputs.world import export as world_files
-from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.inputs.world.world import world_source
 from imagebind_jax.models.imagebind import TINY
 from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.runtime import console, metrics_log
@@ -27,8 +27,8 @@ from imagebind_jax.runtime.progress import Progress
 from imagebind_jax.storage import atomic
 from imagebind_jax.training import fit
 
-HUB = "vision"
-OTHERS = tuple(modality for modality in world.ALL if modality != HUB)
+ANCHOR_MODALITY = "vision"
+OTHERS = tuple(modality for modality in world.MODALITIES if modality != ANCHOR_MODALITY)
 PAIRS = 1600  # training samples of each pair
 SIZE = TINY.encoders["depth"].shape[0]  # pixels
 PROBE, TEST = 768, 384  # samples with all modalities: to fit linear probes, to test on
@@ -37,33 +37,36 @@ FILES = 60  # samples that are left as files, to try embed and search on
 
 # Means and standard deviations of 1,600 training samples of the world.
 INPUTS: dict[str, batches.Transform] = {
-    "vision": vision.Clip(SIZE),
-    "text": text.Tokens(TINY.encoders["text"].shape[0]),
-    "audio": batches.Standardised(audio.LogMel(), (-0.44,), (0.44,)),
+    "vision": vision.FramesTransform(SIZE),
+    "text": text.Tokenize(TINY.encoders["text"].shape[0]),
+    "audio": batches.Standardize(audio.LogMel(), (-0.44,), (0.44,)),
     "depth": depth.Disparity(SIZE, "metric", mean=1.66, std=0.83),
-    "thermal": batches.Standardised(thermal.Thermal(SIZE), (0.34,), (0.15,)),
-    "imu": batches.Standardised(
-        imu.Window(),
+    "thermal": batches.Standardize(thermal.Thermal(SIZE), (0.34,), (0.15,)),
+    "imu": batches.Standardize(
+        imu.ImuWindow(),
         (-0.27, -9.6, -2.43, 0.0, 0.0, 0.011),
         (0.98, 0.37, 1.07, 0.027, 0.027, 0.072),
     ),
 }
 
 
-def scenes(seed: int) -> world.World:
+def demo_world(seed: int) -> world.World:
     """The world as the demo sees it: another seed, other samples."""
     return world.World(seed, SIZE, antialias=False)
 
 
-def config(seed: int = 0) -> TrainConfig:
+def demo_config(seed: int = 0) -> TrainConfig:
     """The demo's training run: vision with each other modality, from disjoint samples."""
     return TrainConfig(
         model=TINY,
         inputs=INPUTS,
         # No sample is in two pairs, so none is ever seen in two modalities other than vision.
         pairs=tuple(
-            batches.Pair(
-                (HUB, modality), samples(scenes(seed), "train", PAIRS, i * PAIRS, (HUB, modality))
+            batches.ModalityPair(
+                (ANCHOR_MODALITY, modality),
+                world_source(
+                    demo_world(seed), "train", PAIRS, i * PAIRS, (ANCHOR_MODALITY, modality)
+                ),
             )
             for i, modality in enumerate(OTHERS)
         ),
@@ -78,14 +81,14 @@ def config(seed: int = 0) -> TrainConfig:
     )
 
 
-def run(
+def run_demo(
     out: str | os.PathLike,
     *,
     seed: int = 0,
-    config: Callable[..., TrainConfig] = config,
+    config: Callable[..., TrainConfig] = demo_config,
     probe: int = PROBE,
     test: int = TEST,
-    say: Callable[[str], None] = console.say,
+    say: Callable[[str], None] = console.print_line,
 ) -> dict[str, Any]:
     """Renders the world, trains, evaluates; writes results.json, report.html and samples/ into `out`.
 
@@ -94,17 +97,18 @@ def run(
     begun = time.monotonic()
     folder = pathlib.Path(out)
     settings = config(seed)
-    fit.check(settings, folder / "run")
+    fit.preflight_check(settings, folder / "run")
     held_out, labelled = (
-        samples(scenes(seed), split, count) for split, count in (("test", test), ("probe", probe))
+        world_source(demo_world(seed), split, count)
+        for split, count in (("test", test), ("probe", probe))
     )
     say(f"imagebind_jax demo: six modalities, one space, seed {seed} -> {folder}/report.html")
-    render([*cached(settings), labelled, held_out])
+    materialize([*cached_sources(settings), labelled, held_out])
     params = fit.fit(settings, folder / "run", say=say)
     say("evaluating on combinations that were held out")
     with Progress("evaluate", 1) as progress:
         space = evaluate.embed_all(settings, params, labelled.open(), held_out.open(), progress.say)
-        results = evaluate.evaluate(space, progress.say)
+        results = evaluate.evaluate_world(space, progress.say)
         progress.update(1)
     results |= {
         "trained_pairs": [pair.name for pair in settings.pairs],
@@ -117,16 +121,16 @@ def run(
         },
         "seconds": round(time.monotonic() - begun, 1),
     }
-    atomic.replace_text(folder / "results.json", json.dumps(results, indent=1))
-    report.write_report(
+    atomic.write_text_atomic(folder / "results.json", json.dumps(results, indent=1))
+    report.write_demo_report(
         folder / "report.html",
         results=results,
-        history=metrics_log.read(folder / "run" / "metrics.jsonl"),
-        similarity=examples.similarities(space),
-        gallery=examples.searches(space),
+        history=metrics_log.read_metrics(folder / "run" / "metrics.jsonl"),
+        similarity=examples.class_similarity_tables(space),
+        gallery=examples.example_searches(space),
     )
-    world_files.write(folder / "samples", scenes(seed), min(FILES, test))
-    for line in evaluate.table(results):
+    world_files.export_files(folder / "samples", demo_world(seed), min(FILES, test))
+    for line in evaluate.format_results(results):
         say(line)
     say(f"{folder / 'report.html'}: open it in a browser ({results['seconds']:.0f} s in all)")
     say(

@@ -13,24 +13,26 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from imagebind_jax.distributed.initialize import _agreed
+from imagebind_jax.distributed.initialize import _collective_errors
 from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.storage import lock
 
-SEEN = 30  # seconds until what one host writes must be seen by all: network file systems cache
+SHARED_FS_TIMEOUT = (
+    30  # seconds until what one host writes must be seen by all: network file systems cache
+)
 Result = TypeVar("Result")
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     """Whether this is host 0, which alone writes what is written once."""
     return jax.process_index() == 0
 
 
-def unsaid(line: str) -> None:
+def log_nothing(line: str) -> None:
     """In place of `print` on the hosts for which the first tells."""
 
 
-def together(do: Callable[[], Result], kinds: Sequence[type[UserError]] = ()) -> Result:
+def raise_on_all(do: Callable[[], Result], kinds: Sequence[type[UserError]] = ()) -> Result:
     """do() of this host. Where it raises UserError on any host, one is raised on all of them.
 
     kinds: where hosts have different ones, all raise the first of these that one has; else each its
@@ -43,7 +45,7 @@ def together(do: Callable[[], Result], kinds: Sequence[type[UserError]] = ()) ->
         result = do()
     except UserError as error:
         mistake = error
-    texts = of_all("" if mistake is None else f"{mistake.code} {mistake}")
+    texts = allgather_text("" if mistake is None else f"{mistake.code} {mistake}")
     said = [(host, *text.partition(" ")) for host, text in enumerate(texts) if text]
     if not said:
         return result
@@ -54,20 +56,20 @@ def together(do: Callable[[], Result], kinds: Sequence[type[UserError]] = ()) ->
         host, code, _, line = next(each for each in said if each[1] == wanted)
         mistake = types.get(code, UserError)(f"host {host}: {line}")
         mistake.code = int(code)
-    raise as_all(mistake)
+    raise mark_collective(mistake)
 
 
-def as_all(mistake: UserError) -> UserError:
+def mark_collective(mistake: UserError) -> UserError:
     """The mistake, which all hosts raise now: none of them is taken for lost."""
-    _agreed.add(one_line(str(mistake)))
+    _collective_errors.add(one_line(str(mistake)))
     return mistake
 
 
-def of_all(text: str, limit: int = 1000) -> list[str]:
+def allgather_text(text: str, limit: int = 1000) -> list[str]:
     """The text of each host, on one line and cut to `limit` bytes."""
     if jax.process_count() == 1:
         return [text]
-    _agreed.clear()  # of what was raised together this host has caught
+    _collective_errors.clear()  # of what was raised together this host has caught
     row = np.zeros(limit, np.uint8)
     said = one_line(text).encode()[:limit]
     row[: len(said)] = np.frombuffer(said, np.uint8)
@@ -75,31 +77,33 @@ def of_all(text: str, limit: int = 1000) -> list[str]:
     return [bytes(each).rstrip(b"\0").decode(errors="ignore") for each in np.asarray(rows)]
 
 
-def alike(what: str, value: str) -> None:
+def assert_same_on_all(what: str, value: str) -> None:
     """Raises UserError on all hosts, naming those that differ, where `value` is not the same on all."""
-    found = of_all(hashlib.sha256(value.encode()).hexdigest())
+    found = allgather_text(hashlib.sha256(value.encode()).hexdigest())
     others = [host for host, each in enumerate(found) if each != found[0]]
     if others:
         named = ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else "")
         differ = f"host {named}: not host 0's {what}: "
-        raise as_all(UserError(f"{differ}every host needs the same config, and the same files"))
+        raise mark_collective(
+            UserError(f"{differ}every host needs the same config, and the same files")
+        )
 
 
-def total(number: int) -> int:
+def allreduce_sum(number: int) -> int:
     """The sum over all hosts."""
-    return sum(map(int, of_all(str(number))))
+    return sum(map(int, allgather_text(str(number))))
 
 
-def check_shared(folder: pathlib.Path) -> None:
+def assert_shared_dir(folder: pathlib.Path) -> None:
     """Raises UserError, on all hosts, unless all see what host 0 writes into the folder."""
     if jax.process_count() == 1:
         return
-    path, word = folder / ".hosts", of_all(uuid.uuid4().hex)[0]
-    if first():
+    path, word = folder / ".hosts", allgather_text(uuid.uuid4().hex)[0]
+    if is_main_process():
         path.write_text(word)
 
     def see() -> None:
-        until = time.monotonic() + SEEN
+        until = time.monotonic() + SHARED_FS_TIMEOUT
         while not path.exists() or path.read_text() != word:
             if time.monotonic() > until:
                 raise UserError(
@@ -109,19 +113,19 @@ def check_shared(folder: pathlib.Path) -> None:
             os.listdir(folder)  # so that a network file system looks again
             time.sleep(0.2)
 
-    together(see)
-    if first():
+    raise_on_all(see)
+    if is_main_process():
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path, busy: str) -> Iterator[None]:
+def global_file_lock(path: pathlib.Path, busy: str) -> Iterator[None]:
     """`files.locked` by host 0, for all. Raises UserError, on all, where another process holds it."""
     with contextlib.ExitStack() as held:
 
         def take() -> None:
-            if first():
-                held.enter_context(lock.locked(path, busy))
+            if is_main_process():
+                held.enter_context(lock.file_lock(path, busy))
 
-        together(take)
+        raise_on_all(take)
         yield

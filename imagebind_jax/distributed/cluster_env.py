@@ -8,7 +8,7 @@ SLURM = ["SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", 
 WORKERS = "computeMetadata/v1/instance/attributes/worker-network-endpoints"
 
 
-def detected(environ: Mapping[str, str]) -> bool:
+def in_multi_process_cluster(environ: Mapping[str, str]) -> bool:
     """Whether this process is one of several, by what a cluster says of it: JAX finds the rest.
 
     On a machine that is alone this is False, as on one TPU VM, or in a SLURM job of one task.

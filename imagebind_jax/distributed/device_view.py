@@ -10,16 +10,18 @@ import jax.numpy as jnp
 
 AxisName = str | tuple[str, ...]
 
-BLOCKS = "trunk/blocks/"  # a tower's parameters that are stacked by layer, and needed one by one
+STACKED_BLOCKS = (
+    "trunk/blocks/"  # a tower's parameters that are stacked by layer, and needed one by one
+)
 
 
-def path_of(keys: Any) -> str:
+def tree_path(keys: Any) -> str:
     """A leaf's path in a tree of dicts, "vision/trunk/blocks/attn/qkv/kernel"."""
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 @dataclasses.dataclass(frozen=True)
-class Device:
+class DeviceView:
     """The view of one device; by default it is alone.
 
     axes: the mapped axes over which all devices are. split: parameter's path -> which of its axes
@@ -52,7 +54,7 @@ class Device:
         axes = (self.axes,) if isinstance(self.axes, str) else self.axes
 
         def varying(keys, leaf):
-            same = [axis for axis in axes if path_of(keys) not in self.split or axis != self.fsdp]
+            same = [axis for axis in axes if tree_path(keys) not in self.split or axis != self.fsdp]
             return jax.lax.pcast(leaf, tuple(same), to="varying")
 
         return jax.tree_util.tree_map_with_path(varying, params)
@@ -61,8 +63,8 @@ class Device:
         """{tower: parameters}: all but the layers of trunks made whole, which `layer` does."""
 
         def gathered(keys, leaf):
-            path = path_of(keys)
-            stacked = BLOCKS in path
+            path = tree_path(keys)
+            stacked = STACKED_BLOCKS in path
             return leaf if stacked or path not in self.split else self._gather(path, leaf)
 
         return jax.tree_util.tree_map_with_path(gathered, params)
@@ -71,8 +73,8 @@ class Device:
         """One layer's parameters whole; weights of products travel in the type they are used in."""
 
         def gathered(keys, leaf):
-            _, _, name = path_of(keys).partition("/")  # of the collection, "params"
-            path = f"{modality}/{BLOCKS}{name}"
+            _, _, name = tree_path(keys).partition("/")  # of the collection, "params"
+            path = f"{modality}/{STACKED_BLOCKS}{name}"
             if path not in self.split:
                 return leaf
             travel = dtype if name.endswith("kernel") else leaf.dtype

@@ -12,21 +12,25 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from imagebind_jax.errors import RESTART, HostLost, Stuck, one_line
+from imagebind_jax.errors import RESTART_HINT, ProcessLostError, StepTimeoutError, one_line
 
-KEY = "imagebind_jax"  # of what hosts tell each other, in the store that JAX's coordinator keeps
-GRACE = 1.5  # seconds for an error that all hosts meet to be each one's own
-PART = 3600  # seconds that hosts wait for each other at an orderly end
-LAST = 5  # seconds that host 0, which keeps the store, stays for the others to read it
+KV_PREFIX = (
+    "imagebind_jax"  # of what hosts tell each other, in the store that JAX's coordinator keeps
+)
+ERROR_GRACE_SECONDS = 1.5  # seconds for an error that all hosts meet to be each one's own
+SHUTDOWN_TIMEOUT = 3600  # seconds that hosts wait for each other at an orderly end
+COORDINATOR_LINGER = (
+    5  # seconds that host 0, which keeps the store, stays for the others to read it
+)
 # What an exchange says when the host at its other end is gone: it is that host's end that counts.
-EXCHANGE = re.compile(
+COLLECTIVE_ERROR = re.compile(
     r"(?i)\bgloo\b|\bnccl\b|connection (closed|reset)|broken pipe|socket closed|\bUNAVAILABLE:"
 )
 # Exit codes of what would happen again, or happens to all.
-SAME_FOR_ALL = (2, 3, 4, 5, 6, Stuck.code)
+COLLECTIVE_EXIT_CODES = (2, 3, 4, 5, 6, StepTimeoutError.code)
 
 
-class Company:
+class FailureDetector:
     """This host among the others of its run.
 
     Threads of it see to it that none waits in an exchange for a host that is gone: JAX does so with a
@@ -39,7 +43,7 @@ class Company:
         host: int,
         hosts: int,
         silence: int,
-        last_words: Callable[[], str] = lambda: RESTART,
+        last_words: Callable[[], str] = lambda: RESTART_HINT,
     ):
         """store: JAX's client of its coordination service. silence: seconds without a sign of life
         after which a host counts as gone. last_words: what to say of the run beside its end."""
@@ -65,13 +69,15 @@ class Company:
 
         Where the line is of an exchange that broke, another host's end is waited for, and said.
         """
-        if EXCHANGE.search(line):
+        if COLLECTIVE_ERROR.search(line):
             time.sleep(self.silence + 5 * self._every)  # the listener ends the process
         if not self._ending.acquire(blocking=False):
             time.sleep(3600)  # another thread is at it
         what = json.dumps({"line": one_line(line, 2000), "code": code})
-        _within(2.0, lambda: self._set(f"end/{self.host}", what))
-        if code == Stuck.code:  # the others say where they are before their exchanges break
+        _run_with_timeout(2.0, lambda: self._set(f"end/{self.host}", what))
+        if (
+            code == StepTimeoutError.code
+        ):  # the others say where they are before their exchanges break
             time.sleep(1.5 * self._every)
         self._out(line, code)
 
@@ -80,7 +86,7 @@ class Company:
         error = getattr(sys, "last_value", None)
         if error is not None and not hasattr(sys, "ps1"):  # uncaught: not an orderly one
             self.leave(f"{type(error).__name__}: {error}", 1)
-        until = time.monotonic() + PART
+        until = time.monotonic() + SHUTDOWN_TIMEOUT
         with contextlib.suppress(Exception):  # JAX tells of its own ones
             self._set(f"done/{self.host}", "")
             while len(self._dir("done")) < self.hosts and time.monotonic() < until:
@@ -119,7 +125,7 @@ class Company:
                 beats[host] = beat, now
         for host, (_, heard) in beats.items():
             if now - heard > self.silence:
-                self._set(f"end/{host}", json.dumps({"line": "", "code": HostLost.code}))
+                self._set(f"end/{host}", json.dumps({"line": "", "code": ProcessLostError.code}))
 
     def _doubt(self) -> None:
         """Host 0 may be alive, so that connections stay, and yet be stopped."""
@@ -130,29 +136,33 @@ class Company:
                 self._answered = now
             last = now
             if now - self._answered > self.silence and self._ending.acquire(blocking=False):
-                self._out(self._said(0, ""), HostLost.code)
+                self._out(self._said(0, ""), ProcessLostError.code)
 
     def _follow(self, ends: dict[int, str]) -> None:
         """Ends this process as others have ended."""
         told = {host: json.loads(text) for host, text in ends.items()}
         # A broken exchange is what the others see of an end.
-        causes = {h: end for h, end in told.items() if not EXCHANGE.search(end["line"])} or told
+        causes = {
+            h: end for h, end in told.items() if not COLLECTIVE_ERROR.search(end["line"])
+        } or told
         host = min(causes)
         line, code = causes[host]["line"], causes[host]["code"]
-        if code == Stuck.code:
+        if code == StepTimeoutError.code:
             faulthandler.dump_traceback(file=2, all_threads=True)
-        if line and self._over.wait(GRACE):
+        if line and self._over.wait(ERROR_GRACE_SECONDS):
             return
         if not self._ending.acquire(blocking=False):
             return  # with an end of its own
         self._out(
-            self._said(host, line, code), code if code in SAME_FOR_ALL else HostLost.code, told
+            self._said(host, line, code),
+            code if code in COLLECTIVE_EXIT_CODES else ProcessLostError.code,
+            told,
         )
 
     # ---- the end
 
-    def _said(self, host: int, line: str, code: int = HostLost.code) -> str:
-        if code in SAME_FOR_ALL:
+    def _said(self, host: int, line: str, code: int = ProcessLostError.code) -> str:
+        if code in COLLECTIVE_EXIT_CODES:
             return f"host {host}: {line}"
         name = f"host {host} (this one)" if host == self.host else f"host {host}"
         what = f"{name}: {line}" if line else f"{name} stopped answering"
@@ -161,17 +171,17 @@ class Company:
         return what
 
     def _out(self, line: str, code: int, gone: Any = ()) -> NoReturn:
-        _within(1.0, sys.stdout.flush)  # a thread that hangs may hold it
+        _run_with_timeout(1.0, sys.stdout.flush)  # a thread that hangs may hold it
         os.write(2, f"imagebind-jax: error: {one_line(line)}\n".encode(errors="replace"))
-        _say_no_more()
+        _silence_stderr()
         if self.host:
-            _within(2.0, lambda: self._set(f"gone/{self.host}", ""))
+            _run_with_timeout(2.0, lambda: self._set(f"gone/{self.host}", ""))
         else:
             self._stay(set(gone))
         os._exit(code)
 
     def _stay(self, gone: set[int]) -> None:
-        until = time.monotonic() + LAST
+        until = time.monotonic() + COORDINATOR_LINGER
         with contextlib.suppress(Exception):
             while time.monotonic() < until:
                 if len({0, *gone, *self._dir("gone")}) == self.hosts:
@@ -180,19 +190,19 @@ class Company:
                 time.sleep(self._every / 5)
 
     def _set(self, name: str, value: str) -> None:
-        self._store.key_value_set(f"{KEY}/{name}", value, True)
+        self._store.key_value_set(f"{KV_PREFIX}/{name}", value, True)
 
     def _dir(self, name: str) -> dict[int, str]:
-        found = self._store.key_value_dir_get(f"{KEY}/{name}")
+        found = self._store.key_value_dir_get(f"{KV_PREFIX}/{name}")
         return {int(key.rpartition("/")[2]): value for key, value in found}
 
 
-def _say_no_more() -> None:
+def _silence_stderr() -> None:
     """Other threads still might: progress, warnings."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _within(seconds: float, do: Callable[[], Any]) -> None:
+def _run_with_timeout(seconds: float, do: Callable[[], Any]) -> None:
     """do(), without waiting for it for longer."""
 
     def tried() -> None:

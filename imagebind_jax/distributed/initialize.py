@@ -14,27 +14,27 @@ from imagebind_jax.distributed import cluster_env, failure_detection, rendezvous
 from imagebind_jax.errors import UserError, first_line, one_line
 from imagebind_jax.runtime import console
 
-WAIT = 300  # seconds that hosts wait for each other at the start
-SILENCE = 30  # seconds without a sign of life after which a host counts as gone
-SILENCE_VARIABLE = "IMAGEBIND_JAX_SILENCE"  # other seconds
-ADDRESS = "JAX_COORDINATOR_ADDRESS"  # read by jax.distributed, too
+INIT_TIMEOUT = 300  # seconds that hosts wait for each other at the start
+HEARTBEAT_TIMEOUT = 30  # seconds without a sign of life after which a host counts as gone
+HEARTBEAT_TIMEOUT_VAR = "IMAGEBIND_JAX_SILENCE"  # other seconds
+COORDINATOR_ADDRESS_VAR = "JAX_COORDINATOR_ADDRESS"  # read by jax.distributed, too
 
 
-_company: failure_detection.Company | None = None  # where there are several
-_agreed: set[str] = set()  # mistakes that all hosts raised together
+_failure_detector: failure_detection.FailureDetector | None = None  # where there are several
+_collective_errors: set[str] = set()  # mistakes that all hosts raised together
 
 
-def last_words() -> str:
+def exit_note() -> str:
     """What is to be known of a run that another host ends; a run sets its own in this one's place."""
-    return errors.RESTART
+    return errors.RESTART_HINT
 
 
-def start(
+def initialize(
     coordinator: str | None = None,
     hosts: int | None = None,
     host: int | None = None,
     *,
-    wait: int = WAIT,
+    wait: int = INIT_TIMEOUT,
     preemptible: bool = True,
 ) -> None:
     """Makes this process host `host` of `hosts`; alone, and not asked for anything else, it does nothing.
@@ -45,12 +45,12 @@ def start(
     ends with one line and exit code 2, as JAX's own way out is a crash. preemptible: SIGTERM, to any
     host, is what `preemption` hears of, and does nothing else. Raises UserError.
     """
-    global _company
-    address = coordinator or os.environ.get(ADDRESS)
+    global _failure_detector
+    address = coordinator or os.environ.get(COORDINATOR_ADDRESS_VAR)
     _check(address, hosts, host, wait)
     if hosts == 1 or jax.distributed.is_initialized():
         return
-    found = cluster_env.detected(os.environ)
+    found = cluster_env.in_multi_process_cluster(os.environ)
     given = (address, hosts, host)
     if all(each is None for each in given) and not found:
         return
@@ -69,12 +69,12 @@ def start(
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     # It swallows SIGTERM: where nothing asks for it, a process would go on until it is killed.
     jax.config.update("jax_enable_preemption_service", preemptible)
-    silence = _silence()
+    silence = _heartbeat_timeout()
     until = time.monotonic() + wait
     if address is not None and hosts is not None and host is not None:
-        rendezvous.meet(address, hosts, host, wait)
+        rendezvous.rendezvous(address, hosts, host, wait)
         until = time.monotonic() + wait
-    with _limited(until, address, hosts, wait):
+    with _exit_after_timeout(until, address, hosts, wait):
         try:
             jax.distributed.initialize(
                 address, hosts, host,
@@ -92,26 +92,26 @@ def start(
             ) from error
     state = distributed.global_state
     if state.num_processes > 1:
-        _company = failure_detection.Company(
-            state.client, state.process_id, state.num_processes, silence, lambda: last_words()
+        _failure_detector = failure_detection.FailureDetector(
+            state.client, state.process_id, state.num_processes, silence, lambda: exit_note()
         )
-        _company.listen()
+        _failure_detector.listen()
 
 
-def leave(line: str, code: int) -> None:
+def abort_all(line: str, code: int) -> None:
     """Where this is one of several hosts, ends its process at once, and the others with it.
 
     Each says why in one line. Where they have all raised this line together, or this process is
     alone, nothing is said yet and this returns: the end can be an ordinary one.
     """
-    if _company is not None and one_line(line) not in _agreed:
-        _company.leave(line, code)
+    if _failure_detector is not None and one_line(line) not in _collective_errors:
+        _failure_detector.leave(line, code)
 
 
-def _silence() -> int:
-    text = os.environ.get(SILENCE_VARIABLE, str(SILENCE))
+def _heartbeat_timeout() -> int:
+    text = os.environ.get(HEARTBEAT_TIMEOUT_VAR, str(HEARTBEAT_TIMEOUT))
     if not text.isdecimal() or int(text) < 2:
-        raise UserError(f"{SILENCE_VARIABLE}={text}: expected seconds, at least 2")
+        raise UserError(f"{HEARTBEAT_TIMEOUT_VAR}={text}: expected seconds, at least 2")
     return int(text)
 
 
@@ -129,12 +129,14 @@ def _check(address: str | None, hosts: int | None, host: int | None, wait: int) 
 
 
 @contextlib.contextmanager
-def _limited(until: float, address: str | None, hosts: int | None, wait: int) -> Iterator[None]:
+def _exit_after_timeout(
+    until: float, address: str | None, hosts: int | None, wait: int
+) -> Iterator[None]:
     """Ends the process where the block takes longer: nothing else can stop it."""
 
     def end() -> None:
         proxies = sorted(name for name in os.environ if name.lower().endswith("_proxy"))
-        console.error(
+        console.print_error(
             f"not all of {hosts or 'the'} hosts came together"
             f"{f' at {address}' if address else ''} within {wait} s: start the same command on each, "
             "with the same --hosts, or allow more with --wait"

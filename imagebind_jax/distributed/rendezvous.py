@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator
 
 from imagebind_jax.errors import UserError
 
-GREETING = re.compile(r"imagebind-jax host (\d{1,7}) of (\d{1,7})")
+HELLO_PATTERN = re.compile(r"imagebind-jax host (\d{1,7}) of (\d{1,7})")
 LONGEST = 1000  # bytes of a line
-PATIENCE = 5.0  # seconds in which a stranger must say who it is
-STRANGERS = 64  # at a time
-AGAIN = 0.2  # seconds between tries
+HELLO_TIMEOUT = 5.0  # seconds in which a stranger must say who it is
+MAX_UNIDENTIFIED = 64  # at a time
+RETRY_SECONDS = 0.2  # seconds between tries
 NAMED = 10  # hosts of which the numbers are said
 
 
-def meet(address: str, hosts: int, host: int, wait: int) -> None:
+def rendezvous(address: str, hosts: int, host: int, wait: int) -> None:
     """Returns on every host when all `hosts` have come to `address`, the HOST:PORT of host 0.
 
     wait: seconds. Raises UserError: on all that came, the same one, where some did not come or two
@@ -27,18 +27,18 @@ def meet(address: str, hosts: int, host: int, wait: int) -> None:
     """
     until = time.monotonic() + wait
     if host == 0:
-        _receive(address, hosts, until, wait)
+        _serve(address, hosts, until, wait)
     else:
-        _visit(address, hosts, host, until, wait)
+        _connect(address, hosts, host, until, wait)
 
 
-def place(address: str) -> tuple[str, int]:
+def parse_address(address: str) -> tuple[str, int]:
     """(name, port) of HOST:PORT."""
     name, _, port = address.rpartition(":")
     return name.strip("[]"), int(port)
 
 
-class _Line:
+class _LineSocket:
     """A connection of which lines are read: short ones, as they come."""
 
     def __init__(self, connection: socket.socket):
@@ -71,61 +71,61 @@ class _Line:
 # ---- host 0
 
 
-def _receive(address: str, hosts: int, until: float, wait: int) -> None:
-    came: dict[int, _Line] = {}
+def _serve(address: str, hosts: int, until: float, wait: int) -> None:
+    came: dict[int, _LineSocket] = {}
     with _listening(address, hosts, until, wait) as listener, selectors.DefaultSelector() as ready:
         listener.setblocking(False)
         ready.register(listener, selectors.EVENT_READ)
-        strangers: list[_Line] = []
+        strangers: list[_LineSocket] = []
         try:
             while len(came) < hosts - 1:
                 if time.monotonic() > until:
-                    raise UserError(_absent(address, hosts, _missing(hosts, came), wait))
-                _welcome(listener, ready, strangers)
-                for key, _ in ready.select(AGAIN):
+                    raise UserError(_missing_message(address, hosts, _missing(hosts, came), wait))
+                _accept(listener, ready, strangers)
+                for key, _ in ready.select(RETRY_SECONDS):
                     if key.data is None:
                         continue  # the listener
-                    if _heard(key.data, hosts, came):
-                        _tell(came, f"missing {_missing(hosts, came)}")
+                    if _read_greeting(key.data, hosts, came):
+                        _broadcast(came, f"missing {_missing(hosts, came)}")
                     else:
-                        _forget(key.data, ready, came, strangers)
-                late = [s for s in strangers if time.monotonic() - s.since > PATIENCE]
+                        _drop(key.data, ready, came, strangers)
+                late = [s for s in strangers if time.monotonic() - s.since > HELLO_TIMEOUT]
                 for line in late:
                     if line.host < 0:
-                        _forget(line, ready, came, strangers)
+                        _drop(line, ready, came, strangers)
         except UserError as error:
-            _tell(came, f"no {error}")
+            _broadcast(came, f"no {error}")
             raise
         finally:
             listener.close()  # JAX listens there next
             if len(came) == hosts - 1:
-                _tell(came, "go")
+                _broadcast(came, "go")
             for key in list(ready.get_map().values()):
                 if key.data is not None:
                     key.data.socket.close()
 
 
-def _welcome(listener: socket.socket, ready: selectors.BaseSelector, strangers: list[_Line]):
+def _accept(listener: socket.socket, ready: selectors.BaseSelector, strangers: list[_LineSocket]):
     while True:
         try:
             connection, _ = listener.accept()
         except OSError:
             return
         strangers[:] = [line for line in strangers if line.host < 0]
-        if len(strangers) >= STRANGERS:
+        if len(strangers) >= MAX_UNIDENTIFIED:
             connection.close()
             continue
-        connection.settimeout(PATIENCE)
-        line = _Line(connection)
+        connection.settimeout(HELLO_TIMEOUT)
+        line = _LineSocket(connection)
         strangers.append(line)
         ready.register(connection, selectors.EVENT_READ, line)
 
 
-def _heard(line: _Line, hosts: int, came: dict[int, _Line]) -> bool:
+def _read_greeting(line: _LineSocket, hosts: int, came: dict[int, _LineSocket]) -> bool:
     """Whether the connection is worth keeping. Raises UserError where it contradicts another."""
     try:
         for text in line.lines():
-            match = GREETING.fullmatch(text)
+            match = HELLO_PATTERN.fullmatch(text)
             if match is None or line.host >= 0:
                 return False
             host, of = map(int, match.groups())
@@ -145,7 +145,9 @@ def _heard(line: _Line, hosts: int, came: dict[int, _Line]) -> bool:
     return True
 
 
-def _forget(line: _Line, ready: selectors.BaseSelector, came: dict[int, _Line], strangers: list):
+def _drop(
+    line: _LineSocket, ready: selectors.BaseSelector, came: dict[int, _LineSocket], strangers: list
+):
     ready.unregister(line.socket)
     line.socket.close()
     if line in strangers:
@@ -154,7 +156,7 @@ def _forget(line: _Line, ready: selectors.BaseSelector, came: dict[int, _Line], 
         del came[line.host]
 
 
-def _tell(came: dict[int, _Line], text: str) -> None:
+def _broadcast(came: dict[int, _LineSocket], text: str) -> None:
     for line in came.values():
         line.say(text)
 
@@ -162,7 +164,7 @@ def _tell(came: dict[int, _Line], text: str) -> None:
 @contextlib.contextmanager
 def _listening(address: str, hosts: int, until: float, wait: int) -> Iterator[socket.socket]:
     """At the port, as soon as it is free. Raises UserError."""
-    _, port = place(os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or address)
+    _, port = parse_address(os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or address)
     asked = 0.0
     while True:
         try:
@@ -172,7 +174,7 @@ def _listening(address: str, hosts: int, until: float, wait: int) -> Iterator[so
             break
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
-        if time.monotonic() - asked > PATIENCE:  # another host 0 would say so
+        if time.monotonic() - asked > HELLO_TIMEOUT:  # another host 0 would say so
             asked = time.monotonic()
             with contextlib.suppress(OSError):
                 _ask(("127.0.0.1", port), hosts, 0, min(until, asked + 1) - 1, [""])
@@ -181,7 +183,7 @@ def _listening(address: str, hosts: int, until: float, wait: int) -> Iterator[so
                 f"port {port} cannot be listened at within {wait} s ({why}): end what uses it, or "
                 "give --coordinator another port on all hosts"
             )
-        time.sleep(AGAIN)
+        time.sleep(RETRY_SECONDS)
     with made:
         yield made
 
@@ -189,18 +191,18 @@ def _listening(address: str, hosts: int, until: float, wait: int) -> Iterator[so
 # ---- the others
 
 
-def _visit(address: str, hosts: int, host: int, until: float, wait: int) -> None:
+def _connect(address: str, hosts: int, host: int, until: float, wait: int) -> None:
     why, told = "", [""]
     while time.monotonic() < until:
         told = [""]
         try:
-            if _ask(place(address), hosts, host, until, told):
+            if _ask(parse_address(address), hosts, host, until, told):
                 return
         except OSError as error:
             why = error.strerror or str(error)
-        time.sleep(AGAIN)
+        time.sleep(RETRY_SECONDS)
     if told[-1]:
-        raise UserError(_absent(address, hosts, told[-1], wait))
+        raise UserError(_missing_message(address, hosts, told[-1], wait))
     raise UserError(
         f"no coordinator answers at {address} within {wait} s ({why}): start the same command "
         "with --host 0 on that machine, or allow more with --wait"
@@ -211,14 +213,14 @@ def _ask(where: tuple[str, int], hosts: int, host: int, until: float, told: list
     """Whether all came in time. What is said of the missing goes to `told`. Raises UserError, OSError."""
     now = time.monotonic()
     with socket.create_connection(
-        where, timeout=max(0.1, min(until - now, PATIENCE))
+        where, timeout=max(0.1, min(until - now, HELLO_TIMEOUT))
     ) as connection:
-        line = _Line(connection)
+        line = _LineSocket(connection)
         line.say(f"imagebind-jax host {host} of {hosts}")
         while True:
             # A little longer than host 0, whose words are the same for all.
             left = until + 1 - time.monotonic()
-            connection.settimeout(max(0.1, left if told[-1] else min(left, PATIENCE)))
+            connection.settimeout(max(0.1, left if told[-1] else min(left, HELLO_TIMEOUT)))
             try:
                 for text in line.lines():
                     word, _, rest = text.partition(" ")
@@ -245,7 +247,7 @@ def _missing(hosts: int, came: Iterable[int]) -> str:
     return f"{len(left)} {named}{', ...' if len(left) > NAMED else ''}"
 
 
-def _absent(address: str, hosts: int, missing: str, wait: int) -> str:
+def _missing_message(address: str, hosts: int, missing: str, wait: int) -> str:
     count, _, named = missing.partition(" ")
     return (
         f"{hosts - int(count)} of {hosts} hosts came to {address} within {wait} s, and not host "

@@ -14,12 +14,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from imagebind_jax.distributed.device_view import BLOCKS, Device, path_of
+from imagebind_jax.distributed.device_view import STACKED_BLOCKS, DeviceView, tree_path
 from imagebind_jax.errors import UserError
 
-BATCH = ("data", "fsdp")  # a batch is split over both axes of the mesh
+BATCH_AXES = ("data", "fsdp")  # a batch is split over both axes of the mesh
 PARALLEL = ("sharded", "pmap")
-SMALLEST_SPLIT = 2**14  # elements; a smaller parameter is cheaper whole than gathered
+MIN_SHARD_ELEMENTS = 2**14  # elements; a smaller parameter is cheaper whole than gathered
 
 
 def make_mesh(fsdp: int | None = None, devices=None) -> Mesh:
@@ -30,7 +30,7 @@ def make_mesh(fsdp: int | None = None, devices=None) -> Mesh:
         raise UserError(f"fsdp {fsdp} does not divide {len(devices)} devices")
     # Linen's layers do not say their output's sharding, which explicit axes would ask of them.
     return Mesh(
-        np.asarray(devices).reshape(-1, fsdp), BATCH, axis_types=(AxisType.Auto, AxisType.Auto)
+        np.asarray(devices).reshape(-1, fsdp), BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto)
     )
 
 
@@ -46,14 +46,14 @@ def check_batch_size(batch_size: int, micro_batches: int = 1) -> None:
         )
 
 
-def parameter_spec(shape: tuple[int, ...], fsdp: int, layers: int = 0) -> P:
+def fsdp_spec(shape: tuple[int, ...], fsdp: int, layers: int = 0) -> P:
     """Splits the first axis that `fsdp` divides; small arrays, and vectors, stay whole.
 
     The first `layers` axes are those of stacked layers, each of which is made whole by itself. Parts
     along the first axis lie one after the other, so that nothing is moved within memory to make them
     whole; along the last, a TPU would pad each to 128 numbers.
     """
-    if fsdp == 1 or len(shape) - layers < 2 or np.prod(shape[layers:]) < SMALLEST_SPLIT:
+    if fsdp == 1 or len(shape) - layers < 2 or np.prod(shape[layers:]) < MIN_SHARD_ELEMENTS:
         return P()
     for axis in range(layers, len(shape)):
         if shape[axis] % fsdp == 0:
@@ -61,12 +61,12 @@ def parameter_spec(shape: tuple[int, ...], fsdp: int, layers: int = 0) -> P:
     return P()
 
 
-class Sharded:
+class ShardedStrategy:
     """Steps under `jit` over a mesh: parameters split by rule, batches by row."""
 
     def __init__(self, fsdp: int | None = None, devices=None):
         self.mesh = make_mesh(fsdp, devices)
-        self._batch = NamedSharding(self.mesh, P(BATCH))
+        self._batch = NamedSharding(self.mesh, P(BATCH_AXES))
 
     def state_shardings(self, state: Any) -> Any:
         """The placement of every leaf of a (possibly abstract) state."""
@@ -80,7 +80,7 @@ class Sharded:
 
     def place(self, state: Any) -> Any:
         """Puts a state from the host, or from one device, where it belongs."""
-        return jax.tree.map(put, state, self.state_shardings(state))
+        return jax.tree.map(device_put_global, state, self.state_shardings(state))
 
     def batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This host's rows -> the global batch."""
@@ -90,7 +90,7 @@ class Sharded:
     def compile(self, step: Callable, state: Any) -> Callable:
         """step(state, batch, over_devices=) -> jitted (state, batch) -> (state, metrics).
 
-        over_devices(f)(trained, frozen, batch, key): f of this and a `Device`, run on every device
+        over_devices(f)(trained, frozen, batch, key): f of this and a `DeviceView`, run on every device
         with its rows and its parts of the parameters; f returns what is the same everywhere,
         (loss, metrics), and the gradient by `trained`.
         """
@@ -105,7 +105,7 @@ class Sharded:
     def _over_devices(self, f: Callable) -> Callable:
         def run(trained, frozen, batch, key):
             device = self._device(frozen, trained)
-            specs = self._specs(trained), self._specs(frozen), P(BATCH), P()
+            specs = self._specs(trained), self._specs(frozen), P(BATCH_AXES), P()
             per_device = lambda *arguments: f(*arguments, device)  # noqa: E731
             return jax.shard_map(
                 per_device, mesh=self.mesh, in_specs=specs, out_specs=(P(), P(), specs[0])
@@ -117,18 +117,18 @@ class Sharded:
         fsdp = self.mesh.shape["fsdp"]
 
         def spec(keys, leaf):
-            return parameter_spec(leaf.shape, fsdp, layers=int(BLOCKS in path_of(keys)))
+            return fsdp_spec(leaf.shape, fsdp, layers=int(STACKED_BLOCKS in tree_path(keys)))
 
         return jax.tree_util.tree_map_with_path(spec, state)
 
-    def _device(self, *params: Mapping) -> Device:
+    def _device(self, *params: Mapping) -> DeviceView:
         """The view of each device of these parameters' parts."""
         split = {}
         for tree in params:
             for keys, spec in jax.tree_util.tree_leaves_with_path(self._specs(tree)):
                 if "fsdp" in spec:
-                    split[path_of(keys)] = spec.index("fsdp")
-        return Device(BATCH, split)
+                    split[tree_path(keys)] = spec.index("fsdp")
+        return DeviceView(BATCH_AXES, split)
 
     @property
     def shares(self) -> int:
@@ -147,8 +147,8 @@ class Sharded:
             return jax.shard_map(
                 lambda params, batch: apply(params, batch, device),
                 mesh=self.mesh,
-                in_specs=(self._specs(params), P(BATCH)),
-                out_specs=P(BATCH),
+                in_specs=(self._specs(params), P(BATCH_AXES)),
+                out_specs=P(BATCH_AXES),
             )(params, batch)
 
         return jax.jit(split, out_shardings=replicated)
@@ -162,7 +162,7 @@ class Sharded:
             lambda own: look(own)[None],
             mesh=self.mesh,
             in_specs=(self._specs(state),),
-            out_specs=P(BATCH),
+            out_specs=P(BATCH_AXES),
         )
         return jax.jit(each, out_shardings=NamedSharding(self.mesh, P()))
 
@@ -177,7 +177,7 @@ class Sharded:
         return state
 
 
-class Replicated:
+class PmapStrategy:
     """Steps under `jax.pmap`: one replica of everything on each local device."""
 
     def __init__(self, devices=None):
@@ -206,7 +206,7 @@ class Replicated:
         }
 
     def compile(self, step: Callable, state: Any) -> Callable:
-        device = Device("data", replicas=True)
+        device = DeviceView("data", replicas=True)
 
         def over_devices(f):
             def run(trained, frozen, batch, key):
@@ -232,7 +232,7 @@ class Replicated:
 
     def compile_apply(self, apply: Callable) -> Callable:
         """apply(params, batch, device) -> [devices, rows a device, ...]"""
-        device = Device("data", replicas=True)
+        device = DeviceView("data", replicas=True)
         run = lambda params, batch: apply(params, batch, device)  # noqa: E731
         return jax.pmap(run, axis_name="data", devices=self.devices)
 
@@ -259,7 +259,7 @@ def _first(leaf: jax.Array) -> jax.Array:
     return leaf.addressable_shards[0].data[0]
 
 
-def put(x: Any, sharding: Any) -> jax.Array:
+def device_put_global(x: Any, sharding: Any) -> jax.Array:
     """An array where it belongs, which may be on other hosts' devices, too: every host has all of it.
 
     `jax.device_put` would send all of it to all hosts, to see whether they have the same.
@@ -271,12 +271,12 @@ def put(x: Any, sharding: Any) -> jax.Array:
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
-def placement(parallel: str, fsdp: int | None = None) -> Sharded | Replicated:
+def make_strategy(parallel: str, fsdp: int | None = None) -> ShardedStrategy | PmapStrategy:
     """The way to run steps that a config names. Raises UserError on another name."""
     if parallel == "sharded":
-        return Sharded(fsdp)
+        return ShardedStrategy(fsdp)
     if parallel == "pmap":
         if jax.process_count() > 1:
             raise UserError(f"pmap is for one host, and there are {jax.process_count()}: sharded")
-        return Replicated()
+        return PmapStrategy()
     raise UserError(f"parallel {parallel!r}: not one of {', '.join(PARALLEL)}")

@@ -9,11 +9,11 @@ from jaxtyping import Float
 
 from imagebind_jax.errors import UserError
 
-FLYING = 2  # batches that the devices may be behind
-LAG = 16  # batches after which inputs of a rare shape go as a batch that is not full
+MAX_IN_FLIGHT = 2  # batches that the devices may be behind
+MAX_WAIT_BATCHES = 16  # batches after which inputs of a rare shape go as a batch that is not full
 
 
-class Batches:
+class ShapeBatcher:
     """Views of one shape together in batches of one size; the vectors of a row's views into that row.
 
     The devices work on a batch while the next ones are made: results are fetched late.
@@ -42,7 +42,7 @@ class Batches:
             if len(waiting) == self._size:
                 self._send(waiting)
         for others in self._waiting.values():  # a rare shape must not hold up all rows after it
-            if others and row - others[0][0] > LAG * self._size:
+            if others and row - others[0][0] > MAX_WAIT_BATCHES * self._size:
                 self._send(others)
 
     def _send(self, waiting: list[tuple[int, np.ndarray]]) -> None:
@@ -51,7 +51,7 @@ class Batches:
         waiting.clear()
         views += views[-1:] * (self._size - len(views))  # so that a shape is compiled once
         self._flying.append((rows, self._run(rows, np.stack(views))))
-        while len(self._flying) > FLYING:
+        while len(self._flying) > MAX_IN_FLIGHT:
             self._fetch()
 
     def _fetch(self) -> None:

@@ -14,15 +14,15 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation.metrics.bootstrap import Estimate
 from imagebind_jax.inputs.pipeline.batches import Transform
 from imagebind_jax.inputs.sources import Prepared, Record, Source
-from imagebind_jax.inputs.sources.prepared import Facts
+from imagebind_jax.inputs.sources.prepared import DatasetInfo
 from imagebind_jax.models.imagebind import ImageBindConfig
 
-UNUSABLE = "unusable"  # in the notes of a record that cannot be read: why not
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")  # of files, too
+UNUSABLE_KEY = "unusable"  # in the notes of a record that cannot be read: why not
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")  # of files, too
 
 
 @dataclasses.dataclass(frozen=True)
-class Items:
+class EvalInputs:
     """The records of a source, and the input that one modality of each becomes."""
 
     source: Source  # a Prepared with a relative folder is looked for in EvalConfig.records
@@ -34,7 +34,7 @@ class Items:
     def __post_init__(self):
         if not self.name:
             object.__setattr__(self, "name", f"{source_name(self.source)}.{self.modality}")
-        if not NAME.fullmatch(self.name):
+        if not NAME_PATTERN.fullmatch(self.name):
             raise UserError(f"items named {self.name!r}: letters, digits, _ . @ and - only")
 
 
@@ -49,13 +49,13 @@ def source_name(source: Source) -> str:
         name = pathlib.PurePath(source.folder).name
     parts = (str(name), str(getattr(source, "split", "")))
     called = re.sub(r"[^A-Za-z0-9_.@-]+", "-", "-".join(filter(None, parts))).strip("-")
-    if not NAME.fullmatch(called):
+    if not NAME_PATTERN.fullmatch(called):
         raise UserError(f"{type(source).__name__} as a source of items needs a field `name`")
     return called
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class EvalResult:
     """What came out of an evaluation."""
 
     numbers: Mapping[str, Estimate]  # the headline first
@@ -66,7 +66,7 @@ class Measured:
 
 
 @runtime_checkable
-class Bench(Protocol):
+class Embedder(Protocol):
     """What an evaluation works with: embeddings, whether a model makes them or a file holds them.
 
     Everything comes in the order of the records.
@@ -76,7 +76,7 @@ class Bench(Protocol):
     seed: int
     folder: pathlib.Path | None  # for what an evaluation keeps, if anything is kept
 
-    def facts(self, source: Source) -> Facts | None:
+    def facts(self, source: Source) -> DatasetInfo | None:
         """What a prepared folder says of itself: classes, prompts, names. None of other sources."""
 
     def notes(self, source: Source) -> Sequence[Mapping[str, Any]]:
@@ -88,10 +88,10 @@ class Bench(Protocol):
     def records(self, source: Source) -> Sequence[Record]:
         """Every record with its media."""
 
-    def embed(self, items: Items) -> Float[np.ndarray, "n e"]:
+    def embed(self, items: EvalInputs) -> Float[np.ndarray, "n e"]:
         """Unit vectors; a row of NaN where no input can be made of the record."""
 
-    def inputs(self, items: Items) -> tuple[np.ndarray, np.ndarray]:
+    def inputs(self, items: EvalInputs) -> tuple[np.ndarray, np.ndarray]:
         """(all inputs [n, ...], which of them are usable [n]), for what trains an encoder itself."""
 
     def texts(self, name: str, texts: Sequence[str]) -> Float[np.ndarray, "n e"]:
@@ -107,7 +107,7 @@ class Bench(Protocol):
 
 
 @runtime_checkable
-class Evaluation(Protocol):
+class Evaluator(Protocol):
     """A frozen dataclass in `evaluators/`: how something is measured, and on what."""
 
     @property
@@ -118,7 +118,7 @@ class Evaluation(Protocol):
     def modalities(self) -> frozenset[str]:
         """All encoders that it needs."""
 
-    def measure(self, bench: Bench) -> Measured: ...
+    def measure(self, bench: Embedder) -> EvalResult: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +126,12 @@ class Benchmark:
     """One row of a table of results."""
 
     name: str  # as the paper calls it
-    evaluation: Evaluation
+    evaluation: Evaluator
     # Who -> {the number's name: what they report, in percent}; "paper" is the ImageBind paper.
     reported: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if not NAME.fullmatch(self.name):
+        if not NAME_PATTERN.fullmatch(self.name):
             raise UserError(f"a benchmark named {self.name!r}: letters, digits, _ . @ and - only")
         for who, said in self.reported.items():
             numbers = said.values() if isinstance(said, Mapping) else [said]
@@ -141,10 +141,10 @@ class Benchmark:
                 )
 
 
-def check_items(**fields: Any) -> None:
+def check_eval_inputs(**fields: Any) -> None:
     """Raises UserError where what should be a tuple of items is not: a comma is soon forgotten."""
     for name, found in fields.items():
-        if not isinstance(found, tuple) or not all(isinstance(each, Items) for each in found):
+        if not isinstance(found, tuple) or not all(isinstance(each, EvalInputs) for each in found):
             raise UserError(f"{name} must be a tuple of Items, such as (sounds,)")
 
 
@@ -184,7 +184,7 @@ class EvalConfig:
 
 
 @runtime_checkable
-class Weights(Protocol):
+class HasWeights(Protocol):
     """A bench that can give its encoders away, to go on learning."""
 
     def weights(

@@ -10,11 +10,11 @@ from imagebind_jax.errors import one_line
 from imagebind_jax.evaluation import results
 from imagebind_jax.evaluation.metrics import bootstrap
 from imagebind_jax.evaluation.metrics.bootstrap import Estimate
-from imagebind_jax.evaluation.results import Entry, Results
+from imagebind_jax.evaluation.results import BenchmarkResult, ResultsFile
 
 
 @dataclasses.dataclass(frozen=True)
-class Compared:
+class MetricDelta:
     """One number of both runs."""
 
     benchmark: str
@@ -28,31 +28,31 @@ class Compared:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """A run beside another."""
 
     ours: str
     theirs: str
-    rows: tuple[Compared, ...]
+    rows: tuple[MetricDelta, ...]
     warnings: tuple[str, ...] = ()
 
 
-def compare(
-    ours: Results,
+def compare_runs(
+    ours: ResultsFile,
     folder: str | os.PathLike,
     other: str | os.PathLike,
     *,
     names: Sequence[str],
     resamples: int,
     seed: int,
-) -> Comparison:
+) -> RunComparison:
     """Our results beside those of `other`, a results.json or its folder. Raises UserError.
 
     names: of the benchmarks to compare. Where the other run kept samples that belong together with
     ours, in number, groups and strata, the difference is that of pairs; else only the plain one.
     """
-    theirs = results.read(other)
-    rows: list[Compared] = []
+    theirs = results.read_results(other)
+    rows: list[MetricDelta] = []
     warnings = []
     for name in names:
         if name not in ours.benchmarks or name not in theirs.benchmarks:
@@ -62,7 +62,10 @@ def compare(
             continue
         mine, yours = ours.benchmarks[name], theirs.benchmarks[name]
         warnings += [f"{name}: {what}" for what in _differ(mine, yours)]
-        a, b = results.estimates(folder, name, mine), results.estimates(other, name, yours)
+        a, b = (
+            results.load_estimates(folder, name, mine),
+            results.load_estimates(other, name, yours),
+        )
         for number in a:
             if number in b and a[number].share == b[number].share:
                 found = None
@@ -72,25 +75,25 @@ def compare(
     warnings += [
         f"{name}: only {theirs.of} has it" for name in theirs.benchmarks if name not in names
     ]
-    return Comparison(ours.of, theirs.of, tuple(rows), tuple(warnings))
+    return RunComparison(ours.of, theirs.of, tuple(rows), tuple(warnings))
 
 
 def _paired(a: Estimate, b: Estimate, resamples: int, seed: int) -> Estimate | None:
     if a.samples is None or b.samples is None:
         return None
-    return bootstrap.difference(a, b, resamples=resamples, seed=seed)
+    return bootstrap.paired_difference(a, b, resamples=resamples, seed=seed)
 
 
-def _row(name: str, number: str, a: Estimate, b: Estimate, found: Estimate | None) -> Compared:
+def _row(name: str, number: str, a: Estimate, b: Estimate, found: Estimate | None) -> MetricDelta:
     low = high = None
     apart = a.value - b.value
     if found and math.isfinite(found.low) and math.isfinite(found.high):
         # Of the samples that both have, as its interval: one of them may have left some out.
         apart, low, high = found.value, found.low, found.high
-    return Compared(name, number, a.value, b.value, apart, low, high, a.share)
+    return MetricDelta(name, number, a.value, b.value, apart, low, high, a.share)
 
 
-def _differ(ours: Entry, theirs: Entry) -> list[str]:
+def _differ(ours: BenchmarkResult, theirs: BenchmarkResult) -> list[str]:
     """Why the numbers of both may differ for another reason than the weights."""
     said = []
     if names := _changed(ours.records, theirs.records):

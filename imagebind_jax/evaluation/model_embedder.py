@@ -15,21 +15,21 @@ from imagebind_jax.checkpointing import checkpointer
 from imagebind_jax.distributed import lockstep, sharding
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation import record_reader
-from imagebind_jax.evaluation.batching import Batches
-from imagebind_jax.evaluation.benchmark import EvalConfig, Items
+from imagebind_jax.evaluation.batching import ShapeBatcher
+from imagebind_jax.evaluation.benchmark import EvalConfig, EvalInputs
 from imagebind_jax.inputs.sources import Record, Source
-from imagebind_jax.inputs.sources.prepared import Facts
+from imagebind_jax.inputs.sources.prepared import DatasetInfo
 from imagebind_jax.inputs.transforms import text
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig
-from imagebind_jax.storage.fingerprint import code, digest, flat
-from imagebind_jax.storage.row_file import Kept
+from imagebind_jax.storage.fingerprint import code_checksums, flatten_config, json_sha256
+from imagebind_jax.storage.row_file import ResumableRowFile
 
 FOLDER = "embeddings"  # within the folder of an evaluation
-Made = Generator[tuple[np.ndarray | None, str], None, None]
+InputStream = Generator[tuple[np.ndarray | None, str], None, None]
 
 
-class ModelBench:
+class ModelEmbedder:
     """A `Bench` whose embeddings a model makes.
 
     With several hosts each decodes every record and gives the devices its part of each batch, so
@@ -45,7 +45,7 @@ class ModelBench:
         *,
         folder: pathlib.Path | None = None,
         tell: Callable[[str], None] = lambda what: None,
-        place: sharding.Sharded | sharding.Replicated | None = None,
+        place: sharding.ShardedStrategy | sharding.PmapStrategy | None = None,
         digests: Mapping[str, str] | None = None,
     ):
         """folder: where embeddings are kept, in `embeddings/`, and found again by the next run; None:
@@ -54,12 +54,12 @@ class ModelBench:
         self.config, self.folder, self.tell = config, folder, tell
         self.resamples, self.seed = config.resamples, config.seed
         self.model = ImageBind(dataclasses.replace(model.config, dtype=config.dtype))
-        self.place = sharding.Sharded(config.fsdp) if place is None else place
+        self.place = sharding.ShardedStrategy(config.fsdp) if place is None else place
         shares = self.place.shares
         self.batch_size = -(-config.batch_size // shares) * shares
         self._kept_in = folder / FOLDER if folder is not None else None
         self._writes = jax.process_index() == 0
-        self._sources = record_reader.Sources(config, self._kept_in, tell, self._writes)
+        self._sources = record_reader.RecordCache(config, self._kept_in, tell, self._writes)
         self._apply = self.place.compile_apply(self._unit_vectors)
         self.replace(params)
         self._digests.update(digests or {})
@@ -89,11 +89,11 @@ class ModelBench:
     def notes(self, source: Source) -> Sequence[Mapping[str, Any]]:
         return self._sources.notes(source)
 
-    def facts(self, source: Source) -> Facts | None:
+    def facts(self, source: Source) -> DatasetInfo | None:
         return self._sources.facts(source)
 
-    def inputs(self, items: Items) -> tuple[np.ndarray, np.ndarray]:
-        return record_reader.inputs(self.config, self.records(items.source), items, self.tell)
+    def inputs(self, items: EvalInputs) -> tuple[np.ndarray, np.ndarray]:
+        return record_reader.load_inputs(self.config, self.records(items.source), items, self.tell)
 
     def weights(self, modalities: Sequence[str]) -> tuple[ImageBindConfig, dict[str, Any]]:
         """(the model's configuration, {modality: parameters, whole}), for what goes on learning."""
@@ -103,7 +103,7 @@ class ModelBench:
 
     # ---- vectors
 
-    def embed(self, items: Items) -> Float[np.ndarray, "n e"]:
+    def embed(self, items: EvalInputs) -> Float[np.ndarray, "n e"]:
         """Unit vectors, of several views the normalised mean; NaN where there is no input.
 
         Raises UserError where the model lacks the encoder, it refuses the inputs' shape, or too
@@ -115,14 +115,14 @@ class ModelBench:
         def of() -> dict[str, Any]:
             return {
                 "source": self._sources.identity(items.source),
-                "transform": flat({"transform": items.transform}),
-                "code": code(items.transform),
+                "transform": flatten_config({"transform": items.transform}),
+                "code": code_checksums(items.transform),
             }
 
-        def made(start: int) -> Made:
+        def made(start: int) -> InputStream:
             first = True
-            for x, why in record_reader.stream(self.config, records, items, start):
-                if x is not None and not fits(x, encoder):
+            for x, why in record_reader.stream_inputs(self.config, records, items, start):
+                if x is not None and not matches_encoder_shape(x, encoder):
                     why = (
                         f"{items.name}: an input is {list(x.shape)}, and the model's "
                         f"{items.modality} encoder takes {list(encoder.shape)}"
@@ -134,7 +134,9 @@ class ModelBench:
                 yield x, why
 
         def check(unusable: Mapping[int, str]) -> None:
-            record_reader.check(items, len(records), self.config.unusable, unusable)
+            record_reader.check_unusable_fraction(
+                items, len(records), self.config.unusable, unusable
+            )
 
         return self._vectors(items.name, items, items.modality, len(records), of, made, check=check)
 
@@ -144,12 +146,12 @@ class ModelBench:
         first: dict[str, int] = {}
         same = [first.setdefault(sentence, row) for row, sentence in enumerate(texts)]
 
-        def made(start: int) -> Made:
+        def made(start: int) -> InputStream:
             for row in range(start, len(texts)):
                 again = same[row] != row
                 yield (None if again else text.tokenize([texts[row]], context)[0]), ""
 
-        of = {"texts": digest(list(texts))}
+        of = {"texts": json_sha256(list(texts))}
         return self._vectors(
             f"{name}.texts", of, "text", len(texts), lambda: of, made, same=same
         )  # fmt: skip
@@ -160,11 +162,11 @@ class ModelBench:
         """Source: CLIP's prompt ensembling. Only the names' vectors are held, not all prompts'."""
         context = self._encoder("text", name).shape[0]
 
-        def made(start: int) -> Made:
+        def made(start: int) -> InputStream:
             for each in names[start:]:
-                yield text.tokenize(record_reader.filled(prompts, each), context), ""
+                yield text.tokenize(record_reader.fill_prompts(prompts, each), context), ""
 
-        of = {"names": digest(list(names)), "prompts": digest(list(prompts))}
+        of = {"names": json_sha256(list(names)), "prompts": json_sha256(list(prompts))}
         return self._vectors(f"{name}.classes", of, "text", len(names), lambda: of, made)
 
     def _encoder(self, modality: str, name: str) -> EncoderConfig:
@@ -182,7 +184,7 @@ class ModelBench:
         modality: str,
         n: int,
         of: Callable[[], Mapping[str, Any]],
-        made: Callable[[int], Made],
+        made: Callable[[int], InputStream],
         *,
         same: Sequence[int] | None = None,
         check: Callable[[Mapping[int, str]], None] = lambda unusable: None,
@@ -194,21 +196,23 @@ class ModelBench:
         """
         if name in self._found:  # what failed may be asked for otherwise
             known, vectors = self._found[name]
-            record_reader.check_once({name: known}, name, asked)
+            record_reader.check_unique_name({name: known}, name, asked)
             return vectors
-        lockstep.meet(name, n)
-        kept = Kept(
+        lockstep.lockstep_barrier(name, n)
+        kept = ResumableRowFile(
             self._kept_in / name if self._kept_in is not None else None,
             (n, self.model.config.embed_dim),
             lambda: {**self.described(modality), **of()},
             writes=self._writes,
             tell=self.tell,
         )
-        lockstep.meet(f"{name}, {kept.done} rows of it in its file", kept.done)
+        lockstep.lockstep_barrier(f"{name}, {kept.done} rows of it in its file", kept.done)
         check(kept.unusable)
         if kept.done < n:
             self._fill(kept, name, modality, made, same or range(n), check)
-            lockstep.meet(f"{name}, its end", sorted(kept.unusable), _last(kept.unusable))
+            lockstep.lockstep_barrier(
+                f"{name}, its end", sorted(kept.unusable), _last_unusable(kept.unusable)
+            )
         self._found[name] = asked, kept.rows
         return kept.rows
 
@@ -216,20 +220,22 @@ class ModelBench:
         """What vectors depend on: the tower, how it is computed, and the code."""
         if modality not in self._digests:
             tower = self.place.gather(self._params[modality])
-            self._digests[modality] = digest(checkpointer.digest(tower)[0])
+            self._digests[modality] = json_sha256(checkpointer.tree_checksums(tower)[0])
         return {
             "parameters": self._digests[modality],
-            "encoder": flat({modality: self.model.config.encoders[modality]}),
+            "encoder": flatten_config({modality: self.model.config.encoders[modality]}),
             "dtype": self.config.dtype,
             "version": version.__version__,
         }
 
-    def _fill(self, kept: Kept, name, modality, made, same: Sequence[int], check) -> None:
+    def _fill(
+        self, kept: ResumableRowFile, name, modality, made, same: Sequence[int], check
+    ) -> None:
         n, start = len(kept.rows), kept.done
         run = self.runner(name, modality, kept.unusable)
-        batches = Batches(run, self.batch_size, kept.rows)
+        batches = ShapeBatcher(run, self.batch_size, kept.rows)
         rank = len(self._encoder(modality, name).shape)
-        seen = record_reader.Shown(name, n, self.tell, start)
+        seen = record_reader.ThrottledProgress(name, n, self.tell, start)
         with contextlib.closing(made(start)) as rows:
 
             def finished(up_to: int) -> None:
@@ -254,7 +260,7 @@ class ModelBench:
     def runner(
         self, name: str, modality: str, unusable: Mapping[int, str]
     ) -> Callable[[Sequence[int], np.ndarray], Any]:
-        """What `Batches` runs: (rows, inputs) -> their vectors on the devices, to be fetched later."""
+        """What `ShapeBatcher` runs: (rows, inputs) -> their vectors on the devices, to be fetched later."""
         tower = {modality: self._params[modality]}
         index, hosts = jax.process_index(), jax.process_count()
 
@@ -263,20 +269,20 @@ class ModelBench:
             part = self.place.batch({modality: x[index * share : (index + 1) * share]})
             # While it travels: each host has read the records by itself.
             what = [list(rows), list(x.shape), x.dtype.str]
-            lockstep.meet(f"{name}, record {rows[-1]}", what, _last(unusable))
+            lockstep.lockstep_barrier(f"{name}, record {rows[-1]}", what, _last_unusable(unusable))
             return self._apply(tower, part)
 
         return run
 
 
-def _last(unusable: Mapping[int, str]) -> str:
+def _last_unusable(unusable: Mapping[int, str]) -> str:
     if not unusable:
         return ""
     row = max(unusable)
     return f" ({len(unusable)} unusable, the last record {row}: {unusable[row]})"
 
 
-def fits(x: np.ndarray, encoder: EncoderConfig) -> bool:
+def matches_encoder_shape(x: np.ndarray, encoder: EncoderConfig) -> bool:
     """Whether it is one input, or several views: an image may stand for a video."""
     shapes = {encoder.shape}
     if len(encoder.shape) == 4:

@@ -6,38 +6,38 @@ from collections.abc import Callable, Mapping, Set
 
 from imagebind_jax.checkpointing import checkpointer as checkpoints
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Bench, EvalConfig
-from imagebind_jax.evaluation.model_embedder import ModelBench
-from imagebind_jax.evaluation.stored_embeddings import StoredBench
+from imagebind_jax.evaluation.benchmark import Embedder, EvalConfig
+from imagebind_jax.evaluation.model_embedder import ModelEmbedder
+from imagebind_jax.evaluation.stored_embeddings import StoredEmbedder
 from imagebind_jax.models.imagebind import TINY, ImageBind
 from imagebind_jax.porting import load
 from imagebind_jax.storage import atomic
-from imagebind_jax.storage.fingerprint import digest, flat
+from imagebind_jax.storage.fingerprint import flatten_config, json_sha256
 
 Tell = Callable[[str], None]
 
 
-def encoders(path: str | os.PathLike | None, config: EvalConfig) -> list[str]:
+def checkpoint_modalities(path: str | os.PathLike | None, config: EvalConfig) -> list[str]:
     """The modalities of a checkpoint, if any, without reading its weights. Raises UserError."""
     if path is None:
         return []
     return list(load.read_config(path, dtype=config.dtype).encoders)
 
 
-def model(
+def open_model(
     path: str | os.PathLike | None,
     config: EvalConfig,
     needed: Set[str],
     known: Set[str],
     folder: pathlib.Path,
     tell: Tell,
-) -> tuple[Bench, dict[str, str]]:
+) -> tuple[Embedder, dict[str, str]]:
     """(bench, {modality: digest of its tower}) of a checkpoint; only the needed encoders stay loaded.
 
     known: of which only the digest is wanted. folder: for embeddings that are kept.
     """
     if path is None or not needed | known:  # for what trains encoders of its own
-        return ModelBench(config, ImageBind(TINY), {}, folder=folder, tell=tell), {}
+        return ModelEmbedder(config, ImageBind(TINY), {}, folder=folder, tell=tell), {}
     tell("loading the encoders")
     # One after the other, so that those which are not needed have gone before the others come.
     digests = {
@@ -47,33 +47,35 @@ def model(
     found, params = load.load(path, modalities=sorted(needed or known), dtype=config.dtype)
     towers = {modality: each for many in digests.values() for modality, each in many.items()}
     towers |= _digests(found, params)
-    return ModelBench(config, found, params, folder=folder, tell=tell, digests=towers), towers
+    return ModelEmbedder(config, found, params, folder=folder, tell=tell, digests=towers), towers
 
 
 def _digests(model: ImageBind, params: Mapping) -> dict[str, str]:
     """Of the parameters and of what says how they are used: {modality: digest}. Raises UserError."""
-    leaves, finite = checkpoints.digest(params)
+    leaves, finite = checkpoints.tree_checksums(params)
     if not finite:
         raise UserError("the checkpoint has weights that are not numbers: nothing can be measured")
     towers: dict[str, dict[str, str]] = {}
     for path, leaf in leaves.items():
         towers.setdefault(path.partition("/")[0], {})[path] = leaf
     encoders = model.config.encoders
-    return {m: digest([tower, flat({m: encoders[m]})]) for m, tower in towers.items()}
+    return {
+        m: json_sha256([tower, flatten_config({m: encoders[m]})]) for m, tower in towers.items()
+    }
 
 
-def folder(path: str | os.PathLike) -> pathlib.Path:
+def check_embedding_dir(path: str | os.PathLike) -> pathlib.Path:
     """A folder of embeddings. Raises UserError where there is none."""
     if not pathlib.Path(path).is_dir():
         raise UserError(f"no folder {path} of embeddings: --wanted DIR writes what to embed")
     return pathlib.Path(path)
 
 
-def stored(
+def open_stored(
     folder: str | os.PathLike, config: EvalConfig, tell: Tell
-) -> tuple[Bench, dict[str, str]]:
+) -> tuple[Embedder, dict[str, str]]:
     """(bench, {modality: digest of all files}) of another system's embeddings. Raises UserError."""
-    bench = StoredBench(config, pathlib.Path(folder), tell)
+    bench = StoredEmbedder(config, pathlib.Path(folder), tell)
     tell("reading the embeddings")
     root = pathlib.Path(folder)
     parts = {
@@ -82,4 +84,4 @@ def stored(
         if path.is_file()
     }
     modalities = {m for benchmark in config.benchmarks for m in benchmark.evaluation.modalities}
-    return bench, dict.fromkeys(sorted(modalities), digest(parts))
+    return bench, dict.fromkeys(sorted(modalities), json_sha256(parts))

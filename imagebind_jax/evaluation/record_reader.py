@@ -13,36 +13,36 @@ import msgspec
 import numpy as np
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import UNUSABLE, EvalConfig, Items, source_name
+from imagebind_jax.evaluation.benchmark import UNUSABLE_KEY, EvalConfig, EvalInputs, source_name
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.pipeline import batches
 from imagebind_jax.inputs.sources import Prepared, Record, Source, prepared
-from imagebind_jax.inputs.sources.fingerprint import identity
-from imagebind_jax.inputs.sources.prepared import Facts
+from imagebind_jax.inputs.sources.fingerprint import source_fingerprint
+from imagebind_jax.inputs.sources.prepared import DatasetInfo
 from imagebind_jax.inputs.sources.record import MEDIA
-from imagebind_jax.runtime.progress import Pace
+from imagebind_jax.runtime.progress import RateEstimator
 from imagebind_jax.storage import atomic
-from imagebind_jax.storage.fingerprint import digest
-from imagebind_jax.storage.row_file import durable, small
+from imagebind_jax.storage.fingerprint import json_sha256
+from imagebind_jax.storage.row_file import read_regular_file, write_durably
 
-Tell = Callable[[str], None]
-LARGEST = 16 << 30  # bytes of all inputs at once, for what trains an encoder itself
+ProgressFn = Callable[[str], None]
+MAX_INPUT_BYTES = 16 << 30  # bytes of all inputs at once, for what trains an encoder itself
 
 
-def resolved(source: Source, records: str | os.PathLike) -> Source:
+def resolve_source(source: Source, records: str | os.PathLike) -> Source:
     """The source itself; in place of a Prepared with a relative folder, the one in `records`."""
     if isinstance(source, Prepared):
         return dataclasses.replace(source, folder=os.path.join(records, source.folder))
     return source
 
 
-def check_once(known: dict[str, Any], name: str, asked: Any) -> None:
+def check_unique_name(known: dict[str, Any], name: str, asked: Any) -> None:
     """Raises UserError where one name, and so one file, is wanted for two different things."""
     if known.setdefault(name, asked) != asked:
         raise UserError(f"two different things are named {name}: give one another name")
 
 
-class Sources:
+class RecordCache:
     """What is read of the records, once each.
 
     folder: where notes and facts are kept, so that embeddings in it can be measured without them.
@@ -52,7 +52,7 @@ class Sources:
         self,
         config: EvalConfig,
         folder: pathlib.Path | None,
-        tell: Tell,
+        tell: ProgressFn,
         writes: bool = True,
     ):
         self.config, self.folder, self.tell, self._writes = config, folder, tell, writes
@@ -61,7 +61,7 @@ class Sources:
         self._identities: list[tuple[Source, Any]] = []
 
     def resolved(self, source: Source) -> Source:
-        return resolved(source, self.config.records)
+        return resolve_source(source, self.config.records)
 
     def records(self, source: Source) -> Sequence[Record]:
         """Raises UserError where they cannot be opened, or there are none."""
@@ -74,12 +74,12 @@ class Sources:
         self._opened.append((source, records))
         return records
 
-    def facts(self, source: Source) -> Facts | None:
+    def facts(self, source: Source) -> DatasetInfo | None:
         if not isinstance(source, Prepared):
             return None
-        found = prepared.facts(os.path.join(self.config.records, source.folder))
+        found = prepared.read_dataset_info(os.path.join(self.config.records, source.folder))
         if self.folder is not None and self._writes:
-            durable(facts_path(self.folder, source), msgspec.json.encode(found))
+            write_durably(dataset_info_path(self.folder, source), msgspec.json.encode(found))
         return found
 
     def notes(self, source: Source) -> Sequence[Mapping[str, Any]]:
@@ -96,17 +96,17 @@ class Sources:
         records = self.records(source)
         name = type(source).__name__ if self.folder is None else source_name(source)
         notes: list[dict[str, Any]] = []
-        seen = Shown(f"notes of {name}", len(records), self.tell)
+        seen = ThrottledProgress(f"notes of {name}", len(records), self.tell)
         with concurrent.futures.ThreadPoolExecutor(self.config.threads) as pool:
             for note in pool.map(lambda index: _note(records, index), range(len(records))):
                 notes.append(note)
                 seen(len(notes))
         if self.folder is not None and self._writes:
-            path = notes_path(self.folder, source)
+            path = annotations_path(self.folder, source)
             data = b"".join(msgspec.json.encode(note) + b"\n" for note in notes)
-            durable(path, data)
+            write_durably(path, data)
             said = {"of": self._of(source), "sha256": hashlib.sha256(data).hexdigest()}
-            durable(_said_path(path), msgspec.json.encode(said))
+            write_durably(_said_path(path), msgspec.json.encode(said))
         return notes
 
     def identity(self, source: Source) -> Any:
@@ -114,23 +114,23 @@ class Sources:
         for known, found in self._identities:
             if known == source:
                 return found
-        found = identity(self.resolved(source))
+        found = source_fingerprint(self.resolved(source))
         self._identities.append((source, found))
         return found
 
     def _of(self, source: Source) -> str:
-        return digest(self.identity(source))
+        return json_sha256(self.identity(source))
 
     def _kept(self, source: Source) -> list[dict[str, Any]] | None:
         """Those of a run before, if they are of the same records and whole."""
         if self.folder is None:
             return None
-        path = notes_path(self.folder, source)
+        path = annotations_path(self.folder, source)
         try:
-            said = msgspec.json.decode(small(_said_path(path)), type=dict[str, str])
+            said = msgspec.json.decode(read_regular_file(_said_path(path)), type=dict[str, str])
             if said != {"of": self._of(source), "sha256": atomic.sha256(path)}:
                 return None
-            return parse_notes(path.read_bytes())
+            return parse_annotations(path.read_bytes())
         except (OSError, ValueError):
             return None
 
@@ -139,7 +139,7 @@ def _note(records: Sequence[Record], index: int) -> dict[str, Any]:
     try:
         record = records[index]
     except MediaError as error:
-        return {UNUSABLE: str(error)}
+        return {UNUSABLE_KEY: str(error)}
     small = {
         key: value
         for key, value in record.items()
@@ -152,7 +152,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
-def notes_path(folder: pathlib.Path, source: Source) -> pathlib.Path:
+def annotations_path(folder: pathlib.Path, source: Source) -> pathlib.Path:
     return folder / f"{source_name(source)}.jsonl"
 
 
@@ -160,16 +160,18 @@ def _said_path(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.name}.json")
 
 
-def facts_path(folder: pathlib.Path, source: Prepared) -> pathlib.Path:
+def dataset_info_path(folder: pathlib.Path, source: Prepared) -> pathlib.Path:
     return folder / f"{pathlib.PurePath(source.folder).name}.dataset.json"
 
 
-def parse_notes(data: bytes) -> list[dict[str, Any]]:
+def parse_annotations(data: bytes) -> list[dict[str, Any]]:
     """Raises MsgspecError where it is not a JSON object a line."""
     return [msgspec.json.decode(line, type=dict[str, Any]) for line in data.splitlines()]
 
 
-def check(items: Items, total: int, allowed: float, unusable: Mapping[int, str]) -> None:
+def check_unusable_fraction(
+    items: EvalInputs, total: int, allowed: float, unusable: Mapping[int, str]
+) -> None:
     """Raises UserError where more than the allowed share of the records is unusable: row -> why."""
     if items.optional or len(unusable) <= allowed * total:
         return
@@ -180,8 +182,8 @@ def check(items: Items, total: int, allowed: float, unusable: Mapping[int, str])
     )
 
 
-def inputs(
-    config: EvalConfig, records: Sequence[Record], items: Items, tell: Tell
+def load_inputs(
+    config: EvalConfig, records: Sequence[Record], items: EvalInputs, tell: ProgressFn
 ) -> tuple[np.ndarray, np.ndarray]:
     """(all inputs [n, ...], which of them are usable [n]).
 
@@ -190,17 +192,17 @@ def inputs(
     n = len(records)
     bad: dict[int, str] = {}
     made, usable = np.zeros((n, 0)), np.zeros(n, bool)
-    seen = Shown(items.name, n, tell)
-    for row, (x, why) in enumerate(stream(config, records, items)):
+    seen = ThrottledProgress(items.name, n, tell)
+    for row, (x, why) in enumerate(stream_inputs(config, records, items)):
         if x is None:
             bad[row] = why
-            check(items, n, config.unusable, bad)
+            check_unusable_fraction(items, n, config.unusable, bad)
         else:
             if not usable.any():
-                if n * x.nbytes > LARGEST:
+                if n * x.nbytes > MAX_INPUT_BYTES:
                     raise UserError(
                         f"{items.name}: {n} inputs of {list(x.shape)} {x.dtype} would take "
-                        f"{n * x.nbytes / 1e9:.0f} GB, more than {LARGEST / 1e9:.0f}: take "
+                        f"{n * x.nbytes / 1e9:.0f} GB, more than {MAX_INPUT_BYTES / 1e9:.0f}: take "
                         "smaller inputs, or fewer records"
                     )
                 made = np.zeros((n, *x.shape), x.dtype)
@@ -214,11 +216,11 @@ def inputs(
     return made, usable
 
 
-def stream(
-    config: EvalConfig, records: Sequence[Record], items: Items, start: int = 0
+def stream_inputs(
+    config: EvalConfig, records: Sequence[Record], items: EvalInputs, start: int = 0
 ) -> Iterator[tuple[np.ndarray | None, str]]:
     """Each record's input, or why there is none, decoded ahead as the config says."""
-    return batches.evaluation_inputs(
+    return batches.iterate_inputs(
         records,
         items.transform,
         items.modality,
@@ -230,17 +232,17 @@ def stream(
     )
 
 
-def filled(prompts: Sequence[str], name: str) -> list[str]:
+def fill_prompts(prompts: Sequence[str], name: str) -> list[str]:
     """The prompts with the name for `{}`; other braces, which files may hold, mean nothing."""
     return [prompt.replace("{}", name) for prompt in prompts]
 
 
-class Shown:
+class ThrottledProgress:
     """Tells now and then how far something is, how fast it goes and how long it will take."""
 
-    def __init__(self, what: str, total: int, tell: Tell, start: int = 0):
+    def __init__(self, what: str, total: int, tell: ProgressFn, start: int = 0):
         self._what, self._total, self._tell = what, total, tell
-        self._pace, self._last = Pace(start), time.monotonic()
+        self._pace, self._last = RateEstimator(start), time.monotonic()
         tell(f"{what} {start}/{total}")
 
     def __call__(self, done: int) -> None:

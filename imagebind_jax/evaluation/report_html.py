@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagebind_jax.reports import formatting, html
-from imagebind_jax.reports.formatting import Row
-from imagebind_jax.reports.html import section, text
+from imagebind_jax.reports.formatting import FormattedMetric
+from imagebind_jax.reports.html import escape, section_html
 
 STYLE = """
 .bench td, .bench th { padding:10px 0 10px 16px; border-bottom:1px solid var(--line);
@@ -43,7 +43,7 @@ STYLE = """
 """
 
 
-def write_page(
+def write_benchmark_html(
     path: pathlib.Path,
     *,
     title: str,
@@ -54,7 +54,7 @@ def write_page(
 
     results: what a results.json holds. comparison: {"ours", "theirs", "rows", "warnings"}.
     """
-    found = formatting.rows(results)
+    found = formatting.format_metrics(results)
     body = [
         _header(title, results, found),
         _overview(found),
@@ -63,10 +63,10 @@ def write_page(
         _missing(results),
         _footer(results),
     ]
-    html.write(path, f"imagebind_jax: {title}", body, STYLE)
+    html.write_html(path, f"imagebind_jax: {title}", body, STYLE)
 
 
-def _header(title: str, results: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _header(title: str, results: Mapping[str, Any], rows: Sequence[FormattedMetric]) -> str:
     said = [row for row in rows if row.paper and row.ours != "–"]
     samples = sum(entry["samples"] for entry in results["benchmarks"].values())
     tiles = [
@@ -76,22 +76,22 @@ def _header(title: str, results: Mapping[str, Any], rows: Sequence[Row]) -> str:
             "numbers of the paper that lie within our 95\u202f% intervals")] if said else []),
         (len(results["missing"]), "benchmarks not measured"),
     ]  # fmt: skip
-    cells = "".join(f"<li><b>{text(a)}</b><span>{text(b)}</span></li>" for a, b in tiles)
-    return f"""<div><p class="eyebrow">imagebind_jax · evaluation</p><h1>{text(title)}</h1>
+    cells = "".join(f"<li><b>{escape(a)}</b><span>{escape(b)}</span></li>" for a, b in tiles)
+    return f"""<div><p class="eyebrow">imagebind_jax · evaluation</p><h1>{escape(title)}</h1>
 <p class="lead">Each number comes with the interval in which it would lie in 95\u202f% of all draws of
 other test samples of the same kind (bootstrap). The choice of samples alone hardly explains a number
 of the paper that lies outside.</p></div><ul class="tiles">{cells}</ul>"""
 
 
-def _overview(rows: Sequence[Row]) -> str:
+def _overview(rows: Sequence[FormattedMetric]) -> str:
     lines = [
-        f'<tr><th scope="row">{text(row.benchmark)} <span>{text(row.number)}</span></th>'
-        f"<td>{_line(row)}</td>{_numbers(row)}</tr>"
+        f'<tr><th scope="row">{escape(row.benchmark)} <span>{escape(row.number)}</span></th>'
+        f"<td>{_score_bar(row)}</td>{_numbers(row)}</tr>"
         for row in rows
         if row.headline
     ]
     scale = "".join(f'<i style="left:{at}%">{at}</i>' for at in (0, 25, 50, 75, 100))
-    return section(
+    return section_html(
         "benchmarks",
         "All at a glance",
         """The first number of every benchmark, on a line from 0 to 100. Where the diamond is outside
@@ -108,7 +108,7 @@ the bracket, the paper reports something else than what was measured here.""",
     )
 
 
-def _line(row: Row) -> str:
+def _score_bar(row: FormattedMetric) -> str:
     """The bar, drawn; a rank has none."""
     at = {name: min(max(p, 0.0), 100.0) for name, p in row.places.items() if p is not None}
     if "value" not in at:
@@ -121,12 +121,12 @@ def _line(row: Row) -> str:
     for name, place in at.items():
         kind = name.partition(" ")[0]
         if kind in ("chance", "paper", "other"):
-            title = f' title="{text(name.partition(" ")[2])}"' if kind == "other" else ""
+            title = f' title="{escape(name.partition(" ")[2])}"' if kind == "other" else ""
             drawn.append(f'<i class="{kind}" style="left:{place:.2f}%"{title}></i>')
     return f'<div class="line" aria-hidden="true">{"".join(drawn)}</div>'
 
 
-def _numbers(row: Row) -> str:
+def _numbers(row: FormattedMetric) -> str:
     kind = ' class="outside"' if row.outside else ""
     return (
         f"<td><b>{row.ours}</b> <span>{row.interval}</span></td><td>{row.paper or '–'}</td>"
@@ -138,30 +138,30 @@ def _minus(number: str) -> str:
     return number.replace("-", "−")
 
 
-def _details(results: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _details(results: Mapping[str, Any], rows: Sequence[FormattedMetric]) -> str:
     articles = []
     for name, entry in results["benchmarks"].items():
         lines = [
-            f'<tr><th scope="row">{text(row.number)}</th>{_numbers(row)}'
+            f'<tr><th scope="row">{escape(row.number)}</th>{_numbers(row)}'
             f"<td>{row.spread and '± '}{row.spread or '–'}</td><td>{row.n}</td>"
-            f'<td class="others">{text(row.others)}</td></tr>'
+            f'<td class="others">{escape(row.others)}</td></tr>'
             for row in rows
             if row.benchmark == name
         ]
         notes = [f"unusable samples: {entry['unusable']} of {entry['samples']}"]
         notes = [*(notes if entry["unusable"] else []), *entry["notes"]]
-        said = "".join(f"<li>{text(note)}</li>" for note in notes)
+        said = "".join(f"<li>{escape(note)}</li>" for note in notes)
         made = ", ".join(f"{source} ({digest[:12]})" for source, digest in entry["records"].items())
         articles.append(
-            f'<article><h3>{text(name)}</h3><div class="scroll" tabindex="0"><table class="full">'
+            f'<article><h3>{escape(name)}</h3><div class="scroll" tabindex="0"><table class="full">'
             '<thead><tr><th scope="col">Number</th><th scope="col">Ours</th><th scope="col">Paper'
             '</th><th scope="col">Difference</th><th scope="col">Chance</th><th scope="col">Spread'
             '</th><th scope="col">n</th><th scope="col" class="others">Others</th></tr></thead>'
             f"<tbody>{''.join(lines)}</tbody></table></div>"
             f"{f'<ul class=notes>{said}</ul>' if said else ''}"
-            f'<p class="notes">{entry["seconds"]:.0f}\u202fs · records {text(made)}</p></article>'
+            f'<p class="notes">{entry["seconds"]:.0f}\u202fs · records {escape(made)}</p></article>'
         )
-    return section(
+    return section_html(
         "details",
         "Every number",
         """Percent, but for median ranks. <em>Spread</em> is the standard deviation over folds or
@@ -174,7 +174,7 @@ from. Records are named with the beginning of their digest.""",
 def _comparison(comparison: Mapping[str, Any]) -> str:
     lines = []
     ends = [
-        abs(formatting.scaled(row[end], True))
+        abs(formatting.to_percent(row[end], True))
         for row in comparison["rows"]
         for end in ("difference", "low", "high")
         if row["share"] and row[end] is not None and math.isfinite(row[end])
@@ -183,20 +183,20 @@ def _comparison(comparison: Mapping[str, Any]) -> str:
     for row in comparison["rows"]:
         share, low, high = (row[each] for each in ("share", "low", "high"))
         clear = low is not None and (low > 0 or high < 0)
-        within = _minus(formatting.interval(low, high, share, sign=True)) or "not paired"
-        change = _minus(formatting.signed(formatting.scaled(row["difference"], share)))
+        within = _minus(formatting.format_interval(low, high, share, sign=True)) or "not paired"
+        change = _minus(formatting.format_signed(formatting.to_percent(row["difference"], share)))
         lines.append(
-            f'<tr><th scope="row">{text(row["benchmark"])} <span>{text(row["number"])}</span></th>'
-            f"<td>{_apart(row, most)}</td><td>{formatting.shown(row['ours'], share)}</td>"
-            f"<td>{formatting.shown(row['theirs'], share)}</td>"
+            f'<tr><th scope="row">{escape(row["benchmark"])} <span>{escape(row["number"])}</span></th>'
+            f"<td>{_difference_bar(row, most)}</td><td>{formatting.format_value(row['ours'], share)}</td>"
+            f"<td>{formatting.format_value(row['theirs'], share)}</td>"
             f"<td>{f'<b>{change}</b>' if clear else change}</td><td><span>{within}</span></td></tr>"
         )
     marks = ((0, _minus(f"-{most:.1f}")), (50, "0"), (100, f"+{most:.1f}"))
     scale = "".join(f'<i style="left:{at}%">{mark}</i>' for at, mark in marks)
-    warnings = "".join(f"<li>{text(warning)}</li>" for warning in comparison["warnings"])
-    return section(
+    warnings = "".join(f"<li>{escape(warning)}</li>" for warning in comparison["warnings"])
+    return section_html(
         "comparison",
-        f"{text(comparison['ours'])} and {text(comparison['theirs'])}",
+        f"{escape(comparison['ours'])} and {escape(comparison['theirs'])}",
         """Ours less theirs. Where both were measured on the same samples, the interval is that of the
 difference sample by sample, which is narrower than those of both numbers suggest; a difference whose
 interval leaves out zero is bold.""",
@@ -208,7 +208,7 @@ interval leaves out zero is bold.""",
     )
 
 
-def _apart(row: Mapping[str, Any], most: float) -> str:
+def _difference_bar(row: Mapping[str, Any], most: float) -> str:
     """A difference with its interval, drawn on a line from -most to most."""
     if not row["share"] or row["low"] is None:
         return ""
@@ -222,10 +222,10 @@ def _apart(row: Mapping[str, Any], most: float) -> str:
 
 def _missing(results: Mapping[str, Any]) -> str:
     lines = "".join(
-        f"<li><b>{text(name)}</b>: {text(why)}</li>" for name, why in results["missing"].items()
+        f"<li><b>{escape(name)}</b>: {escape(why)}</li>" for name, why in results["missing"].items()
     )
     says = "What was not measured, and what it takes to measure it."
-    return section(
+    return section_html(
         "missing", "Missing", says, *([f'<ul class="missing">{lines}</ul>'] if lines else [])
     )
 
@@ -238,4 +238,4 @@ def _footer(results: Mapping[str, Any]) -> str:
         if name in results["config"]
     ]
     lines = [*made, results["device"], *settings]
-    return f"<footer><p>{text(' · '.join(filter(None, lines)))}</p></footer>"
+    return f"<footer><p>{escape(' · '.join(filter(None, lines)))}</p></footer>"

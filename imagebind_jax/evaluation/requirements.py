@@ -11,18 +11,18 @@ import msgspec
 from imagebind_jax.errors import UserError, first_line, one_line
 from imagebind_jax.evaluation import record_reader
 from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, source_name
-from imagebind_jax.evaluation.results import MadeOf
+from imagebind_jax.evaluation.results import Provenance
 from imagebind_jax.inputs import datasets
 from imagebind_jax.inputs.sources import Prepared, Source, prepared
-from imagebind_jax.inputs.sources.array_records import FACTS
-from imagebind_jax.inputs.sources.fingerprint import identity
-from imagebind_jax.inputs.sources.prepared import Facts
-from imagebind_jax.storage.fingerprint import code, digest, flat
+from imagebind_jax.inputs.sources.array_records import DATASET_JSON
+from imagebind_jax.inputs.sources.fingerprint import source_fingerprint
+from imagebind_jax.inputs.sources.prepared import DatasetInfo
+from imagebind_jax.storage.fingerprint import code_checksums, flatten_config, json_sha256
 from imagebind_jax.version import __version__
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What of a config is to be run."""
 
     ready: tuple[Benchmark, ...]  # asked for, and everything is there
@@ -31,20 +31,21 @@ class Plan:
     gone: frozenset[str]  # those of `others` whose records are not there now
 
 
-def plan(
+def plan_run(
     config: EvalConfig,
     only: Sequence[str],
     encoders: Collection[str] | None,
     where: str,
     stored: pathlib.Path | None = None,
-) -> Plan:
+) -> RunPlan:
     """Which benchmarks are run. Raises UserError on an unknown name, and where none can be run.
 
-    only: names, or empty for all. encoders, where, stored: as of `lacking`.
+    only: names, or empty for all. encoders, where, stored: as of `missing_requirement`.
     """
-    chosen = asked(config, only)
+    chosen = select_benchmarks(config, only)
     lacks = {
-        each.name: lacking(each, config, encoders, where, stored) for each in config.benchmarks
+        each.name: missing_requirement(each, config, encoders, where, stored)
+        for each in config.benchmarks
     }
     missing = {each.name: lacks[each.name] for each in chosen if lacks[each.name]}
     if len(missing) == len(chosen):
@@ -57,7 +58,7 @@ def plan(
         for each in config.benchmarks
         if each not in ready and (encoders is None or each.evaluation.modalities <= set(encoders))
     )
-    return Plan(ready, missing, others, frozenset(b.name for b in others if lacks[b.name]))
+    return RunPlan(ready, missing, others, frozenset(b.name for b in others if lacks[b.name]))
 
 
 def _check_names(benchmarks: Sequence[Benchmark], records: str) -> None:
@@ -65,12 +66,12 @@ def _check_names(benchmarks: Sequence[Benchmark], records: str) -> None:
     known: dict[str, Source] = {}
     for benchmark in benchmarks:
         for source in benchmark.evaluation.sources:
-            found, name = record_reader.resolved(source, records), source_name(source)
+            found, name = record_reader.resolve_source(source, records), source_name(source)
             if known.setdefault(name, found) != found:
                 raise UserError(f"two sources are named {name}: {known[name]} and {found}")
 
 
-def asked(config: EvalConfig, only: Sequence[str]) -> tuple[Benchmark, ...]:
+def select_benchmarks(config: EvalConfig, only: Sequence[str]) -> tuple[Benchmark, ...]:
     """The benchmarks of these names, in the config's order. Raises UserError with the nearest name."""
     names = [benchmark.name for benchmark in config.benchmarks]
     if not names:
@@ -83,7 +84,7 @@ def asked(config: EvalConfig, only: Sequence[str]) -> tuple[Benchmark, ...]:
     return tuple(each for each in config.benchmarks if not only or each.name in only)
 
 
-def lacking(
+def missing_requirement(
     benchmark: Benchmark,
     config: EvalConfig,
     encoders: Collection[str] | None,
@@ -102,10 +103,10 @@ def lacking(
         if absent:
             return f"no {absent[0]} encoder in {where}: only {', '.join(encoders)}"
     for source in benchmark.evaluation.sources:
-        if stored and record_reader.notes_path(stored, source).is_file():
+        if stored and record_reader.annotations_path(stored, source).is_file():
             continue
         try:
-            record_reader.resolved(source, config.records).open()
+            record_reader.resolve_source(source, config.records).open()
         except UserError as error:
             return _remedy(source, benchmark, config.records) or one_line(str(error))
     return ""
@@ -117,10 +118,12 @@ def _remedy(source: Source, benchmark: Benchmark, records: str) -> str:
         return ""
     folder = os.path.join(records, source.folder)
     name = pathlib.PurePath(folder).name
-    known = [each for each in datasets.names() if name == each or name.startswith(f"{each}-")]
-    there = os.path.exists(os.path.join(folder, FACTS))
+    known = [
+        each for each in datasets.dataset_names() if name == each or name.startswith(f"{each}-")
+    ]
+    there = os.path.exists(os.path.join(folder, DATASET_JSON))
     try:
-        have = prepared.facts(folder).splits if there else {}
+        have = prepared.read_dataset_info(folder).splits if there else {}
     except UserError:
         return ""
     if source.split in have:
@@ -138,23 +141,23 @@ def _remedy(source: Source, benchmark: Benchmark, records: str) -> str:
     )
 
 
-def made_of(
+def provenance_of(
     benchmark: Benchmark,
     config: EvalConfig,
     towers: Mapping[str, str],
     stored: pathlib.Path | None = None,
     *,
     there: bool = True,
-) -> MadeOf:
+) -> Provenance:
     """What a benchmark's numbers depend on. Raises UserError on a setting that no file can hold.
 
     there: whether its records are; without them nothing is said of these.
     """
     fields = {name: getattr(config, name) for name in ("resamples", "seed", "unusable")}
-    return MadeOf(
+    return Provenance(
         version=__version__,
-        settings=flat({"evaluation": benchmark.evaluation, **fields})
-        | {f"code.{name}": each for name, each in code(benchmark.evaluation).items()},
+        settings=flatten_config({"evaluation": benchmark.evaluation, **fields})
+        | {f"code.{name}": each for name, each in code_checksums(benchmark.evaluation).items()},
         records=dict(_records(source, config, stored) for source in benchmark.evaluation.sources)
         if there
         else {},
@@ -165,21 +168,25 @@ def made_of(
 def _records(source: Source, config: EvalConfig, stored: pathlib.Path | None) -> tuple[str, str]:
     """(a source's name, a digest of what it holds), wherever its records lie."""
     if not isinstance(source, Prepared):
-        return source_name(source), digest(identity(source))
+        return source_name(source), json_sha256(source_fingerprint(source))
     folder = os.path.join(config.records, source.folder)
-    path = record_reader.facts_path(stored, source) if stored else None
-    here = os.path.exists(os.path.join(folder, FACTS))
-    if path and path.is_file() and not (here and source.split in prepared.facts(folder).splits):
+    path = record_reader.dataset_info_path(stored, source) if stored else None
+    here = os.path.exists(os.path.join(folder, DATASET_JSON))
+    if (
+        path
+        and path.is_file()
+        and not (here and source.split in prepared.read_dataset_info(folder).splits)
+    ):
         try:
-            facts = msgspec.json.decode(path.read_bytes(), type=Facts)
+            facts = msgspec.json.decode(path.read_bytes(), type=DatasetInfo)
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {first_line(error)}") from error
     else:
-        facts = prepared.facts(folder)
+        facts = prepared.read_dataset_info(folder)
     if source.split not in facts.splits:
         raise UserError(
             f"{path or folder} has no split {source.split!r}: {', '.join(facts.splits)}"
         )
     shards = [shard.sha256 for shard in facts.splits[source.split].shards]
     said = [facts.classes, facts.prompts, facts.names, shards]
-    return source_name(source), digest(said)
+    return source_name(source), json_sha256(said)

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from imagebind_jax.errors import UserError, first_line
-from imagebind_jax.evaluation.benchmark import NAME, Benchmark, Measured
+from imagebind_jax.evaluation.benchmark import NAME_PATTERN, Benchmark, EvalResult
 from imagebind_jax.evaluation.metrics.bootstrap import Estimate
 from imagebind_jax.inputs.decoders import npy
-from imagebind_jax.inputs.decoders.media import open_source
+from imagebind_jax.inputs.decoders.media import open_media
 from imagebind_jax.storage import atomic, row_file
 
 FORMAT = 1
@@ -26,7 +26,7 @@ _MAX_BYTES = 64 << 20  # of either file, unpacked: a benchmark of the paper has 
 _PARTS = ("samples", "groups", "strata")
 
 
-class Number(msgspec.Struct):
+class Metric(msgspec.Struct):
     """An `Estimate` without its samples; what is not a number is None."""
 
     value: float | None
@@ -37,7 +37,7 @@ class Number(msgspec.Struct):
     spread: float | None = None
 
 
-class MadeOf(msgspec.Struct):
+class Provenance(msgspec.Struct):
     """Everything that the numbers of a benchmark depend on."""
 
     version: str  # of this program
@@ -51,10 +51,10 @@ class MadeOf(msgspec.Struct):
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
-class Entry(msgspec.Struct):
+class BenchmarkResult(msgspec.Struct):
     """One benchmark's outcome, and what it was made of."""
 
-    numbers: dict[str, Number]  # the headline first
+    numbers: dict[str, Metric]  # the headline first
     chance: dict[str, float | None]
     samples: int
     unusable: int
@@ -66,28 +66,30 @@ class Entry(msgspec.Struct):
     settings: dict[str, Any]
     records: dict[str, str]
     towers: dict[str, str]
-    seal: str = ""  # a digest of the rest, but for `reported`: a changed number is measured again
+    seal: str = (
+        ""  # a digest of the rest, but for `reported_numbers`: a changed number is measured again
+    )
 
     @property
-    def sealed(self) -> "Entry":
+    def sealed(self) -> "BenchmarkResult":
         """With the seal that belongs to it."""
-        bare = row_file.sealed(msgspec.structs.replace(self, reported={}))
+        bare = row_file.add_checksum(msgspec.structs.replace(self, reported={}))
         return msgspec.structs.replace(self, seal=bare.seal)
 
 
-class Checkpoint(msgspec.Struct):
+class CheckpointInfo(msgspec.Struct):
     """The weights that were evaluated."""
 
     path: str  # its name, without where it lies
     digests: dict[str, str] = {}  # of the towers
 
 
-class Results(msgspec.Struct):
+class ResultsFile(msgspec.Struct):
     """A whole results.json."""
 
     format: int
-    benchmarks: dict[str, Entry]
-    checkpoint: Checkpoint | None = None
+    benchmarks: dict[str, BenchmarkResult]
+    checkpoint: CheckpointInfo | None = None
     embeddings: str | None = None  # the folder, in place of a checkpoint
     missing: dict[str, str] = {}  # benchmark -> why it was not measured
     config: dict[str, Any] = {}  # but for the benchmarks
@@ -100,9 +102,11 @@ class Results(msgspec.Struct):
         return self.checkpoint.path if self.checkpoint else self.embeddings or "no weights"
 
 
-def entry(benchmark: Benchmark, measured: Measured, made_of: MadeOf, seconds: float) -> Entry:
+def make_result(
+    benchmark: Benchmark, measured: EvalResult, made_of: Provenance, seconds: float
+) -> BenchmarkResult:
     numbers = {
-        name: Number(
+        name: Metric(
             value=_finite(e.value),
             low=_finite(e.low),
             high=_finite(e.high),
@@ -112,20 +116,20 @@ def entry(benchmark: Benchmark, measured: Measured, made_of: MadeOf, seconds: fl
         )
         for name, e in measured.numbers.items()
     }
-    return Entry(
+    return BenchmarkResult(
         numbers=numbers,
         chance={name: _finite(value) for name, value in measured.chance.items()},
         samples=measured.samples,
         unusable=measured.unusable,
         notes=list(measured.notes),
-        reported=reported(benchmark),
+        reported=reported_numbers(benchmark),
         seconds=round(seconds, 1),
         key=made_of.key,
         **msgspec.structs.asdict(made_of),
     ).sealed
 
 
-def reported(benchmark: Benchmark) -> dict[str, dict[str, float]]:
+def reported_numbers(benchmark: Benchmark) -> dict[str, dict[str, float]]:
     return {who: dict(said) for who, said in benchmark.reported.items()}
 
 
@@ -133,13 +137,13 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def write(folder: pathlib.Path, results: Results) -> None:
+def write_results(folder: pathlib.Path, results: ResultsFile) -> None:
     """Replaces the folder's results.json at once."""
     text = msgspec.json.format(msgspec.json.encode(results), indent=1)
-    atomic.replace_text(folder / FILE, text.decode())
+    atomic.write_text_atomic(folder / FILE, text.decode())
 
 
-def read(path: str | os.PathLike) -> Results:
+def read_results(path: str | os.PathLike) -> ResultsFile:
     """A results.json, or that of a folder. Raises UserError; nothing in it is trusted."""
     path = pathlib.Path(path)
     path = path / FILE if path.is_dir() else path
@@ -148,11 +152,11 @@ def read(path: str | os.PathLike) -> Results:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise ValueError(f"more than {_MAX_BYTES >> 20} MiB")
-        found = msgspec.json.decode(data, type=Results)
+        found = msgspec.json.decode(data, type=ResultsFile)
         if found.format != FORMAT:
             raise ValueError(f"format {found.format}, where this version reads {FORMAT}")
         for name, each in found.benchmarks.items():
-            if not NAME.fullmatch(name):
+            if not NAME_PATTERN.fullmatch(name):
                 raise ValueError(f"a benchmark named {name[:100]!r}")
             if not each.numbers:
                 raise ValueError(f"benchmark {name} without numbers")
@@ -165,7 +169,7 @@ def read(path: str | os.PathLike) -> Results:
     return found
 
 
-def write_samples(folder: pathlib.Path, name: str, key: str, measured: Measured) -> None:
+def write_samples(folder: pathlib.Path, name: str, key: str, measured: EvalResult) -> None:
     """samples/<benchmark>.npz: what each number that is a mean is the mean of."""
     kept = {
         f"{number}.{part}": getattr(estimate, part)
@@ -176,7 +180,7 @@ def write_samples(folder: pathlib.Path, name: str, key: str, measured: Measured)
     }
     path = folder / SAMPLES / f"{name}.npz"
     path.parent.mkdir(exist_ok=True)
-    with atomic.replaced(path) as file:
+    with atomic.atomic_write(path) as file:
         np.savez_compressed(file, key=_key(key), **kept)
 
 
@@ -184,7 +188,9 @@ def _key(key: str) -> np.ndarray:
     return np.frombuffer(key.encode(), np.uint8)
 
 
-def estimates(path: str | os.PathLike, name: str, entry: Entry) -> dict[str, Estimate]:
+def load_estimates(
+    path: str | os.PathLike, name: str, entry: BenchmarkResult
+) -> dict[str, Estimate]:
     """A benchmark's numbers, with their samples where samples/ beside results.json still has them."""
     path = pathlib.Path(path)
     folder = path if path.is_dir() else path.parent
@@ -210,11 +216,11 @@ def _float(value: float | None) -> float:
 def _samples(path: pathlib.Path, key: str) -> dict[str, np.ndarray]:
     """Empty where the file is missing, damaged, or of another measurement."""
     try:
-        with open_source(path) as file, zipfile.ZipFile(file) as packed:
+        with open_media(path) as file, zipfile.ZipFile(file) as packed:
             if sum(each.file_size for each in packed.infolist()) > _MAX_BYTES:
                 return {}
             found = {
-                each.filename.removesuffix(".npy"): npy.read_array(packed.read(each))
+                each.filename.removesuffix(".npy"): npy.read_npy(packed.read(each))
                 for each in packed.infolist()
             }
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, LZMAError):

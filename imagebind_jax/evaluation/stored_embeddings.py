@@ -12,19 +12,19 @@ from jaxtyping import Float
 
 from imagebind_jax.errors import UserError, first_line, one_line
 from imagebind_jax.evaluation import record_reader
-from imagebind_jax.evaluation.benchmark import EvalConfig, Items
-from imagebind_jax.inputs.decoders.media import MediaError, decoding, open_source
-from imagebind_jax.inputs.decoders.npy import read_array
+from imagebind_jax.evaluation.benchmark import EvalConfig, EvalInputs
+from imagebind_jax.inputs.decoders.media import MediaError, open_media, wrap_decode_errors
+from imagebind_jax.inputs.decoders.npy import read_npy
 from imagebind_jax.inputs.sources import ArrayRecords, Prepared, Record, Source
 from imagebind_jax.inputs.sources.array_records import Shard
-from imagebind_jax.inputs.sources.prepared import Facts
-from imagebind_jax.storage.row_file import read_note
+from imagebind_jax.inputs.sources.prepared import DatasetInfo
+from imagebind_jax.storage.row_file import read_metadata
 
 MAX_WIDTH = 1 << 16  # of an embedding
 REMEDY = "--wanted DIR writes what to embed, in order"
 
 
-class StoredBench:
+class StoredEmbedder:
     """A `Bench` whose embeddings are files in one folder, named as `ModelBench` names them.
 
     `<items>.npy` holds float16, 32 or 64 [n, e], a row for each record in order, NaN where there is
@@ -49,7 +49,7 @@ class StoredBench:
         self.resamples, self.seed = config.resamples, config.seed
         self.folder: pathlib.Path | None = None  # nothing is written
         # Without the folder: where the records are at hand, they say what is right, and no file of it.
-        self._sources = record_reader.Sources(config, None, tell)
+        self._sources = record_reader.RecordCache(config, None, tell)
         self._asked: dict[str, Any] = {}
         self._parameters: dict[str, str] = {}  # of what a ModelBench made: modality -> digest
         self._notes: dict[str, Sequence[Mapping[str, Any]]] = {}
@@ -58,31 +58,31 @@ class StoredBench:
     def records(self, source: Source) -> Sequence[Record]:
         return self._sources.records(source)
 
-    def inputs(self, items: Items) -> tuple[np.ndarray, np.ndarray]:
-        return record_reader.inputs(self.config, self.records(items.source), items, self.tell)
+    def inputs(self, items: EvalInputs) -> tuple[np.ndarray, np.ndarray]:
+        return record_reader.load_inputs(self.config, self.records(items.source), items, self.tell)
 
-    def facts(self, source: Source) -> Facts | None:
+    def facts(self, source: Source) -> DatasetInfo | None:
         if not isinstance(source, Prepared):
             return None
         try:
             return self._sources.facts(source)
         except UserError as error:
-            path = record_reader.facts_path(self._in, source)
-            return _decoded(path, error, lambda data: msgspec.json.decode(data, type=Facts))
+            path = record_reader.dataset_info_path(self._in, source)
+            return _decoded(path, error, lambda data: msgspec.json.decode(data, type=DatasetInfo))
 
     def notes(self, source: Source) -> Sequence[Mapping[str, Any]]:
         try:
             return self._sources.notes(source)
         except UserError as error:
-            path = record_reader.notes_path(self._in, source)
+            path = record_reader.annotations_path(self._in, source)
             if path.name not in self._notes:
                 self.tell(f"labels and texts are those of {path}: the records are not at hand")
-                self._notes[path.name] = _decoded(path, error, record_reader.parse_notes)
+                self._notes[path.name] = _decoded(path, error, record_reader.parse_annotations)
             return self._notes[path.name]
 
-    def embed(self, items: Items) -> Float[np.ndarray, "n e"]:
+    def embed(self, items: EvalInputs) -> Float[np.ndarray, "n e"]:
         """Raises UserError where the file is missing, not of this form, or has too many NaN rows."""
-        record_reader.check_once(self._asked, items.name, items)
+        record_reader.check_unique_name(self._asked, items.name, items)
         notes = self.notes(items.source)
         path = self._in / f"{items.name}.array_record"
         if path.is_file() and not path.with_suffix(".npy").exists():
@@ -92,17 +92,19 @@ class StoredBench:
         z = self._unit(z, items.name)
         bad = np.flatnonzero(np.isnan(z[:, 0])).tolist()
         why = {row: f"row {row} is not finite" for row in bad}
-        record_reader.check(items, len(z), self.config.unusable, why)
+        record_reader.check_unusable_fraction(items, len(z), self.config.unusable, why)
         return z
 
     def texts(self, name: str, texts: Sequence[str]) -> Float[np.ndarray, "n e"]:
-        record_reader.check_once(self._asked, f"{name}.texts", list(texts))
+        record_reader.check_unique_name(self._asked, f"{name}.texts", list(texts))
         return self._whole(f"{name}.texts", len(texts), "each sentence")
 
     def classes(
         self, name: str, names: Sequence[str], prompts: Sequence[str]
     ) -> Float[np.ndarray, "names e"]:
-        record_reader.check_once(self._asked, f"{name}.classes", (list(names), list(prompts)))
+        record_reader.check_unique_name(
+            self._asked, f"{name}.classes", (list(names), list(prompts))
+        )
         what = f"each class (the mean of its {len(prompts)} prompts' unit vectors)"
         return self._whole(f"{name}.classes", len(names), what)
 
@@ -121,7 +123,7 @@ class StoredBench:
                 f"{REMEDY}"
             )
         self._check_own(path)
-        found = read_array(path, min(os.stat(path).st_size, n * MAX_WIDTH * 8))
+        found = read_npy(path, min(os.stat(path).st_size, n * MAX_WIDTH * 8))
         if found.ndim != 2 or len(found) != n or not 1 <= found.shape[1] <= MAX_WIDTH:
             raise UserError(
                 f"{path} is {list(found.shape)}, and should be [{n}, width]: a row for {what}, in "
@@ -134,7 +136,7 @@ class StoredBench:
     def _check_own(self, path: pathlib.Path) -> None:
         """Refuses what a `ModelBench` did not finish, or what is not as it or one model left it."""
         try:
-            note = read_note(path.with_suffix(".json"))
+            note = read_metadata(path.with_suffix(".json"))
         except (OSError, ValueError):
             return  # another system's
         if note.done < note.rows:
@@ -142,7 +144,7 @@ class StoredBench:
                 f"{path} has {note.done} of {note.rows} rows: run the evaluation that makes it again, "
                 "which goes on from there"
             )
-        with open_source(path) as file:
+        with open_media(path) as file:
             file.seek(-4 * note.rows * note.width, os.SEEK_END)
             if zlib.crc32(file.read()) != note.crc32:
                 raise UserError(
@@ -174,7 +176,7 @@ def _decoded(path: pathlib.Path, missing: UserError, decode: Callable[[bytes], A
     if not path.is_file():
         raise UserError(f"{missing}; nor is there {path} in its place") from missing
     try:
-        with open_source(path) as file:
+        with open_media(path) as file:
             return decode(file.read())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({first_line(error)})") from error
@@ -187,7 +189,7 @@ class _Row(msgspec.Struct):
 
 def _by_id(path: pathlib.Path, ids: Sequence[str | None]) -> np.ndarray:
     """Rows [n, e] in the order of ids, NaN of those that are not there; in the file's order without."""
-    with decoding(path):
+    with wrap_decode_errors(path):
         from array_record.python.array_record_module import ArrayRecordReader
 
         count = ArrayRecordReader(str(path)).num_records()
@@ -222,7 +224,7 @@ def _vector(path: pathlib.Path, index: int, record: Record) -> tuple[str | None,
         raise UserError(f'{name} is not {{"id", "embedding"}}: {first_line(error)}') from error
     if isinstance(row.embedding, bytes):
         try:
-            vector = read_array(row.embedding, MAX_WIDTH * 8)
+            vector = read_npy(row.embedding, MAX_WIDTH * 8)
         except MediaError as error:
             raise MediaError(name, error.reason) from error
     else:

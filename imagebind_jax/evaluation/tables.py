@@ -5,25 +5,30 @@ from typing import Any
 
 from imagebind_jax.errors import one_line
 from imagebind_jax.reports import formatting
-from imagebind_jax.reports.formatting import Row, interval, shown, signed
-from imagebind_jax.reports.markdown import escaped, table
+from imagebind_jax.reports.formatting import (
+    FormattedMetric,
+    format_interval,
+    format_signed,
+    format_value,
+)
+from imagebind_jax.reports.markdown import escape_markdown, markdown_table
 
 _NAME = 24  # characters of a benchmark's name, so that a line has at most 100
 _OUTSIDE = "* the paper's number is outside our 95 % interval"
 _UNPAIRED = "not paired: no interval"
 
 
-def line(name: str, results: Mapping[str, Any]) -> str:
+def headline(name: str, results: Mapping[str, Any]) -> str:
     """The headline of one benchmark: esc50: top1 66.4 (64.3 to 68.5), paper 66.9, difference -0.5."""
-    row = next(row for row in formatting.rows(results) if row.benchmark == name)
+    row = next(row for row in formatting.format_metrics(results) if row.benchmark == name)
     ours = f"{name}: {row.number} {row.ours}"
     paper = f", paper {row.paper}, difference {row.difference}" if row.paper else ""
     return f"{ours} {row.interval}".rstrip() + paper
 
 
-def terminal(results: Mapping[str, Any]) -> list[str]:
+def format_terminal(results: Mapping[str, Any]) -> list[str]:
     """Lines of at most 100 characters (but for remedies): headlines and what the paper reports."""
-    found = [row for row in formatting.rows(results) if row.headline or row.paper]
+    found = [row for row in formatting.format_metrics(results) if row.headline or row.paper]
     cells = [["benchmark", "number", "ours", "95 % interval", "paper", "difference", "chance"]]
     cells += [
         [
@@ -61,68 +66,76 @@ def _aligned(cells: Sequence[Sequence[str]], right: set[int]) -> list[str]:
     ]
 
 
-def compared(comparison: Mapping[str, Any]) -> list[str]:
+def format_comparison(comparison: Mapping[str, Any]) -> list[str]:
     """Lines for a terminal: ours, theirs, and the difference with its paired interval."""
     cells = [["benchmark", "number", "ours", "theirs", "difference", "95 % interval, paired"]]
     before = ""
     for row in comparison["rows"]:
         name = "" if row["benchmark"] == before else _short(row["benchmark"])
         before = row["benchmark"]
-        ours, theirs, difference, within = comparing_cells(row)
+        ours, theirs, difference, within = comparison_cells(row)
         cells.append([name, one_line(row["number"], 18), ours, theirs, difference, within])
     lines = [f"ours: {comparison['ours']}; theirs: {one_line(comparison['theirs'], 200)}"]
     lines += _aligned(cells, right={2, 3, 4}) if comparison["rows"] else []
     return lines + [f"note: {one_line(text, 300)}" for text in comparison["warnings"]]
 
 
-def comparing_cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def comparison_cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
     """Ours, theirs, the difference, and its interval or why there is none."""
     share = row["share"]
     return (
-        shown(row["ours"], share),
-        shown(row["theirs"], share),
-        signed(formatting.scaled(row["difference"], share)),
-        interval(row["low"], row["high"], share, sign=True) or _UNPAIRED,
+        format_value(row["ours"], share),
+        format_value(row["theirs"], share),
+        format_signed(formatting.to_percent(row["difference"], share)),
+        format_interval(row["low"], row["high"], share, sign=True) or _UNPAIRED,
     )
 
 
 # ---- Markdown
 
 
-def markdown(
+def format_markdown(
     title: str, results: Mapping[str, Any], comparison: Mapping[str, Any] | None = None
 ) -> str:
     """Every number, what is missing, notes, the comparison, what it was made with."""
     head = ("benchmark", "number", "ours (95 % interval)", "paper", "difference", "others' reports",
             "chance", "n")  # fmt: skip
     parts = [
-        f"# {escaped(title)}",
-        _table(head, map(_cells, formatting.rows(results)), right=(3, 4, 6, 7)),
+        f"# {escape_markdown(title)}",
+        _table(head, map(_cells, formatting.format_metrics(results)), right=(3, 4, 6, 7)),
     ]
-    if any(row.outside for row in formatting.rows(results)):
-        parts.append(escaped(_OUTSIDE))
-    notes = [f"* {escaped(name)}: {escaped(note)}" for name, note in remarks(results)]
+    if any(row.outside for row in formatting.format_metrics(results)):
+        parts.append(escape_markdown(_OUTSIDE))
+    notes = [
+        f"* {escape_markdown(name)}: {escape_markdown(note)}"
+        for name, note in notes_for_reader(results)
+    ]
     parts.append("\n".join(notes))
     if results["missing"]:
-        missing = [f"* {escaped(name)}: {escaped(why)}" for name, why in results["missing"].items()]
+        missing = [
+            f"* {escape_markdown(name)}: {escape_markdown(why)}"
+            for name, why in results["missing"].items()
+        ]
         parts += ["## Missing", "\n".join(missing)]
     if comparison:
         theirs = ("benchmark", "number", "ours", "theirs", "difference", "95 % interval, paired")
-        parts.append(f"## {escaped(comparison['ours'])} and {escaped(comparison['theirs'])}")
+        parts.append(
+            f"## {escape_markdown(comparison['ours'])} and {escape_markdown(comparison['theirs'])}"
+        )
         parts.append(
             _table(
                 theirs,
-                ([r["benchmark"], r["number"], *comparing_cells(r)] for r in comparison["rows"]),
+                ([r["benchmark"], r["number"], *comparison_cells(r)] for r in comparison["rows"]),
                 right=range(2, 5),
             )
         )
-        parts.append("\n".join(f"* {escaped(text)}" for text in comparison["warnings"]))
+        parts.append("\n".join(f"* {escape_markdown(text)}" for text in comparison["warnings"]))
     made = [f"{name} {version}" for name, version in results["versions"].items()]
-    parts.append(escaped(", ".join(filter(None, [*made, results["device"]]))))
+    parts.append(escape_markdown(", ".join(filter(None, [*made, results["device"]]))))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def remarks(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def notes_for_reader(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(benchmark, what a reader should know of it)."""
     return [
         (name, note)
@@ -135,7 +148,7 @@ def remarks(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: FormattedMetric) -> list[str]:
     spread = f", spread {row.spread}" if row.spread else ""
     star = " *" if row.outside else ""
     first = [
@@ -147,4 +160,4 @@ def _cells(row: Row) -> list[str]:
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]], right: Iterable[int]) -> str:
-    return table(head, ([escaped(text) for text in row] for row in body), right)
+    return markdown_table(head, ([escape_markdown(text) for text in row] for row in body), right)

@@ -20,7 +20,7 @@ INFERNO = _between("000004", "210c4a", "57106e", "8a226a", "bc3754", "e45a31", "
 MAGMA = _between("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fcfdbf")
 
 
-def painted(
+def apply_colormap(
     level: Float[np.ndarray, "height width"], colours: UInt8[np.ndarray, "256 3"]
 ) -> Image.Image:
     """Values in [0, 1], those outside clipped, as an image with a palette."""
@@ -29,7 +29,7 @@ def painted(
     return image
 
 
-def png(image: Image.Image) -> bytes:
+def encode_png(image: Image.Image) -> bytes:
     """The image as a small file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.decoders.media import MediaError, open_source
+from imagebind_jax.inputs.decoders.media import MediaError, open_media
 from imagebind_jax.inputs.sources.record import LARGEST
 
 # A record to be: `pathlib.Path`s are files to embed whole; the rest are texts, numbers and lists of them.
 Row = Mapping[str, Any]
 
 
-def embed(row: Row) -> dict[str, Any]:
+def inline_files(row: Row) -> dict[str, Any]:
     """The row with the bytes of each file in place of its path.
 
     Raises `MediaError`, also for a file of more than 1 GiB, which nobody would want in a record.
@@ -27,7 +27,7 @@ def embed(row: Row) -> dict[str, Any]:
 
 def _read(value: Any) -> Any:
     if isinstance(value, pathlib.Path):
-        with open_source(value) as file:
+        with open_media(value) as file:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise MediaError(str(value), f"more than {LARGEST} bytes: cut it into parts")
@@ -36,7 +36,7 @@ def _read(value: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Listing:
+class DatasetListing:
     """What a download holds."""
 
     splits: Mapping[str, Sequence[Row]]  # each row with a unique "id"
@@ -58,33 +58,35 @@ class Dataset:
     homepage: str  # where the official download is
     modalities: tuple[str, ...]  # that its records can have
     # The official download's folder -> what is in it. Raises UserError, naming the missing piece.
-    listing: Callable[[pathlib.Path], Listing]
+    listing: Callable[[pathlib.Path], DatasetListing]
     # Row -> record, in worker processes: a function of the module, so that it can be sent there.
-    record: Callable[[Row], Mapping[str, Any]] = embed
+    record: Callable[[Row], Mapping[str, Any]] = inline_files
 
 
 PACKAGE = "imagebind_jax.data"
 
 
-def search() -> list[str]:
+def search_path() -> list[str]:
     """The folders in which datasets are looked for: a list that can be changed."""
     return importlib.import_module(PACKAGE).__path__  # type: ignore[return-value]
 
 
-def names() -> list[str]:
+def dataset_names() -> list[str]:
     """The datasets that there are, sorted: the folders with a builder.py."""
-    builders = (path for folder in search() for path in pathlib.Path(folder).glob("*/builder.py"))
+    builders = (
+        path for folder in search_path() for path in pathlib.Path(folder).glob("*/builder.py")
+    )
     return sorted({path.parent.name for path in builders})
 
 
-def find(name: str) -> Dataset:
+def get_dataset(name: str) -> Dataset:
     """The dataset of that name. Raises UserError, with the nearest name, if there is none."""
     return _module(name, "builder").DATASET
 
 
-def table() -> list[str]:
+def format_datasets() -> list[str]:
     """One line a dataset: name, title, modalities, licence."""
-    found = [find(name) for name in names()]
+    found = [get_dataset(name) for name in dataset_names()]
     rows = [(d.name, d.title, " ".join(d.modalities), d.licence) for d in found]
     rows.insert(0, ("name", "title", "modalities", "licence"))
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -92,7 +94,7 @@ def table() -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def code(name: str) -> bytes:
+def builder_source(name: str) -> bytes:
     """The source of the builder and of what it imports of `PACKAGE`: another may make other records."""
     found: dict[str, bytes] = {}
     left = [_module(name, "builder")]
@@ -117,7 +119,7 @@ def write_sample(name: str, folder: pathlib.Path) -> None:
 
 
 def _module(name: str, part: str) -> Any:
-    known = names()
+    known = dataset_names()
     if name not in known:  # so that nothing is ever imported that is not a dataset's
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"

@@ -4,19 +4,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.examples import Standardised, Transform
-from imagebind_jax.inputs.transforms.audio import Clips, LogMel
+from imagebind_jax.inputs.pipeline.examples import Standardize, Transform
+from imagebind_jax.inputs.transforms.audio import LogMel, LogMelClips
 from imagebind_jax.inputs.transforms.depth import Disparity
-from imagebind_jax.inputs.transforms.imu import Window
-from imagebind_jax.inputs.transforms.text import Tokens
+from imagebind_jax.inputs.transforms.imu import ImuWindow
+from imagebind_jax.inputs.transforms.text import Tokenize
 from imagebind_jax.inputs.transforms.thermal import Thermal
-from imagebind_jax.inputs.transforms.vision import Clip, Views
+from imagebind_jax.inputs.transforms.vision import EvalViews, FramesTransform
 
-CLASSES = (Clip, Views, Clips, LogMel, Disparity, Thermal, Window, Tokens, Standardised)
-_BY_NAME: Mapping[str, type] = {each.__name__: each for each in CLASSES}
+TRANSFORM_CLASSES = (
+    FramesTransform,
+    EvalViews,
+    LogMelClips,
+    LogMel,
+    Disparity,
+    Thermal,
+    ImuWindow,
+    Tokenize,
+    Standardize,
+)
+_BY_NAME: Mapping[str, type] = {each.__name__: each for each in TRANSFORM_CLASSES}
 
 
-def by_shape(modality: str, shape: Sequence[int]) -> Transform | None:
+def default_transform(modality: str, shape: Sequence[int]) -> Transform | None:
     """As the released model is fed, for an encoder of that input shape; None of other modalities.
 
     shape: of one input, without batch axis: (2, 224, 224, 3), (128, 204, 1), (77,), ... Videos are
@@ -24,21 +34,21 @@ def by_shape(modality: str, shape: Sequence[int]) -> Transform | None:
     """
     rank = len(shape)
     if modality == "vision" and rank == 4:
-        return Views(size=shape[1], frames=shape[0])
+        return EvalViews(size=shape[1], frames=shape[0])
     if modality == "text" and rank == 1:
-        return Tokens(shape[0])
+        return Tokenize(shape[0])
     if modality == "audio" and tuple(shape) == (128, 204, 1):
-        return Clips()
+        return LogMelClips()
     if modality == "depth" and rank == 3:
         return Disparity.nyu(size=shape[0])
     if modality == "thermal" and rank == 3:
         return Thermal(shape[0])
     if modality == "imu" and rank == 2 and shape[1] == 6:
-        return Window(steps=shape[0])
+        return ImuWindow(steps=shape[0])
     return None
 
 
-def rebuilt(facts: Mapping[str, Any], modality: str) -> Transform | None:
+def transform_from_run(facts: Mapping[str, Any], modality: str) -> Transform | None:
     """Out of what a run says of its config (`described.flat`), without augmentation; None if nothing.
 
     Raises UserError for a transform that is not one of ours: only its config file has it.

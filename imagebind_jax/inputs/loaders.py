@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import media
-from imagebind_jax.inputs.decoders.media import MediaError, Source, name
+from imagebind_jax.inputs.decoders.media import MediaError, Source, source_name
 
 if TYPE_CHECKING:
     from imagebind_jax.inputs.transforms.depth import Disparity
@@ -27,9 +27,9 @@ Files = Source | Sequence[Source]
 
 def load_images(files: Files, *, size: int = 224) -> Float[np.ndarray, "b 1 size size 3"]:
     """Images as videos of one frame: upright, short side to `size`, centre crop, CLIP mean and std."""
-    from imagebind_jax.inputs.transforms.vision import Clip
+    from imagebind_jax.inputs.transforms.vision import FramesTransform
 
-    return _load(files, "vision", Clip(size), called="images", check=_check_still)
+    return _load(files, "vision", FramesTransform(size), called="images", check=_check_still)
 
 
 def load_videos(
@@ -45,9 +45,9 @@ def load_videos(
 
     Needs the extra `video`. `ib.embed` averages the embeddings of the views.
     """
-    from imagebind_jax.inputs.transforms.vision import Views
+    from imagebind_jax.inputs.transforms.vision import EvalViews
 
-    views = Views(clips=clips, crops=crops, size=size, frames=frames, seconds=seconds)
+    views = EvalViews(clips=clips, crops=crops, size=size, frames=frames, seconds=seconds)
     return _load(files, "vision", views, called="videos", check=_check_moving)
 
 
@@ -59,9 +59,9 @@ def load_audio(
     clips None: as many as cover it, ceil(duration / seconds), as the paper does; the recordings
     must then be equally long. `ib.embed` averages the embeddings of the clips.
     """
-    from imagebind_jax.inputs.transforms.audio import Clips
+    from imagebind_jax.inputs.transforms.audio import LogMelClips
 
-    return _load(files, "audio", Clips(clips, seconds))
+    return _load(files, "audio", LogMelClips(clips, seconds))
 
 
 def load_depth(
@@ -105,10 +105,10 @@ def load_imu(
 
     rate: in Hz, for files without time stamps.
     """
-    from imagebind_jax.inputs.transforms.imu import Window
+    from imagebind_jax.inputs.transforms.imu import ImuWindow
 
     fields = {} if rate is None else {"imu_rate": rate}
-    return _load(files, "imu", Window(seconds, steps), fields)
+    return _load(files, "imu", ImuWindow(seconds, steps), fields)
 
 
 def _load(
@@ -133,10 +133,10 @@ def _load(
         inputs = list(pool.map(load, sources))
     for source, x in zip(sources, inputs):
         if not np.isfinite(x).all():
-            raise MediaError(name(source), "gives values that are not finite")
+            raise MediaError(source_name(source), "gives values that are not finite")
         if x.shape != inputs[0].shape:
             raise UserError(
-                f"{name(source)} gives {x.shape} and {name(sources[0])} {inputs[0].shape}: load "
+                f"{source_name(source)} gives {x.shape} and {source_name(sources[0])} {inputs[0].shape}: load "
                 "them one by one, or choose a number of clips"
             )
     return np.stack(inputs)
@@ -164,14 +164,14 @@ def _source(source: Any) -> bytes | pathlib.Path:
 
 
 def _check_still(source: Source) -> None:
-    if media.kind(source) == "container":
-        raise MediaError(name(source), "is a video (or M4A), not an image: ib.load_videos")
+    if media.sniff_media_type(source) == "container":
+        raise MediaError(source_name(source), "is a video (or M4A), not an image: ib.load_videos")
 
 
 def _check_moving(source: Source) -> None:
-    kind = media.kind(source)
+    kind = media.sniff_media_type(source)
     if kind == "image":
-        raise MediaError(name(source), "is an image, not a video: ib.load_images")
+        raise MediaError(source_name(source), "is an image, not a video: ib.load_images")
     if kind != "container":
-        found = f"{media.CALLED[kind]}; not a video of MP4, MOV, Matroska, WebM or AVI"
-        raise MediaError(name(source), found)
+        found = f"{media.MEDIA_TYPE_LABELS[kind]}; not a video of MP4, MOV, Matroska, WebM or AVI"
+        raise MediaError(source_name(source), found)

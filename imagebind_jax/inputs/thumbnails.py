@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Num, UInt8
 from PIL import Image, ImageDraw
 
-from imagebind_jax.inputs.colormaps import INFERNO, MAGMA, VIRIDIS, painted, png
+from imagebind_jax.inputs.colormaps import INFERNO, MAGMA, VIRIDIS, apply_colormap, encode_png
 from imagebind_jax.inputs.transforms.vision import MEAN, STD
 
 SIDE = 160  # pixels of the longer side
@@ -37,8 +37,8 @@ def _vision(x: np.ndarray) -> bytes:
 def _audio(x: np.ndarray) -> bytes:
     clips = x.reshape(-1, *x.shape[-3:])[:3, :, :, 0]
     level = np.concatenate(clips, axis=-1)[::-1]
-    image = painted(_stretched(level, 2.0, 99.8), MAGMA)
-    return png(image.resize((SIDE, SIDE // 2), Image.Resampling.NEAREST))
+    image = apply_colormap(_stretched(level, 2.0, 99.8), MAGMA)
+    return encode_png(image.resize((SIDE, SIDE // 2), Image.Resampling.NEAREST))
 
 
 def _depth(x: np.ndarray) -> bytes:
@@ -51,9 +51,9 @@ def _thermal(x: np.ndarray) -> bytes:
 
 def _map(x: np.ndarray, colours: UInt8[np.ndarray, "256 3"]) -> bytes:
     level = x.reshape(-1, *x.shape[-3:])[0, :, :, 0]
-    image = painted(_stretched(level, 0.0, 100.0), colours)
+    image = apply_colormap(_stretched(level, 0.0, 100.0), colours)
     image.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
-    return png(image)
+    return encode_png(image)
 
 
 def _imu(x: np.ndarray) -> bytes:
@@ -67,7 +67,7 @@ def _imu(x: np.ndarray) -> bytes:
         for colour, trace in zip(AXES, readings[:, columns].T):
             points = np.stack([across, middle - scale * trace], axis=-1)
             pen.line([tuple(point) for point in points.tolist()], fill=colour)
-    return png(image.quantize(16))
+    return encode_png(image.quantize(16))
 
 
 def _stretched(level: np.ndarray, low: float, high: float) -> Float[np.ndarray, "h w"]:

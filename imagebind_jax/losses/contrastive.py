@@ -11,7 +11,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.losses import streamed
 
 OBJECTIVES = ("info_nce", "sigmoid", "regression", "joint")
-FORMS = ("gathered", "chunked", "ring")
+LOSS_IMPLEMENTATIONS = ("gathered", "chunked", "ring")
 # Of one device; at so many (2,048 keys on 16 TPU v5e) chunks save 0.01 of 0.05 ms, and compile slower.
 GATHERED_LOGITS = 2**18
 # Above so many keys, pieces of which every device has a tile of rows hold more than 64 MB of logits.
@@ -34,12 +34,12 @@ def info_nce(
     Returns the weighted mean over the global batch, the same number on every device; chance is
     the logarithm of the number of keys. Source: ImageBind (arXiv:2305.05665), equation 1.
     """
-    query, key = (_without_dead(z, weight) for z in (query, key))
-    loss, _ = _rows(query, key, scale, weight, axis_name)
+    query, key = (_zero_masked_rows(z, weight) for z in (query, key))
+    loss, _ = _row_losses(query, key, scale, weight, axis_name)
     return _global_mean(loss, weight, axis_name)
 
 
-def pair_loss(
+def symmetric_info_nce(
     a: Float[Array, "b e"],
     b: Float[Array, "b e"],
     scale: Float[Array, ""] | float,
@@ -59,17 +59,17 @@ def pair_loss(
     largest logit, and alone: a tie counts as wrong, so a model that maps all to one point has 0.
     Raises UserError on an unknown form.
     """
-    if form not in FORMS:
-        raise UserError(f"loss form {form!r}: not one of {', '.join(FORMS)}")
-    a, b = (_without_dead(z, weight) for z in (a, b))
+    if form not in LOSS_IMPLEMENTATIONS:
+        raise UserError(f"loss form {form!r}: not one of {', '.join(LOSS_IMPLEMENTATIONS)}")
+    a, b = (_zero_masked_rows(z, weight) for z in (a, b))
     if form == "gathered":
-        loss_a, won_a = _rows(a, b, scale, weight, axis_name)
-        loss_b, won_b = _rows(b, a, scale, weight, axis_name)
+        loss_a, won_a = _row_losses(a, b, scale, weight, axis_name)
+        loss_b, won_b = _row_losses(b, a, scale, weight, axis_name)
     else:
         # The gradient by the scale is that of this product, as of any other.
         query = scale * a.astype(_dtype(a, b, scale))
         live = None if weight is None else weight > 0
-        (loss_a, loss_b), (won_a, won_b) = streamed.rows(
+        (loss_a, loss_b), (won_a, won_b) = streamed.streamed_row_losses(
             query, b, live, axis_name, form == "ring" and axis_name is not None, chunk
         )
     loss = _global_mean(loss_a + loss_b, weight, axis_name)
@@ -77,7 +77,7 @@ def pair_loss(
     return loss, {"accuracy": _global_mean(won, weight, axis_name)}
 
 
-def objective(
+def training_loss(
     name: str,
     a: Float[Array, "b e"],
     b: Float[Array, "b e"],
@@ -91,26 +91,26 @@ def objective(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """What a run minimises for a pair of modalities, by its name in the config, and metrics.
 
-    "info_nce" is `pair_loss`, "sigmoid" `sigmoid_loss`, the only one that adds `bias` to its
+    "info_nce" is `symmetric_info_nce`, "sigmoid" `sigmoid_loss`, the only one that adds `bias` to its
     logits, "regression" `regression_loss`, and "joint" the sum of the first and the last, as in
-    ImageBind's appendix (arXiv:2305.05665). Arguments as of `pair_loss`; sigmoid has the gathered
-    form whatever is asked for. `accuracy` is `pair_loss`'s in all of them.
+    ImageBind's appendix (arXiv:2305.05665). Arguments as of `symmetric_info_nce`; sigmoid has the gathered
+    form whatever is asked for. `accuracy` is `symmetric_info_nce`'s in all of them.
     Raises UserError on an unknown name.
     """
     if name not in OBJECTIVES:
         raise UserError(f"objective {name!r}: not one of {', '.join(OBJECTIVES)}")
     rows: dict[str, Any] = {"weight": weight, "axis_name": axis_name}
     if name == "info_nce":
-        return pair_loss(a, b, scale, **rows, form=form, chunk=chunk)
+        return symmetric_info_nce(a, b, scale, **rows, form=form, chunk=chunk)
     if name == "joint":
-        loss, metrics = pair_loss(a, b, scale, **rows, form=form, chunk=chunk)
+        loss, metrics = symmetric_info_nce(a, b, scale, **rows, form=form, chunk=chunk)
         return loss + regression_loss(a, b, **rows), metrics
     # Of these the cosines' order is a metric, from which nothing is learned.
     fixed = jax.lax.stop_gradient((a, b, scale))
     if name == "regression":
-        _, metrics = pair_loss(*fixed, **rows, form=form, chunk=chunk)
+        _, metrics = symmetric_info_nce(*fixed, **rows, form=form, chunk=chunk)
         return regression_loss(a, b, **rows), metrics
-    _, metrics = pair_loss(*fixed, **rows)
+    _, metrics = symmetric_info_nce(*fixed, **rows)
     return sigmoid_loss(a, b, scale, bias, **rows), metrics
 
 
@@ -130,7 +130,7 @@ def sigmoid_loss(
     scale and bias are 0, log(2) times the number of keys. Source: SigLIP (Zhai et al. 2023,
     arXiv:2303.15343), equation 1.
     """
-    query, key = (_without_dead(z, weight) for z in (query, key))
+    query, key = (_zero_masked_rows(z, weight) for z in (query, key))
     logits, own, live = _logits(query, key, scale, weight, axis_name)
     logits = logits + bias
     loss = jax.nn.softplus(jnp.where(own, -logits, logits))
@@ -152,11 +152,11 @@ def regression_loss(
     embedding. Arguments as of `info_nce`. Source: ImageBind's appendix (arXiv:2305.05665).
     """
     dtype = _dtype(a, b)
-    a, b = (_without_dead(z, weight).astype(dtype) for z in (a, b))
+    a, b = (_zero_masked_rows(z, weight).astype(dtype) for z in (a, b))
     return _global_mean(jnp.sum((a - b) ** 2, axis=-1), weight, axis_name)
 
 
-def choose(form: str, rows: int, keys: int) -> str:
+def choose_implementation(form: str, rows: int, keys: int) -> str:
     """The form that "auto" stands for; any other is itself.
 
     rows: of one device; keys: of all. Compiled for 256 TPU v5e (`benchmarks/losses.py`).
@@ -168,7 +168,7 @@ def choose(form: str, rows: int, keys: int) -> str:
     return "chunked" if keys <= CHUNKED_KEYS or rows == keys else "ring"
 
 
-def _rows(query, key, scale, weight, axis_name):
+def _row_losses(query, key, scale, weight, axis_name):
     """Each row's loss, and whether its positive wins."""
     logits, own, live = _logits(query, key, scale, weight, axis_name)
     positive = jnp.sum(jnp.where(own, logits, 0), axis=-1)
@@ -182,7 +182,7 @@ def _logits(query, key, scale, weight, axis_name):
     """(logits [b, n] of this device's rows and all keys, whether positives, which keys count [1, n])."""
     rows = len(query)
     dtype = _dtype(query, key, scale)
-    key, weight = streamed.gather((key, weight), axis_name)
+    key, weight = streamed.all_gather_rows((key, weight), axis_name)
     logits = scale * jnp.einsum("be,ne->bn", query.astype(dtype), key.astype(dtype))  # [B, N]
     first = 0 if axis_name is None else rows * jax.lax.axis_index(axis_name)
     own = first + jnp.arange(rows)[:, None] == jnp.arange(len(key))[None, :]
@@ -193,7 +193,7 @@ def _dtype(*arrays):
     return jnp.result_type(*arrays, jnp.float32)
 
 
-def _without_dead(z, weight):
+def _zero_masked_rows(z, weight):
     """Rows of weight 0 may hold anything, even what is no number."""
     return z if weight is None else jnp.where(weight[:, None] > 0, z, 0)
 

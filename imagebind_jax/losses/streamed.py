@@ -18,7 +18,7 @@ from imagebind_jax.distributed.device_view import AxisName
 # Pieces as they compile best for TPU v5e (`benchmarks/losses.py`): so many keys, where the logits
 # are no more than this (16 MB), but of each device no fewer rows than this, as smaller shares are
 # not gathered but summed over all devices, which sends twice as much.
-KEYS, LOGITS, SHARE = 8192, 2**22, 32
+CHUNK_KEYS, MAX_CHUNK_LOGITS, MIN_ROWS_PER_DEVICE = 8192, 2**22, 32
 
 # No power is larger than e^this: 2**24 of them sum up to less than float32's largest, e^88 ...
 _HEADROOM = 70.0
@@ -27,7 +27,7 @@ _SURE = -60.0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def rows(
+def streamed_row_losses(
     query: Float[Array, "b e"],
     key: Float[Array, "b e"],
     live: Bool[Array, "b"] | None,
@@ -63,7 +63,7 @@ def _backward(axis_name, ring, chunk, kept, cotangents):
     return d_query, d_key.astype(key.dtype), None
 
 
-rows.defvjp(_forward, _backward)
+streamed_row_losses.defvjp(_forward, _backward)
 
 
 # ---- gathered, a piece at a time
@@ -90,8 +90,8 @@ def _gathered_pieces(rows, axis_name, chunk):
     """(devices, global numbers of this device's rows [b], and of each piece's keys [pieces, keys])."""
     devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     first = 0 if axis_name is None else rows * jax.lax.axis_index(axis_name)
-    chunk = chunk or max(min(KEYS, LOGITS // rows), SHARE * devices)
-    local = split(jnp.arange(rows), count_parts(rows, chunk // devices))
+    chunk = chunk or max(min(CHUNK_KEYS, MAX_CHUNK_LOGITS // rows), MIN_ROWS_PER_DEVICE * devices)
+    local = split_chunks(jnp.arange(rows), num_chunks(rows, chunk // devices))
     ids = rows * jnp.arange(devices)[None, :, None] + local[:, None, :]
     return (
         devices,
@@ -142,7 +142,9 @@ def _ring_backward(query, of_query, guest, axis_name, chunk):
 def _ring_pieces(rows, chunk):
     """(numbers of this device's rows [b], of the pieces of its keys [pieces, keys])."""
     own = jnp.arange(rows)
-    return own, split(own, count_parts(rows, chunk or min(KEYS, LOGITS // rows)))
+    return own, split_chunks(
+        own, num_chunks(rows, chunk or min(CHUNK_KEYS, MAX_CHUNK_LOGITS // rows))
+    )
 
 
 def _if_home(ids, turn):
@@ -166,10 +168,10 @@ def _statistics(query, own, live, guest, ids, ceiling, axis_name):
 
     def piece(part):
         ids, guest = part
-        key, live_key = gather(guest, axis_name)
+        key, live_key = all_gather_rows(guest, axis_name)
         return _of_piece(query, key.astype(query.dtype), own, ids, live, live_key, ceiling)
 
-    by_query, by_key, positive = jax.lax.map(piece, (ids, split(guest, len(ids))))
+    by_query, by_key, positive = jax.lax.map(piece, (ids, split_chunks(guest, len(ids))))
     return _merge(by_query), by_key, jnp.sum(positive, axis=0)
 
 
@@ -210,7 +212,7 @@ def _gradients(d_query, query, own, of_query, guest, ids, axis_name):
 
     def piece(d_query, part):
         ids, guest = part
-        key, total_key, g_key = gather(guest, axis_name)
+        key, total_key, g_key = all_gather_rows(guest, axis_name)
         key = key.astype(query.dtype)
         logits = jnp.einsum("be,ne->bn", query, key)
         # A softmax is at most 1; a dead row's "softmax" could be inf, and inf * its 0 no number.
@@ -223,11 +225,11 @@ def _gradients(d_query, query, own, of_query, guest, ids, axis_name):
             d_key = jax.lax.psum_scatter(d_key, axis_name, tiled=True)
         return d_query, d_key
 
-    d_query, d_key = jax.lax.scan(piece, d_query, (ids, split(guest, len(ids))))
+    d_query, d_key = jax.lax.scan(piece, d_query, (ids, split_chunks(guest, len(ids))))
     return d_query, d_key.reshape(query.shape)
 
 
-def gather(tree, axis_name: AxisName | None):
+def all_gather_rows(tree, axis_name: AxisName | None):
     """Every device's rows, in the order of the devices."""
     return tree if axis_name is None else jax.lax.all_gather(tree, axis_name, tiled=True)
 
@@ -249,11 +251,11 @@ def _merge(statistics):
     return jax.nn.logsumexp(total, axis=0), jnp.max(best, axis=0)
 
 
-def count_parts(rows: int, most: int) -> int:
+def num_chunks(rows: int, most: int) -> int:
     """The smallest number of equal parts with at most `most` rows each, or one."""
     return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= max(most, 1))
 
 
-def split(tree, parts: int):
+def split_chunks(tree, parts: int):
     """Arrays in equal parts along their first axis, [parts, ...]."""
     return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), tree)

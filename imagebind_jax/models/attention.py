@@ -9,11 +9,13 @@ from jaxtyping import Array, Float
 
 from imagebind_jax.errors import UserError
 
-FORMS = ("auto", "plain", "products", "kernel", "cudnn")
-LONGEST = 1024  # tokens for the kernel: a head's scores and their gradients fit in fast memory
+IMPLEMENTATIONS = ("auto", "plain", "products", "kernel", "cudnn")
+MAX_KERNEL_TOKENS = (
+    1024  # tokens for the kernel: a head's scores and their gradients fit in fast memory
+)
 
 
-def attention(
+def self_attention(
     qkv: Float[Array, "b l n"],
     bias_k: Float[Array, "h k"] | None = None,
     bias_v: Float[Array, "h k"] | None = None,
@@ -33,8 +35,8 @@ def attention(
     "auto" takes the fastest for the platform that the program is compiled for (`BENCHMARKS.md`): in
     half precision ours on a TPU and NVIDIA's on a GPU, otherwise "products" on a CPU, else plain.
     """
-    if form not in FORMS:
-        raise UserError(f"attention form {form!r}: not one of {', '.join(FORMS)}")
+    if form not in IMPLEMENTATIONS:
+        raise UserError(f"attention form {form!r}: not one of {', '.join(IMPLEMENTATIONS)}")
     if form == "auto":
         form = _best(qkv, heads)
     if form == "kernel":
@@ -55,11 +57,11 @@ def _best(qkv: jax.Array, heads: int) -> str:
         return "cudnn" if fits else "plain"
     if jax.default_backend() == "cpu" and qkv.dtype in (jnp.float32, jnp.float64):
         return "products"
-    fits = qkv.dtype == jnp.bfloat16 and qkv.shape[1] <= LONGEST
-    return "kernel" if fits and rows_of_one_device() else "plain"
+    fits = qkv.dtype == jnp.bfloat16 and qkv.shape[1] <= MAX_KERNEL_TOKENS
+    return "kernel" if fits and is_per_device_trace() else "plain"
 
 
-def rows_of_one_device() -> bool:
+def is_per_device_trace() -> bool:
     """Whether what is traced sees one device's rows, as in `shard_map`: XLA cannot split some
     things, kernels and layouts, between devices, and would make the whole batch on each."""
     return bool(jax.sharding.get_abstract_mesh().manual_axes) or jax.device_count() == 1
@@ -147,14 +149,14 @@ def _kernel(qkv, shift, bias_k, bias_v, heads, causal, interpret=False):
 
     bias = _stack(bias_k, bias_v)
     how = {"heads": heads, "causal": causal, "interpret": interpret}
-    return attention_pallas.forward(qkv, shift, bias, **how)
+    return attention_pallas.attention_forward(qkv, shift, bias, **how)
 
 
 def _kernel_backward(gradient, qkv, shift, bias_k, bias_v, heads, causal, interpret=False):
     from imagebind_jax.models import attention_pallas
 
     bias, how = _stack(bias_k, bias_v), {"heads": heads, "causal": causal, "interpret": interpret}
-    dqkv, dshift, dbias = attention_pallas.backward(qkv, shift, bias, gradient, **how)
+    dqkv, dshift, dbias = attention_pallas.attention_backward(qkv, shift, bias, gradient, **how)
     if dbias is None:
         return dqkv, dshift, None, None
     return dqkv, dshift, *dbias.reshape(2, *bias_k.shape)

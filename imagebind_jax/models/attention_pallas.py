@@ -20,7 +20,7 @@ _MASKED = -1e30
 _PEAK = 2 * 4 * 128 * 128  # FLOPs a cycle of the v5e's four matrix units
 
 
-def forward(
+def attention_forward(
     qkv: Float[Array, "b l n"],
     shift: Float[Array, "n"],
     bias: Float[Array, "2 d"] | None,
@@ -35,13 +35,13 @@ def forward(
     one more key and value for every sequence, which a causal mask never hides. interpret: run
     without a TPU, slowly.
     """
-    out = _like(qkv, (*qkv.shape[:2], qkv.shape[-1] // 3))
+    out = _out_shape(qkv, (*qkv.shape[:2], qkv.shape[-1] // 3))
     inputs = [qkv, shift[None]] if bias is None else [qkv, shift[None], bias]
     kernel = functools.partial(_forward, heads=heads, causal=causal)
     return _call(kernel, inputs, [out], heads, _cycles(13, 60), "attention", interpret)[0]
 
 
-def backward(
+def attention_backward(
     qkv: Float[Array, "b l n"],
     shift: Float[Array, "n"],
     bias: Float[Array, "2 d"] | None,
@@ -55,10 +55,10 @@ def backward(
 
     That of the shift is a sum of the first one: made outside, it would be read again for it.
     """
-    outs = [_like(qkv, qkv.shape), _like(qkv, (len(qkv), 1, qkv.shape[-1]), jnp.float32)]
+    outs = [_out_shape(qkv, qkv.shape), _out_shape(qkv, (len(qkv), 1, qkv.shape[-1]), jnp.float32)]
     inputs = [qkv, shift[None], gradient]
     if bias is not None:
-        outs.append(_like(qkv, (len(qkv), *bias.shape), jnp.float32))
+        outs.append(_out_shape(qkv, (len(qkv), *bias.shape), jnp.float32))
         inputs.append(bias)
     kernel = functools.partial(_backward, heads=heads, causal=causal)
     made = _call(kernel, inputs, outs, heads, _cycles(27, 120), "attention_back", interpret)
@@ -69,7 +69,7 @@ def backward(
 def _forward(qkv, shift, *rest, heads, causal):
     *bias, out = rest
     for columns, query, keys, values in _heads(qkv, shift, bias, heads):
-        powers, total = _powers(query, keys, causal)
+        powers, total = _softmax_numerators(query, keys, causal)
         made = sum(_dot(value, x.astype(query.dtype), 0, 0) for value, x in zip(values, powers))
         out[0, :, columns] = (made / total).T.astype(out.dtype)  # [L, K]
 
@@ -80,7 +80,7 @@ def _backward(qkv, shift, gradient, *rest, heads, causal):
     width = gradient.shape[-1]
     for columns, query, keys, values in _heads(qkv, shift, bias, heads):
         d = gradient[0, :, columns]  # [L, K]
-        powers, total = _powers(query, keys, causal)
+        powers, total = _softmax_numerators(query, keys, causal)
         probabilities = [x / total for x in powers]  # [S, L], as all until the products
         slopes = [_dot(value, d, 1, 1) for value in values]
         mean = sum((p * s).sum(0, keepdims=True) for p, s in zip(probabilities, slopes))
@@ -90,8 +90,8 @@ def _backward(qkv, shift, gradient, *rest, heads, causal):
         dkeys = [_dot(ds, query, 1, 0) for ds in scores]
         dvalues = [_dot(p.astype(d.dtype), d, 1, 0) for p in probabilities]
         for i, part in enumerate((dquery, dkeys[0], dvalues[0])):
-            dqkv[0, :, _moved(columns, i * width)] = part.astype(dqkv.dtype)
-            dshift[0, 0:1, _moved(columns, i * width)] = part.sum(0, keepdims=True)
+            dqkv[0, :, _shifted_columns(columns, i * width)] = part.astype(dqkv.dtype)
+            dshift[0, 0:1, _shifted_columns(columns, i * width)] = part.sum(0, keepdims=True)
         for out in dbias:
             out[0, 0:1, columns] = dkeys[1]
             out[0, 1:2, columns] = dvalues[1]
@@ -104,14 +104,14 @@ def _heads(qkv, shift, bias, heads):
         columns = slice(head * width // heads, (head + 1) * width // heads)
         query, key, value = (
             qkv[0, :, part] + shift[0:1, part]
-            for part in (_moved(columns, i * width) for i in range(3))
+            for part in (_shifted_columns(columns, i * width) for i in range(3))
         )
         keys = [key, *(row[0:1, columns] for row in bias)]
         values = [value, *(row[1:2, columns] for row in bias)]
         yield columns, query, keys, values
 
 
-def _powers(query, keys, causal):
+def _softmax_numerators(query, keys, causal):
     """e to the scores less the largest, [S, L] of each set of keys, and their sums [1, L]."""
     scores = [_dot(key, query, 1, 1) * query.shape[-1] ** -0.5 for key in keys]
     if causal:
@@ -128,11 +128,11 @@ def _dot(a, b, i, j):
     return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
-def _moved(columns: slice, by: int) -> slice:
+def _shifted_columns(columns: slice, by: int) -> slice:
     return slice(columns.start + by, columns.stop + by)
 
 
-def _like(x: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.ShapeDtypeStruct:
+def _out_shape(x: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.ShapeDtypeStruct:
     """What a kernel makes: it differs between devices, inside `shard_map`, as x does."""
     varying = jax.typeof(x).manual_axis_type
     return jax.ShapeDtypeStruct(shape, dtype or x.dtype, manual_axis_type=varying)

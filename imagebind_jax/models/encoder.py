@@ -99,8 +99,10 @@ class EncoderConfig:
             raise UserError(f"stride {self.stride} does not fit patch {self.patch}")
         if self.activation not in layers.ACTIVATIONS:
             raise UserError(f"activation {self.activation!r}: not of {list(layers.ACTIVATIONS)}")
-        if not set(self.lora) <= set(layers.ADAPTABLE) or len(set(self.lora)) < len(self.lora):
-            raise UserError(f"lora {self.lora}: each at most once of {', '.join(layers.ADAPTABLE)}")
+        if not set(self.lora) <= set(layers.LORA_TARGETS) or len(set(self.lora)) < len(self.lora):
+            raise UserError(
+                f"lora {self.lora}: each at most once of {', '.join(layers.LORA_TARGETS)}"
+            )
         if self.lora_rank < 1:
             raise UserError(f"lora_rank must be at least 1, got {self.lora_rank}")
         if not (math.isfinite(self.lora_scale) and self.lora_scale > 0):
@@ -115,7 +117,7 @@ class EncoderConfig:
         return 1 + math.prod((n - patch) // stride + 1 for n, patch, stride in sizes)
 
 
-def patches(config: EncoderConfig, x: Float[Array, "b *shape"]) -> Float[Array, "b l n"]:
+def extract_patches(config: EncoderConfig, x: Float[Array, "b *shape"]) -> Float[Array, "b l n"]:
     """Inputs cut into non-overlapping patches, each flattened; what is left at an end is dropped."""
     patch, names = config.patch, ("p", "pq", "opq")
     whole = tuple(slice(n // p * p) for n, p in zip(config.shape, patch))
@@ -123,16 +125,16 @@ def patches(config: EncoderConfig, x: Float[Array, "b *shape"]) -> Float[Array, 
     return einops.rearrange(x[:, *whole], _PATCHES[len(patch)], **sizes)
 
 
-def trunk(
+def build_trunk(
     config: EncoderConfig,
     dtype: str = "float32",
     remat: str = "none",
     unroll: int = 1,
     gather: Callable | None = None,
-) -> layers.Trunk:
+) -> layers.TransformerTrunk:
     """The trunk of an encoder, as a part of the module in whose call this is called."""
     c = config
-    return layers.Trunk(
+    return layers.TransformerTrunk(
         depth=c.depth,
         heads=c.heads,
         mlp_ratio=c.mlp_ratio,
@@ -145,7 +147,7 @@ def trunk(
         dtype=dtype,
         remat=remat,
         unroll=unroll,
-        adapters=layers.Adapters(c.lora, c.lora_rank, c.lora_scale),
+        adapters=layers.LoraConfig(c.lora, c.lora_rank, c.lora_scale),
         gather=gather,
         name="trunk",
     )
@@ -164,7 +166,7 @@ class Stem(nn.Module):
         kernel = self.param("kernel", layers.xavier, (*c.patch, c.shape[-1], c.width))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if stride == c.patch:  # a reshape and a product: several times faster than a convolution
-            x = patches(c, x) @ kernel.reshape(-1, c.width)
+            x = extract_patches(c, x) @ kernel.reshape(-1, c.width)
         else:
             axes = "DHW"[-rank:]
             x = jax.lax.conv_general_dilated(
@@ -245,7 +247,7 @@ class Encoder(nn.Module):
             cls = jnp.broadcast_to(cls.astype(x.dtype), (len(x), 1, c.width))
             x = jnp.concatenate([cls, x], axis=1)  # [B, L, D]
         position = self.param("position", nn.initializers.normal(std), (c.tokens, c.width))
-        blocks = trunk(c, self.dtype, self.remat, self.unroll, self.gather)
+        blocks = build_trunk(c, self.dtype, self.remat, self.unroll, self.gather)
         x = blocks((x + position[None]).astype(self.dtype), train, rows)
         if c.vocab_size:  # the end-of-text token has the largest id
             x = jnp.take_along_axis(x, jnp.argmax(tokens, axis=-1)[:, None, None], axis=1)[:, 0]
@@ -253,13 +255,15 @@ class Encoder(nn.Module):
             x = x[:, 0]
         x = nn.LayerNorm(epsilon=c.norm_eps, dtype=self.dtype, name="norm")(x)
         if train and c.head_dropout:
-            keep = layers.keep_rows(self.make_rng("dropout"), rows, c.head_dropout, x.shape[1:])
+            keep = layers.row_dropout_mask(
+                self.make_rng("dropout"), rows, c.head_dropout, x.shape[1:]
+            )
             x = jnp.where(keep, x / (1 - c.head_dropout), 0)
         if c.mlp_head:
             hidden = nn.Dense(
                 c.width, dtype=self.dtype, kernel_init=layers.xavier, name="head_hidden"
             )
-            x = layers.gelu(hidden(x))
+            x = layers.exact_gelu(hidden(x))
         return nn.Dense(
             self.embed_dim,
             use_bias=False,

@@ -13,40 +13,40 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
-from imagebind_jax.models.attention import attention, rows_of_one_device
+from imagebind_jax.models.attention import is_per_device_trace, self_attention
 
 
 @jax.custom_jvp
-def gelu(x: jax.Array) -> jax.Array:
+def exact_gelu(x: jax.Array) -> jax.Array:
     """x times the normal distribution's share below x, exactly (not tanh's approximation).
 
     By erf, as PyTorch does: erfc, which keeps more digits of results near 0, takes so long that a
     TPU's compiler no longer computes it again within the products (`BENCHMARKS.md`).
     """
-    f = _wide(x)
-    return (f * _share(f)).astype(x.dtype)
+    f = _to_float32(x)
+    return (f * _normal_cdf(f)).astype(x.dtype)
 
 
-@gelu.defjvp
+@exact_gelu.defjvp
 def _gelu_gradient(at, along):  # JAX 0.12 cannot derive erf's under shard_map
     (x,), (dx,) = at, along
-    f, df = _wide(x), _wide(dx)
-    share = _share(f)
+    f, df = _to_float32(x), _to_float32(dx)
+    share = _normal_cdf(f)
     slope = share + f * jnp.exp(-0.5 * f * f) / math.sqrt(2 * math.pi)
     return (f * share).astype(x.dtype), (df * slope).astype(dx.dtype)
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def _to_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))  # one rounding, at the end
 
 
-def _share(x: jax.Array) -> jax.Array:
+def _normal_cdf(x: jax.Array) -> jax.Array:
     """The normal distribution's share below x."""
     return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": gelu,  # ImageBind, OpenCLIP
+    "gelu": exact_gelu,  # ImageBind, OpenCLIP
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's CLIP
 }
@@ -64,11 +64,11 @@ xavier = nn.initializers.xavier_uniform()
 kaiming = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's for nn.Linear
 
 # What an adapter may stand beside: a block's four products, or the whole of its attention.
-ADAPTABLE = ("qkv", "out", "fc1", "fc2", "attn")
+LORA_TARGETS = ("qkv", "out", "fc1", "fc2", "attn")
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapters:
+class LoraConfig:
     """Which parts of a block have a low-rank adapter, its rank, and the factor before it."""
 
     targets: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class Adapters:
         return y + self.scale * adapter(x.astype(y.dtype))
 
 
-def keep_rows(
+def row_dropout_mask(
     key: jax.Array, rows: Int[Array, "b"], rate: Float[Array, ""] | float, shape: tuple[int, ...]
 ) -> jax.Array:
     """[B, *shape] of booleans, false with probability `rate`.
@@ -98,13 +98,13 @@ def keep_rows(
     return jax.vmap(draw)(rows) >= rate
 
 
-def in_order(x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+def pin_row_major_layout(x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
     """x, which on a TPU lies in memory as it is indexed.
 
     Where a device's rows are a multiple of a tile's and the tokens are not, its compiler would
     rather have tokens first, and copy to and from what the attention takes.
     """
-    if not rows_of_one_device():
+    if not is_per_device_trace():
         return x
     layout = Layout(major_to_minor=(0, 1, 2))
     constrained = functools.partial(with_layout_constraint, layouts=layout)
@@ -137,14 +137,16 @@ class Attention(nn.Module):
     bias_kv: bool = False
     causal: bool = False
     dtype: str = "float32"
-    adapters: Adapters = Adapters()
-    attend: Callable = attention
+    adapters: LoraConfig = LoraConfig()
+    attend: Callable = self_attention
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         width = x.shape[-1]
         head = (self.heads, width // self.heads)
-        qkv, shift = Product((width,), (3, *head), self.dtype, name="qkv")(x)  # [B, L, 3 * H * K]
+        qkv, shift = SplitHeadsDense((width,), (3, *head), self.dtype, name="qkv")(
+            x
+        )  # [B, L, 3 * H * K]
         split = qkv.reshape(*x.shape[:-1], 3, *head)
         qkv = self.adapters("qkv", x, split).reshape(qkv.shape)
         qkv = checkpoint_name(qkv, "qkv")
@@ -156,12 +158,12 @@ class Attention(nn.Module):
         # The bias is added there, where a TPU has its gradient for nothing.
         y = self.attend(qkv, *bias, shift=shift, heads=self.heads, causal=self.causal)  # [B, L, D]
         y = checkpoint_name(y, "attention")
-        out, shift = Product(head, (width,), self.dtype, name="out")(y)
+        out, shift = SplitHeadsDense(head, (width,), self.dtype, name="out")(y)
         out = checkpoint_name(out + shift[None, None], "out")
         return self.adapters("out", y.reshape(*x.shape[:-1], *head), out, axes=2)
 
 
-class Product(nn.Module):
+class SplitHeadsDense(nn.Module):
     """nn.DenseGeneral from and to several axes side by side: (product of plain matrices, bias).
 
     A TPU lays out [heads, width of a head] in tiles padded to [8, 128]; side by side, heads need
@@ -188,7 +190,7 @@ class MlpBlock(nn.Module):
     ratio: float = 4.0
     activation: str = "gelu"
     dtype: str = "float32"
-    adapters: Adapters = Adapters()
+    adapters: LoraConfig = LoraConfig()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
@@ -196,7 +198,7 @@ class MlpBlock(nn.Module):
         hidden = self.adapters("fc1", x, dense(round(self.ratio * x.shape[-1]), name="fc1")(x))
         # Kept for the backward pass is its input alone, and not what its derivative is made of.
         activation = jax.checkpoint(ACTIVATIONS[self.activation], prevent_cse=False)
-        hidden = activation(checkpoint_name(in_order(hidden), "fc1"))
+        hidden = activation(checkpoint_name(pin_row_major_layout(hidden), "fc1"))
         return self.adapters("fc2", hidden, dense(x.shape[-1], name="fc2")(hidden))
 
 
@@ -211,7 +213,7 @@ class Block(nn.Module):
     drop_path: bool = False
     norm_eps: float = 1e-6
     dtype: str = "float32"
-    adapters: Adapters = Adapters()
+    adapters: LoraConfig = LoraConfig()
 
     @nn.compact
     def __call__(
@@ -222,20 +224,22 @@ class Block(nn.Module):
             self.heads, self.bias_kv, self.causal, self.dtype, self.adapters, name="attn"
         )
         mlp = MlpBlock(self.mlp_ratio, self.activation, self.dtype, self.adapters, name="mlp")
-        x = in_order(x)
+        x = pin_row_major_layout(x)
         y = norm(name="norm_1")(x)
-        x = in_order(x + self._drop_path(self.adapters("attn", y, attention(y)), rate, rows))
+        x = pin_row_major_layout(
+            x + self._drop_path(self.adapters("attn", y, attention(y)), rate, rows)
+        )
         x = x + self._drop_path(mlp(norm(name="norm_2")(x)), rate, rows)
         return x, None  # the pair that a scan's body returns
 
     def _drop_path(self, branch, rate, rows):
         if not self.drop_path:
             return branch
-        keep = keep_rows(self.make_rng("dropout"), rows, rate, (1, 1))
+        keep = row_dropout_mask(self.make_rng("dropout"), rows, rate, (1, 1))
         return jnp.where(keep, branch / (1 - rate).astype(branch.dtype), 0)
 
 
-class Trunk(nn.Module):
+class TransformerTrunk(nn.Module):
     """`depth` blocks as one scan over stacked parameters; drop-path ramps linearly to `drop_path`.
 
     `gather` makes one layer's parameters whole where devices hold parts of them (`sharding`), from
@@ -254,7 +258,7 @@ class Trunk(nn.Module):
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
-    adapters: Adapters = Adapters()
+    adapters: LoraConfig = LoraConfig()
     gather: Callable | None = None
 
     @nn.compact

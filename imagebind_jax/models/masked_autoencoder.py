@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.models import layers
-from imagebind_jax.models.encoder import EncoderConfig, Stem, patches, trunk
+from imagebind_jax.models.encoder import EncoderConfig, Stem, build_trunk, extract_patches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class MaskedConfig:
         return self.patches - round(self.mask * self.patches)
 
 
-class Tokens(nn.Module):
+class UnpooledEncoder(nn.Module):
     """An encoder without its head: all tokens after trunk and norm, cls first.
 
     Its parameters have the names that `Encoder` gives them, so that they can be used in one.
@@ -90,7 +90,7 @@ class Tokens(nn.Module):
             x = jnp.take_along_axis(x, visible[:, :, None], axis=1)  # [B, V, D]
         first = jnp.broadcast_to(cls.astype(x.dtype) + position[0], (len(x), 1, c.width))
         x = jnp.concatenate([first, x], axis=1)
-        x = trunk(c, self.dtype)(x.astype(self.dtype), train)
+        x = build_trunk(c, self.dtype)(x.astype(self.dtype), train)
         return nn.LayerNorm(epsilon=c.norm_eps, dtype=self.dtype, name="norm")(x)
 
 
@@ -111,9 +111,9 @@ class Decoder(nn.Module):
         tokens = jnp.take_along_axis(tokens, jnp.argsort(order, axis=-1)[:, :, None], axis=1)
         x = jnp.concatenate([x[:, :1], tokens], axis=1)
         position = self.param("position", small, (c.patches + 1, width))
-        x = layers.Trunk(depth=c.decoder_depth, heads=c.decoder_heads, dtype=c.dtype, name="trunk")(
-            (x + position[None]).astype(c.dtype)
-        )
+        x = layers.TransformerTrunk(
+            depth=c.decoder_depth, heads=c.decoder_heads, dtype=c.dtype, name="trunk"
+        )((x + position[None]).astype(c.dtype))
         x = nn.LayerNorm(epsilon=c.encoder.norm_eps, dtype=c.dtype, name="norm")(x)
         elements = math.prod(c.encoder.patch) * c.encoder.shape[-1]
         pixels = nn.Dense(elements, dtype=c.dtype, kernel_init=layers.xavier, name="pixels")
@@ -130,7 +130,7 @@ class MaskedAutoencoder(nn.Module):
         self, x: Float[Array, "b *shape"], order: Int[Array, "b l"]
     ) -> Float[Array, "b l n"]:
         c = self.config
-        tokens = Tokens(c.encoder, c.dtype, name="encoder")(x, order[:, : c.visible])
+        tokens = UnpooledEncoder(c.encoder, c.dtype, name="encoder")(x, order[:, : c.visible])
         return Decoder(c, name="decoder")(tokens, order)
 
 
@@ -139,7 +139,7 @@ def random_order(key: Array, samples: int, patches: int) -> Int[Array, "samples 
     return jnp.argsort(jax.random.uniform(key, (samples, patches)), axis=-1)
 
 
-def error(
+def reconstruction_loss(
     config: MaskedConfig,
     prediction: Float[Array, "b l n"],
     x: Float[Array, "b *shape"],
@@ -149,7 +149,7 @@ def error(
 
     A patch less its mean, by its standard deviation: MAE's better targets, and AudioMAE's.
     """
-    wanted = patches(config.encoder, x).astype(jnp.float32)
+    wanted = extract_patches(config.encoder, x).astype(jnp.float32)
     wanted = wanted - wanted.mean(axis=-1, keepdims=True)
     wanted = wanted * jax.lax.rsqrt(jnp.square(wanted).mean(axis=-1, keepdims=True) + 1e-6)
     hidden = order[:, config.visible :, None]

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.models import layers
-from imagebind_jax.models.attention import attention
-from imagebind_jax.models.encoder import EncoderConfig, Stem, trunk
+from imagebind_jax.models.attention import self_attention
+from imagebind_jax.models.encoder import EncoderConfig, Stem, build_trunk
 from imagebind_jax.models.imagebind import ImageBind
 
-HOW = ("gaze", "value", "alike", "tokens")
+METHODS = ("gaze", "value", "alike", "tokens")
 
 
 def patch_embeddings(
@@ -52,8 +52,8 @@ def patch_embeddings(
     c = model.config.encoders[modality]
     if len(c.patch) < 2:
         raise UserError(f"{modality} has no grid of patches: of vision, depth, thermal or audio")
-    if how not in HOW or reach < 0:
-        raise UserError(f"how={how!r}, reach={reach}: one of {', '.join(HOW)}, and at least 0")
+    if how not in METHODS or reach < 0:
+        raise UserError(f"how={how!r}, reach={reach}: one of {', '.join(METHODS)}, and at least 0")
     given = x.shape
     if len(c.shape) == 4 and x.ndim == 5 and x.shape[1] == 1:
         x = jnp.repeat(x, c.shape[0], axis=1)  # an image is a video of one frame repeated
@@ -70,14 +70,14 @@ def _dense(c, dtype, how, reach, tower, x):
     x = _before_last(c, dtype, tower, x)
     last = jax.tree.map(lambda leaf: leaf[-1], tower["trunk"]["blocks"])
     near = _near(c, reach) if how == "gaze" else None
-    x = LastBlock(c, dtype, _ATTEND[how], near).apply({"params": last}, x)
+    x = PatchBlock(c, dtype, _ATTEND[how], near).apply({"params": last}, x)
     z = _head(c, dtype, tower, x)
     grid = [(n - p) // s + 1 for n, p, s in zip(c.shape, c.patch, c.stride or c.patch)]
     z = einops.reduce(z, "b (t h w) e -> b h w e", "mean", h=grid[-2], w=grid[-1])
     return z * jax.lax.rsqrt(jnp.sum(z * z, axis=-1, keepdims=True) + 1e-12)
 
 
-class LastBlock(nn.Module):
+class PatchBlock(nn.Module):
     """`layers.Block` with the same parameters, for patches and not for all tokens.
 
     near: for each patch, the mean of what it and those around it give to the cls token; None: each
@@ -93,7 +93,7 @@ class LastBlock(nn.Module):
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b p d"]:
         c, near = self.config, self.near
         norm = functools.partial(nn.LayerNorm, epsilon=c.norm_eps, dtype=self.dtype)
-        adapters = layers.Adapters(c.lora, c.lora_rank, c.lora_scale)
+        adapters = layers.LoraConfig(c.lora, c.lora_rank, c.lora_scale)
         attention = layers.Attention(
             c.heads, c.bias_kv, False, self.dtype, adapters, self.attend, name="attn"
         )
@@ -112,7 +112,7 @@ def _before_last(c: EncoderConfig, dtype, tower, x):
     x = (x + tower["position"][None]).astype(dtype)
     if c.depth > 1:
         first = jax.tree.map(lambda leaf: leaf[:-1], tower["trunk"]["blocks"])
-        blocks = trunk(dataclasses.replace(c, depth=c.depth - 1), dtype)
+        blocks = build_trunk(dataclasses.replace(c, depth=c.depth - 1), dtype)
         return blocks.apply({"params": {**tower["trunk"], "blocks": first}}, x)
     if c.pre_norm:
         norm = nn.LayerNorm(epsilon=c.norm_eps, dtype=dtype)
@@ -124,7 +124,7 @@ def _head(c: EncoderConfig, dtype, tower, x):
     x = nn.LayerNorm(epsilon=c.norm_eps, dtype=dtype).apply({"params": tower["norm"]}, x)
     if c.mlp_head:
         hidden = nn.Dense(c.width, dtype=dtype)
-        x = layers.gelu(hidden.apply({"params": tower["head_hidden"]}, x))
+        x = layers.exact_gelu(hidden.apply({"params": tower["head_hidden"]}, x))
     z = x @ tower["head"]["kernel"].astype(x.dtype)
     return z.astype(jnp.promote_types(z.dtype, jnp.float32))
 
@@ -165,5 +165,5 @@ _ATTEND: dict[str, Callable] = {
     "gaze": _own_value,
     "value": _own_value,
     "alike": _alike,
-    "tokens": attention,
+    "tokens": self_attention,
 }

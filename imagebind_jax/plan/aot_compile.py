@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec as P
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError, first_line
-from imagebind_jax.inputs.pipeline.batches import Pair
-from imagebind_jax.inputs.pipeline.precomputed import ANCHOR
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
+from imagebind_jax.inputs.pipeline.precomputed import PRECOMPUTED_PREFIX
 from imagebind_jax.plan import tpu_topologies
 from imagebind_jax.training import step as training_step
 
@@ -32,7 +32,7 @@ _ALONE = {
 }
 
 
-class DoesNotFit(UserError):
+class OutOfMemoryError(UserError):
     """The compiler found no place in the device's memory for a program; `wanted` and `there`: bytes."""
 
     def __init__(self, message: str, wanted: float, there: float):
@@ -41,7 +41,7 @@ class DoesNotFit(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Compiled:
+class CompiledStep:
     """One pair's step: the compiler's text, bytes on each device by kind, seconds it took."""
 
     text: str
@@ -49,9 +49,9 @@ class Compiled:
     seconds: float
 
 
-def devices(topology: str) -> list[Any]:
+def topology_devices(topology: str) -> list[Any]:
     """The devices of a slice that is not there. Raises UserError where it cannot be planned for."""
-    tpu_topologies.chip(topology)
+    tpu_topologies.chip_of_slice(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "plan needs the TPU compiler, though no TPU: pip install -e '.[tpu]' (or libtpu alone)"
@@ -68,7 +68,7 @@ def devices(topology: str) -> list[Any]:
     return list(found.devices)
 
 
-def check(config: TrainConfig, count: int) -> None:
+def check_plannable(config: TrainConfig, count: int) -> None:
     """Raises UserError where the config cannot be run on so many devices."""
     if config.parallel != "sharded":
         raise UserError(f"parallel {config.parallel!r} is for one host: plan --parallel sharded")
@@ -81,20 +81,20 @@ def check(config: TrainConfig, count: int) -> None:
         )
 
 
-def compile_step(config: TrainConfig, pair: Pair, devices: list[Any]) -> Compiled:
+def compile_step(config: TrainConfig, pair: ModalityPair, devices: list[Any]) -> CompiledStep:
     """Compiles what `train` would run for a pair. Raises DoesNotFit, UserError.
 
     Nothing is opened or made: shapes of inputs are the encoders', those of the state are traced.
     """
-    check(config, len(devices))
-    place = sharding.Sharded(config.fsdp, devices)
+    check_plannable(config, len(devices))
+    place = sharding.ShardedStrategy(config.fsdp, devices)
     state = jax.eval_shape(functools.partial(training_step.create_state, config))
     state = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         state,
         place.state_shardings(state),
     )
-    batch = _batch(config, pair, NamedSharding(place.mesh, P(sharding.BATCH)))
+    batch = _batch(config, pair, NamedSharding(place.mesh, P(sharding.BATCH_AXES)))
     step: Any = place.compile(functools.partial(training_step.train_step, config=config), state)
     begun = time.monotonic()
     try:
@@ -103,7 +103,7 @@ def compile_step(config: TrainConfig, pair: Pair, devices: list[Any]) -> Compile
         raise _not_compiled(error, config, len(devices)) from error
     seconds = time.monotonic() - begun
     found = compiled.memory_analysis()
-    return Compiled(
+    return CompiledStep(
         text=compiled.as_text(),
         memory={
             "parameters": _bytes(state.params),
@@ -118,7 +118,9 @@ def compile_step(config: TrainConfig, pair: Pair, devices: list[Any]) -> Compile
     )
 
 
-def _batch(config: TrainConfig, pair: Pair, rows: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch(
+    config: TrainConfig, pair: ModalityPair, rows: NamedSharding
+) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a global batch of a pair."""
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
     for modality in pair.encoded:
@@ -126,7 +128,7 @@ def _batch(config: TrainConfig, pair: Pair, rows: NamedSharding) -> dict[str, ja
         dtype = jnp.int32 if encoder.vocab_size else jnp.float32
         shapes[modality] = (encoder.shape, dtype)
     for modality in set(pair.modalities) - set(pair.encoded):
-        shapes[f"{ANCHOR}{modality}"] = ((config.model.embed_dim,), jnp.float32)
+        shapes[f"{PRECOMPUTED_PREFIX}{modality}"] = ((config.model.embed_dim,), jnp.float32)
     shapes["weight"] = ((), jnp.float32)
     return {
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=rows)
@@ -160,15 +162,15 @@ def _not_compiled(error: Exception, config: TrainConfig, count: int) -> Exceptio
         return error
     wanted = float(found[1]) * _UNITS[found[2]]
     there = float(found[3]) * _UNITS[found[4]]
-    return DoesNotFit(
+    return OutOfMemoryError(
         f"does not fit: {wanted / 1e9:.1f} GB of a device's {there / 1e9:.1f} GB are needed; "
-        f"{remedy(config, count)}",
+        f"{memory_advice(config, count)}",
         wanted,
         there,
     )
 
 
-def remedy(config: TrainConfig, count: int) -> str:
+def memory_advice(config: TrainConfig, count: int) -> str:
     """What to change for a smaller program, the cheapest first."""
     rows = config.batch_size // count
     ways = []

@@ -16,7 +16,7 @@ from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.training import step as training_step
 
 
-def forward(config: EncoderConfig, embed_dim: int) -> int:
+def forward_flops(config: EncoderConfig, embed_dim: int) -> int:
     """Of one input through an encoder."""
     length, width = config.tokens, config.width
     hidden = round(config.mlp_ratio * width)
@@ -36,10 +36,10 @@ def forward(config: EncoderConfig, embed_dim: int) -> int:
     return 2 * (config.depth * (products + attention + adapters) + stem + head)
 
 
-def trained_shares(config: TrainConfig) -> dict[str, float]:
+def trainable_fraction(config: TrainConfig) -> dict[str, float]:
     """{modality: which share of the encoder's parameters is trained}."""
     params = jax.eval_shape(functools.partial(training_step.create_state, config)).params
-    trained, _ = optimizer.split(params, config.optimizer)
+    trained, _ = optimizer.split_frozen(params, config.optimizer)
 
     def size(tree) -> int:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
@@ -49,7 +49,9 @@ def trained_shares(config: TrainConfig) -> dict[str, float]:
     }
 
 
-def step(config: TrainConfig, modalities: tuple[str, ...], shares: dict[str, float]) -> int:
+def train_step_flops(
+    config: TrainConfig, modalities: tuple[str, ...], shares: dict[str, float]
+) -> int:
     """Of one training step on a global batch of a pair.
 
     A frozen encoder is run forwards. A trained one costs that three times over: forwards, the
@@ -61,6 +63,8 @@ def step(config: TrainConfig, modalities: tuple[str, ...], shares: dict[str, flo
     for modality in modalities:
         share = shares[modality]
         passes = 2 + share if share else 1
-        total += passes * rows * forward(config.model.encoders[modality], config.model.embed_dim)
+        total += (
+            passes * rows * forward_flops(config.model.encoders[modality], config.model.embed_dim)
+        )
     gradients = sum(shares[modality] > 0 for modality in modalities)
     return round(total + (1 + gradients) * 2 * rows * rows * config.model.embed_dim)

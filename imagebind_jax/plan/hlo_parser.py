@@ -35,7 +35,7 @@ class Instruction:
 Computation = dict[str, Instruction]
 
 
-def parse(text: str) -> tuple[dict[str, Computation], str]:
+def parse_hlo(text: str) -> tuple[dict[str, Computation], str]:
     """({name: computation}, name of the entry)."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
@@ -83,7 +83,7 @@ def _closing(text: str, depth: int = 0) -> int:
 # ---- sizes
 
 
-def sizes(shape: str, *, padded: bool = False, only_hbm: bool = False) -> int:
+def shape_bytes(shape: str, *, padded: bool = False, only_hbm: bool = False) -> int:
     """Bytes of a shape, or of all arrays of a tuple.
 
     padded: as it lies in memory, in tiles of 8 x 128. only_hbm: what lies in main memory, and so

@@ -11,7 +11,7 @@ import re
 
 from imagebind_jax.plan import hlo_parser
 from imagebind_jax.plan.hlo_parser import Computation, Instruction
-from imagebind_jax.plan.hlo_traffic import traffic
+from imagebind_jax.plan.hlo_traffic import hbm_bytes
 
 COLLECTIVES = (
     "all-gather",
@@ -78,9 +78,9 @@ class Schedule:
         return sum(each.cycles for each in self.operations)
 
 
-def read(text: str) -> Schedule:
+def read_schedule(text: str) -> Schedule:
     """What runs, how often, of a compiled program's `as_text()`."""
-    computations, entry = hlo_parser.parse(text)
+    computations, entry = hlo_parser.parse_hlo(text)
     partitions = re.search(r"num_partitions=(\d+)", text[: text.index("\n")])
     return _Reader(computations, int(partitions[1]) if partitions else 1).read(entry)
 
@@ -99,7 +99,7 @@ class _Reader:
         computation = self.computations[name]
         for each in computation.values():
             if each.op == "while":
-                times = turns(self.computations, computation, each)
+                times = trip_count(self.computations, computation, each)
                 self.unclear += not times
                 self._visit(each.called("body"), runs * (times or 1))
             elif each.op in ("call", "conditional"):
@@ -122,7 +122,7 @@ class _Reader:
         if cycles := re.search(r'"estimated_cycles":"(\d+)"', each.rest):
             operation = Operation(int(cycles[1]) * runs, runs, each.op, each.shape, each.source)
             self.found.operations.append(operation)
-        self.traffic += float(runs) * traffic(self.computations, computation, each)
+        self.traffic += float(runs) * hbm_bytes(self.computations, computation, each)
         kind = each.op.removesuffix("-start")
         if kind in COLLECTIVES:
             self._exchange(computation, each, kind, runs, hidden=kind != each.op)
@@ -160,7 +160,7 @@ class _Reader:
         operands = [computation[name].shape for name in each.operands if name in computation]
         if kind == "collective-permute":
             operands = operands[:1]  # others say where to put it
-        held, n = sum(map(hlo_parser.sizes, operands)), self._group(each)
+        held, n = sum(map(hlo_parser.shape_bytes, operands)), self._group(each)
         share = (n - 1) / n
         sent = {"all-gather": n - 1, "all-reduce": 2 * share, "collective-permute": 1.0}.get(
             kind, share
@@ -186,7 +186,7 @@ def _kernel(computation: Computation, each: Instruction, runs: int) -> Kernel:
     found = re.search(r'"cost_estimate":(\{[^}]*\})', each.rest)
     cost = {name: float(n) for name, n in json.loads(found[1]).items()} if found else {}
     shapes = [each.shape, *(computation[name].shape for name in each.operands)]
-    moved = cost.get("bytes_accessed") or sum(map(hlo_parser.sizes, shapes))
+    moved = cost.get("bytes_accessed") or sum(map(hlo_parser.shape_bytes, shapes))
     work = cost.get("flops", 0.0), float(moved), cost.get("transcendentals", 0.0)
     return Kernel(each.source or each.name, runs, *work, stated=bool(cost))
 
@@ -194,7 +194,7 @@ def _kernel(computation: Computation, each: Instruction, runs: int) -> Kernel:
 # ---- how often
 
 
-def turns(computations: dict[str, Computation], around: Computation, loop: Instruction) -> int:
+def trip_count(computations: dict[str, Computation], around: Computation, loop: Instruction) -> int:
     """How often the body of a while loop runs; 0 where its condition does not say it.
 
     Understood is a counter, an element of the loop's tuple, that is compared with a constant.
@@ -211,7 +211,7 @@ def turns(computations: dict[str, Computation], around: Computation, loop: Instr
     index = _index(counters[0])
     last = limits[0] + ("direction=LE" in compared[0].rest)
     step = _step(computations[loop.called("body")], index)
-    return max(0, -(-(last - _begin(around, loop, index)) // step))
+    return max(0, -(-(last - _initial_counter(around, loop, index)) // step))
 
 
 def _integer(each: Instruction) -> int | None:
@@ -226,7 +226,7 @@ def _index(element: Instruction) -> int:
     return int(found[1]) if found else 0
 
 
-def _begin(around: Computation, loop: Instruction, index: int) -> int:
+def _initial_counter(around: Computation, loop: Instruction, index: int) -> int:
     """The counter's value before the loop: 0, unless it is given as another constant."""
     start = around.get(loop.operands[0])
     if start is None or start.op != "tuple":

@@ -10,7 +10,7 @@ _FREE = {
 }  # fmt: skip
 
 
-def traffic(
+def hbm_bytes(
     computations: dict[str, Computation], computation: Computation, each: Instruction
 ) -> int:
     """Bytes that one run of an instruction reads from and writes to the device's main memory.
@@ -38,8 +38,12 @@ def traffic(
 def _memory(shape: str, like: str | None = None) -> int:
     """Bytes of a shape in main memory; with `like`, of all of it if that one lies there."""
     if like is None:
-        return hlo_parser.sizes(shape, padded=True, only_hbm=True)
-    return hlo_parser.sizes(shape, padded=True) if hlo_parser.sizes(like, only_hbm=True) else 0
+        return hlo_parser.shape_bytes(shape, padded=True, only_hbm=True)
+    return (
+        hlo_parser.shape_bytes(shape, padded=True)
+        if hlo_parser.shape_bytes(like, only_hbm=True)
+        else 0
+    )
 
 
 def _read(fused: Computation, index: int, shape: str) -> int:
@@ -56,7 +60,7 @@ def _read(fused: Computation, index: int, shape: str) -> int:
             continue  # updated where it lies
         if use.op not in ("dynamic-slice", "slice", "gather") or use.operands[0] != parameter.name:
             return whole
-        part += hlo_parser.sizes(use.shape, padded=True)
+        part += hlo_parser.shape_bytes(use.shape, padded=True)
     return min(part, whole)
 
 
@@ -73,7 +77,7 @@ def _written(fused: Computation, shape: str) -> int:
         while end.op == "bitcast" and end.operands[0] in fused:
             end = fused[end.operands[0]]
         if end.op == "dynamic-update-slice" and whole:
-            whole += hlo_parser.sizes(fused[end.operands[1]].shape, padded=True) - hlo_parser.sizes(
-                end.shape, padded=True
-            )
+            whole += hlo_parser.shape_bytes(
+                fused[end.operands[1]].shape, padded=True
+            ) - hlo_parser.shape_bytes(end.shape, padded=True)
     return max(whole, 0)

@@ -10,11 +10,13 @@ from typing import Any
 from imagebind_jax.plan import hlo_schedule
 from imagebind_jax.plan.tpu_topologies import Chip
 
-SPARE = 0.2  # of a device's memory: what a plan leaves to what the compiler does not know of
+MEMORY_HEADROOM = (
+    0.2  # of a device's memory: what a plan leaves to what the compiler does not know of
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class StepEstimate:
     """Of one step on one device; seconds, bytes, operations.
 
     computing: the compiler's cycles. kernels: of our own kernels, of which it knows none; what the
@@ -47,7 +49,7 @@ class Estimate:
         return max(self.limits, key=lambda name: self.limits[name])
 
 
-def estimate(found: hlo_schedule.Schedule, chip: Chip, flops: float) -> Estimate:
+def estimate_step(found: hlo_schedule.Schedule, chip: Chip, flops: float) -> StepEstimate:
     """`flops`: of the model, a device's share of a step."""
     kernels = sum(_kernel(each, chip) * each.runs for each in found.kernels)
     sent = {hidden: 0.0 for hidden in (False, True)}
@@ -58,7 +60,7 @@ def estimate(found: hlo_schedule.Schedule, chip: Chip, flops: float) -> Estimate
         sent[each.hidden] += each.runs * each.sent
         kinds[each.kind]["runs"] += each.runs
         kinds[each.kind]["bytes"] += each.runs * each.sent
-    made = Estimate(
+    made = StepEstimate(
         flops=flops,
         computing=found.cycles / chip.clock,
         kernels=kernels,
@@ -89,18 +91,18 @@ def _slowest(found: hlo_schedule.Schedule, chip: Chip, count: int = 8) -> list[d
         lambda: {"seconds": 0.0, "runs": 0.0}
     )
     for operation in found.operations:
-        row = rows[_place(operation.source) or operation.op]
+        row = rows[_source_name(operation.source) or operation.op]
         row["seconds"] += operation.cycles / chip.clock
         row["runs"] += operation.runs
     for kernel in found.kernels:
-        row = rows[_place(kernel.name)]
+        row = rows[_source_name(kernel.name)]
         row["seconds"] += _kernel(kernel, chip) * kernel.runs
         row["runs"] += kernel.runs
     ordered = sorted(rows.items(), key=lambda item: -item[1]["seconds"])
     return [{"of": name, **row} for name, row in ordered[:count]]
 
 
-def _place(source: str) -> str:
+def _source_name(source: str) -> str:
     """JAX's name of a line, without what it stands in: jit, shard_map, loops, remat."""
     noise = {
         "while",

@@ -12,7 +12,7 @@ from imagebind_jax.plan import sweep as sweeping
 from imagebind_jax.storage import atomic
 
 
-def run(
+def run_plan(
     config: TrainConfig,
     topology: str | None,
     *,
@@ -31,13 +31,13 @@ def run(
         raise UserError(f"plan needs --topology, e.g. v5e:16x16; there are {names}")
     if json_file is not None:
         atomic.check_writable(pathlib.Path(json_file).resolve().parent, "choose another --json")
-    devices = aot_compile.devices(topology)
-    aot_compile.check(config, len(devices))
+    devices = aot_compile.topology_devices(topology)
+    aot_compile.check_plannable(config, len(devices))
     if sweep is not None:
         plan = sweeping.sweep(config, topology, devices, sweep, say)
     else:
-        plan = step_estimate.of_config(config, topology, devices)
-        say("\n".join(table.lines(plan)))
+        plan = step_estimate.plan_config(config, topology, devices)
+        say("\n".join(table.format_plan(plan)))
     if json_file is not None:
-        atomic.replace_text(pathlib.Path(json_file), json.dumps(plan, indent=1))
+        atomic.write_text_atomic(pathlib.Path(json_file), json.dumps(plan, indent=1))
     return plan

@@ -4,21 +4,21 @@ import dataclasses
 from typing import Any
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.plan import aot_compile, flops, hlo_schedule, table, tpu_topologies
-from imagebind_jax.plan.roofline import estimate
+from imagebind_jax.plan.roofline import estimate_step
 from imagebind_jax.runtime.progress import Progress
 
 
-def of_config(config: TrainConfig, topology: str, devices: list[Any]) -> table.Numbers:
+def plan_config(config: TrainConfig, topology: str, devices: list[Any]) -> table.Numbers:
     """The numbers of every pair of a config, and of the mean of its steps. Raises UserError."""
-    chip = tpu_topologies.chip(topology)
+    chip = tpu_topologies.chip_of_slice(topology)
     by_name = {pair.name: pair for pair in config.pairs}  # of several sources, one step
     pairs: dict[str, table.Numbers] = {}
     with Progress("plan", len(by_name), every=10.0) as progress:
         for name, pair in by_name.items():
             progress.say(f"compiling the step of {name}")
-            pairs[name] = of_pair(config, pair, topology, devices)
+            pairs[name] = plan_pair(config, pair, topology, devices)
             progress.update(len(pairs))
     weights = dict.fromkeys(by_name, 0.0)
     for pair in config.pairs:
@@ -28,23 +28,25 @@ def of_config(config: TrainConfig, topology: str, devices: list[Any]) -> table.N
         "devices": len(devices),
         "chip": dataclasses.asdict(chip),
         "batch_size": config.batch_size,
-        "settings": settings(config),
+        "settings": swept_settings(config),
         "pairs": pairs,
-        "run": table.whole(pairs, weights, chip, config.batch_size, len(devices)),
-        "remedy": aot_compile.remedy(config, len(devices)),
+        "run": table.run_report(pairs, weights, chip, config.batch_size, len(devices)),
+        "remedy": aot_compile.memory_advice(config, len(devices)),
     }
 
 
-def of_pair(config: TrainConfig, pair: Pair, topology: str, devices: list[Any]) -> table.Numbers:
+def plan_pair(
+    config: TrainConfig, pair: ModalityPair, topology: str, devices: list[Any]
+) -> table.Numbers:
     """The numbers of one pair's step. Raises UserError, DoesNotFit among them."""
-    chip = tpu_topologies.chip(topology)
+    chip = tpu_topologies.chip_of_slice(topology)
     compiled = aot_compile.compile_step(config, pair, devices)
-    needed = flops.step(config, pair.encoded, flops.trained_shares(config))
-    found = estimate(hlo_schedule.read(compiled.text), chip, needed / len(devices))
-    return table.of_pair(compiled, found, chip)
+    needed = flops.train_step_flops(config, pair.encoded, flops.trainable_fraction(config))
+    found = estimate_step(hlo_schedule.read_schedule(compiled.text), chip, needed / len(devices))
+    return table.pair_report(compiled, found, chip)
 
 
-def settings(config: TrainConfig) -> dict[str, Any]:
+def swept_settings(config: TrainConfig) -> dict[str, Any]:
     """The fields that decide how fast a step is, and that a sweep may change."""
     return {
         "batch_size": config.batch_size,

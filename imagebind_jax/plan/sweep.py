@@ -7,7 +7,7 @@ from typing import Any
 
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.losses import contrastive
 from imagebind_jax.models.layers import REMAT_POLICIES
 from imagebind_jax.plan import aot_compile, flops, step_estimate
@@ -16,21 +16,21 @@ from imagebind_jax.plan import table as report
 FIELDS = ("micro_batches", "model.remat", "fsdp", "loss", "batch_size")
 
 
-def values(config: TrainConfig, field: str, count: int) -> list[Any]:
+def candidate_values(config: TrainConfig, field: str, count: int) -> list[Any]:
     """What is worth trying for a field on `count` devices, besides what the config has."""
-    rows, now = config.batch_size // count, step_estimate.settings(config)[field]
+    rows, now = config.batch_size // count, step_estimate.swept_settings(config)[field]
     tried: dict[str, list[Any]] = {
         "batch_size": [config.batch_size // 2, config.batch_size * 2],
         "micro_batches": [n for n in (1, 2, 4, 8, 16) if rows % n == 0],
         "model.remat": ["none", *REMAT_POLICIES],
         "fsdp": [n for n in (1, 4, 16, count) if count % n == 0],
-        "loss": [*contrastive.FORMS],
+        "loss": [*contrastive.LOSS_IMPLEMENTATIONS],
     }
     same = {now, count if now is None and field == "fsdp" else now}
     return [value for value in dict.fromkeys(tried[field]) if value not in same]
 
 
-def changed(config: TrainConfig, field: str, value: Any) -> TrainConfig:
+def replace_field(config: TrainConfig, field: str, value: Any) -> TrainConfig:
     """The config with one of `FIELDS` set. Raises UserError."""
     of_model = field.removeprefix("model.")
     if of_model != field:
@@ -54,20 +54,20 @@ def sweep(
     """
     if unknown := set(fields) - set(FIELDS):
         raise UserError(f"--sweep {sorted(unknown)[0]}: not one of {', '.join(FIELDS)}")
-    shares = flops.trained_shares(config)
-    pair = max(config.pairs, key=lambda each: flops.step(config, each.encoded, shares))
+    shares = flops.trainable_fraction(config)
+    pair = max(config.pairs, key=lambda each: flops.train_step_flops(config, each.encoded, shares))
     fields = [field for field in FIELDS if field in (fields or FIELDS)]
-    about = 1 + sum(len(values(config, field, len(devices))) for field in fields)
+    about = 1 + sum(len(candidate_values(config, field, len(devices))) for field in fields)
     say(f"{pair.name} on {topology}, about {about} programs to compile; times are estimates")
     begun, trials = time.monotonic(), [_tried(config, pair, topology, devices)]
     say(_line(trials[0], 1, about, begun))
     best = trials[0]
     for field in fields:
         around = config
-        for value in values(around, field, len(devices)):
+        for value in candidate_values(around, field, len(devices)):
             try:
-                other = changed(around, field, value)
-                aot_compile.check(other, len(devices))
+                other = replace_field(around, field, value)
+                aot_compile.check_plannable(other, len(devices))
             except UserError:
                 continue  # of a batch that cannot be split so
             trial = _tried(other, pair, topology, devices)
@@ -76,18 +76,20 @@ def sweep(
             if trial["usable"] and (not best["usable"] or trial["rate"] > best["rate"]):
                 best, config = trial, other
     say("")
-    say("\n".join(table(trials, best)))
+    say("\n".join(format_trials(trials, best)))
     return {"topology": topology, "pair": pair.name, "trials": trials, "best": best}
 
 
-def _tried(config: TrainConfig, pair: Pair, topology: str, devices: list[Any]) -> dict[str, Any]:
+def _tried(
+    config: TrainConfig, pair: ModalityPair, topology: str, devices: list[Any]
+) -> dict[str, Any]:
     trial: dict[str, Any] = {
-        "settings": step_estimate.settings(config),
+        "settings": step_estimate.swept_settings(config),
         "usable": False,
         "rate": 0.0,
     }
     try:
-        found = step_estimate.of_pair(config, pair, topology, devices)
+        found = step_estimate.plan_pair(config, pair, topology, devices)
     except UserError as error:
         return trial | {"error": str(error)}
     return trial | {
@@ -116,7 +118,7 @@ def _result(trial: dict[str, Any]) -> str:
     )
 
 
-def table(trials: Sequence[dict[str, Any]], best: dict[str, Any]) -> list[str]:
+def format_trials(trials: Sequence[dict[str, Any]], best: dict[str, Any]) -> list[str]:
     """All trials, the fastest first; those that do not fit last."""
     ordered = sorted(trials, key=lambda trial: (not trial["usable"], -trial["rate"]))
     cells = [[*trials[0]["settings"], "samples/s", "MFU", "GB", "fits"]]
@@ -131,5 +133,5 @@ def table(trials: Sequence[dict[str, Any]], best: dict[str, Any]) -> list[str]:
             said += ["–", "–", "–", "no"]
         cells.append(said)
     if not best["usable"]:
-        return [*report.aligned(cells), "nothing that was tried fits with room to spare"]
-    return [*report.aligned(cells), f"fastest that fits: {_settings(best)}"]
+        return [*report.align_columns(cells), "nothing that was tried fits with room to spare"]
+    return [*report.align_columns(cells), f"fastest that fits: {_settings(best)}"]

@@ -4,21 +4,21 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagebind_jax.plan.aot_compile import Compiled
-from imagebind_jax.plan.roofline import SPARE, Estimate
+from imagebind_jax.plan.aot_compile import CompiledStep
+from imagebind_jax.plan.roofline import MEMORY_HEADROOM, StepEstimate
 from imagebind_jax.plan.tpu_topologies import Chip
 
 Numbers = dict[str, Any]
 
 
-def of_pair(compiled: Compiled, found: Estimate, chip: Chip) -> Numbers:
+def pair_report(compiled: CompiledStep, found: StepEstimate, chip: Chip) -> Numbers:
     """What is known of one pair's step: bytes and seconds of one device."""
     total = sum(compiled.memory.values())
     return {
         "memory": {**compiled.memory, "total": total},
         "of_chip": total / chip.memory,
         "fits": total <= chip.memory,
-        "fits_with_room": total <= (1 - SPARE) * chip.memory,
+        "fits_with_room": total <= (1 - MEMORY_HEADROOM) * chip.memory,
         **dataclasses.asdict(found),
         "seconds": found.seconds,
         "bound": found.bound,
@@ -26,7 +26,7 @@ def of_pair(compiled: Compiled, found: Estimate, chip: Chip) -> Numbers:
     }
 
 
-def whole(
+def run_report(
     pairs: Mapping[str, Numbers], weights: Mapping[str, float], chip: Chip, rows: int, devices: int
 ) -> Numbers:
     """The mean step of a run, whose schedule draws each pair by its weight."""
@@ -43,12 +43,12 @@ def whole(
         "utilisation": flops / chip.flops / seconds,
         "samples_per_second": rows / seconds,
         "memory": memory,
-        "fits_with_room": memory <= (1 - SPARE) * chip.memory,
+        "fits_with_room": memory <= (1 - MEMORY_HEADROOM) * chip.memory,
         "devices": devices,
     }
 
 
-def lines(plan: Numbers) -> list[str]:
+def format_plan(plan: Numbers) -> list[str]:
     """The plan as a table, a column a pair."""
     chip, pairs = plan["chip"], plan["pairs"]
     said = [
@@ -82,7 +82,7 @@ def lines(plan: Numbers) -> list[str]:
         cells += [[meaning, *(_ms(p[name]) for p in pairs.values())]]
     cells += [["MFU, estimated", *(f"{p['utilisation']:.2f}" for p in pairs.values())]]
     cells += [["s to compile", *(f"{p['compile_seconds']:.0f}" for p in pairs.values())]]
-    said += aligned(cells)
+    said += align_columns(cells)
     said += ["", *_verdict(plan)]
     for name, pair in pairs.items():
         slow = ", ".join(f"{row['of'][-60:]} {_ms(row['seconds'])}" for row in pair["slowest"][:3])
@@ -95,7 +95,7 @@ def _verdict(plan: Numbers) -> list[str]:
     room = 1 - run["memory"] / memory
     fits = f"{room:.0%} of the memory to spare"
     if not run["fits_with_room"]:
-        fits = f"only {fits}, and {SPARE:.0%} are wise: {plan['remedy']}"
+        fits = f"only {fits}, and {MEMORY_HEADROOM:.0%} are wise: {plan['remedy']}"
     said = [
         f"fits, with {fits}" if room > 0 else f"does not fit: {plan['remedy']}",
         f"{1e3 * run['seconds']:.0f} ms a step, {run['samples_per_second']:,.0f} samples/s, "
@@ -112,7 +112,7 @@ def _verdict(plan: Numbers) -> list[str]:
     return said
 
 
-def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+def align_columns(cells: Sequence[Sequence[str]]) -> list[str]:
     """Rows with their columns in line: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells)]
     return [

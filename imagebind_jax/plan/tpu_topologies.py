@@ -48,7 +48,7 @@ SLICES = (
 )
 
 
-def chip(name: str) -> Chip:
+def chip_of_slice(name: str) -> Chip:
     """The chip of a slice. Raises UserError, with the nearest names, where there is no such slice."""
     if name in SLICES:
         return CHIPS[name.partition(":")[0]]
@@ -59,7 +59,7 @@ def chip(name: str) -> Chip:
     )
 
 
-def devices(name: str) -> int:
+def device_count(name: str) -> int:
     """How many devices a slice has."""
     generation, _, sizes = name.partition(":")
     return math.prod(map(int, sizes.split("x"))) * (2 if generation == "v4" else 1)

@@ -14,11 +14,11 @@ import numpy as np
 from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.porting import load, lora
 from imagebind_jax.porting.files import own_checkpoint, provenance, tensor_writers
-from imagebind_jax.porting.files.parameter_source import InMemory, Weights
-from imagebind_jax.porting.imagebind_export import reference_tensors
+from imagebind_jax.porting.files.parameter_source import InMemoryParams, ParameterSource
+from imagebind_jax.porting.imagebind_export import imagebind_state_dict
 from imagebind_jax.runtime.progress import Progress
 from imagebind_jax.storage import atomic
-from imagebind_jax.storage.lock import locked
+from imagebind_jax.storage.lock import file_lock
 
 FORMATS = ("orbax", "safetensors", "pytorch")
 SUFFIXES = {".safetensors": "safetensors"} | dict.fromkeys(
@@ -45,7 +45,7 @@ def convert(
     to: "orbax" (a folder), "safetensors" or "pytorch" (files with the names and axes of the
     released PyTorch model); by default what the target's suffix says. base: the model that
     `checkpoint` holds adapters for; merge: into its kernels (the whole model is then in memory);
-    layers: as of `lora.load`.
+    layers: as of `lora.load_adapters`.
     verify: read both again and print what went where. how: as of `loading.load`.
 
     The target appears at once when it is whole. Raises UserError where the checkpoint cannot be read,
@@ -64,17 +64,19 @@ def convert(
         total = sum(spec.nbytes for spec in weights.specs.values())
         _check_space(target, total)
         with Progress("convert", total >> 20) as progress:
-            origin = _Origin(weights, pathlib.Path(base or source))
+            origin = _SourceHash(weights, pathlib.Path(base or source))
             if to == "orbax":
-                own_checkpoint.write(target, _Counted(weights, progress), origin.note)
+                own_checkpoint.write_checkpoint(
+                    target, _WithProgress(weights, progress), origin.note
+                )
             else:
-                specs, tensors = reference_tensors(weights)
+                specs, tensors = imagebind_state_dict(weights)
                 write = (
                     tensor_writers.write_safetensors
                     if to == "safetensors"
                     else tensor_writers.write_torch
                 )
-                with tensor_writers.ahead(_counted(tensors, progress)) as made:
+                with tensor_writers.prefetch_next(_counted(tensors, progress)) as made:
                     write(target, specs, made, origin.note)
         say(f"{target}: {total / 1e6:,.1f} MB, {', '.join(weights.config.encoders)}")
         say(one_line(f"licence: {weights.origin.get('licence', 'not said')}"))
@@ -87,7 +89,7 @@ def convert(
 @contextlib.contextmanager
 def _locked(target: pathlib.Path) -> Iterator[None]:
     lock = target.with_name(f".{target.name}.lock")
-    with locked(lock, busy=f"another process is writing {target}: wait for it"):
+    with file_lock(lock, busy=f"another process is writing {target}: wait for it"):
         try:
             yield
         finally:
@@ -97,7 +99,7 @@ def _locked(target: pathlib.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _open(
     source: pathlib.Path, base, merge: bool, layers: Sequence[int] | None, how: dict
-) -> Iterator[Weights]:
+) -> Iterator[ParameterSource]:
     if base is None:
         if how.get("source") == "lora":
             raise UserError("adapters need the checkpoint that they were trained on: --base CKPT")
@@ -111,16 +113,16 @@ def _open(
     dtype = how.pop("dtype", "float32")
     with load.open_weights(base, **how) as weights:
         origin = {**weights.origin, "adapters": source.name}
-    model, params = lora.load(source, *load.load(base, **how), layers=layers)
+    model, params = lora.load_adapters(source, *load.load(base, **how), layers=layers)
     if merge:
-        model, params = lora.merge(model, params)
-    yield InMemory(model.config, params, dtype, origin)
+        model, params = lora.merge_adapters(model, params)
+    yield InMemoryParams(model.config, params, dtype, origin)
 
 
-class _Counted(Weights):
+class _WithProgress(ParameterSource):
     """Other weights, with progress told as they are read."""
 
-    def __init__(self, weights: Weights, progress: Progress):
+    def __init__(self, weights: ParameterSource, progress: Progress):
         super().__init__(weights.config, weights.dtype, weights.origin)
         self._weights, self._progress, self._done = weights, progress, 0
 
@@ -141,21 +143,21 @@ def _counted(
         progress.update(done >> 20, f"MiB  {name}")
 
 
-class _Origin:
+class _SourceHash:
     """Where weights come from, with the file's size and SHA-256, made while it is converted."""
 
-    def __init__(self, weights: Weights, source: pathlib.Path):
+    def __init__(self, weights: ParameterSource, source: pathlib.Path):
         self._config, self._said = weights.config, dict(weights.origin)
         source = getattr(weights, "path", source)  # a file in a folder from a hub
         self._hashing = threading.Thread(target=self._hash, args=(source,), daemon=True)
         if source.is_file() and "sha256" not in self._said:  # of one of ours: what it came from
             self._hashing.start()
 
-    def note(self, digests: Mapping[str, str]) -> provenance.Note:
+    def note(self, digests: Mapping[str, str]) -> provenance.WeightsMetadata:
         """The note of what is written, when its digests are known."""
         if self._hashing.ident is not None:
             self._hashing.join()
-        return provenance.Note(self._config, self._said, dict(digests))
+        return provenance.WeightsMetadata(self._config, self._said, dict(digests))
 
     def _hash(self, source: pathlib.Path) -> None:
         hashed = hashlib.sha256()
@@ -171,9 +173,9 @@ class _Origin:
             self._said |= {"bytes": len(data), "sha256": hashed.hexdigest()}
 
 
-def _other_dtypes(weights: Weights) -> list[str]:
+def _other_dtypes(weights: ParameterSource) -> list[str]:
     """The types in the source that are not the one that is written."""
-    if not isinstance(weights, load.FromFile):
+    if not isinstance(weights, load.FileCheckpoint):
         return []
     found = {
         weights.tensors.specs[key].dtype.name
@@ -205,7 +207,7 @@ def _check_target(
         kind = "a folder" if target.is_dir() else "a file"
         raise UserError(f"{target} is {kind}, and {to} is not: choose another target")
     if target.is_dir():
-        own_checkpoint.read_note(target)  # raises where it is not one of ours
+        own_checkpoint.read_model_json(target)  # raises where it is not one of ours
         if others := {path.name for path in target.iterdir()} - {
             own_checkpoint.NOTE,
             own_checkpoint.ARRAYS,
@@ -222,7 +224,7 @@ def _check_space(target: pathlib.Path, size: int) -> None:
         )
 
 
-def _verify(weights: Weights, source: pathlib.Path, target: pathlib.Path, say) -> None:
+def _verify(weights: ParameterSource, source: pathlib.Path, target: pathlib.Path, say) -> None:
     """Reads both again and prints a line for each array. Raises UserError where they differ."""
     wrong = []
     with load.open_weights(target, dtype=weights.dtype) as written:
@@ -240,9 +242,9 @@ def _verify(weights: Weights, source: pathlib.Path, target: pathlib.Path, say) -
     say(f"verified: {len(weights.specs)} arrays in {target} are those of {source}, bit for bit")
 
 
-def _digest(weights: Weights, path: str) -> str:
+def _digest(weights: ParameterSource, path: str) -> str:
     spec = weights.specs[path]
-    hashed = provenance.begin_digest(spec.dtype, spec.shape)
+    hashed = provenance.start_array_sha256(spec.dtype, spec.shape)
     for piece in weights.pieces(path):
-        hashed.update(provenance.bytes_of(piece))
+        hashed.update(provenance.array_bytes(piece))
     return hashed.hexdigest()

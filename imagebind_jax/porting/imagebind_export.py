@@ -9,19 +9,19 @@ import numpy as np
 from imagebind_jax.errors import UserError
 from imagebind_jax.models.imagebind import HUGE
 from imagebind_jax.porting import load
-from imagebind_jax.porting.files.parameter_source import Weights, copied, stacked
+from imagebind_jax.porting.files.parameter_source import ParameterSource, copy_cast, is_stacked
 from imagebind_jax.porting.formats import imagebind, rules
 from imagebind_jax.porting.torch_pickle.torch_file import TensorSpec
 
 
-def reference_tensors(
-    weights: Weights,
+def imagebind_state_dict(
+    weights: ParameterSource,
 ) -> tuple[dict[str, TensorSpec], Iterator[tuple[str, np.ndarray]]]:
     """({name: spec}, tensors in that order) of the released model's state dict, all it needs.
 
     Raises UserError where the model has parameters that the reference lacks.
     """
-    tables = {m: imagebind.table(m) for m in weights.config.encoders}
+    tables = {m: imagebind.rules(m) for m in weights.config.encoders}
     if adapted := [m for m, c in weights.config.encoders.items() if c.lora]:
         raise UserError(
             f"the reference has no adapters, and {', '.join(adapted)} has: --merge them, or write "
@@ -38,12 +38,12 @@ def reference_tensors(
                 "package reads the right ones back",
                 stacklevel=2,
             )
-    leaves = rules.leaves(weights.config, tables)
-    buffers = imagebind.buffers(weights.config)
+    leaves = rules.map_params(weights.config, tables)
+    buffers = imagebind.expected_buffers(weights.config)
     specs: dict[str, TensorSpec] = {}
     for leaf in leaves:
         spec = weights.specs[leaf.path]
-        layer = spec.shape[1:] if stacked(leaf.path) else spec.shape
+        layer = spec.shape[1:] if is_stacked(leaf.path) else spec.shape
         shape = leaf.theirs(np.broadcast_to(np.float32(0), layer)).shape
         specs |= {key: TensorSpec(shape, spec.dtype) for (key,) in leaf.keys}
     specs |= {name: TensorSpec(x.shape, x.dtype) for name, x in buffers.items()}
@@ -57,14 +57,14 @@ def reference_tensors(
     return specs, tensors()
 
 
-def _stored(weights: Weights, leaf: rules.Leaf) -> Iterator[np.ndarray]:
+def _stored(weights: ParameterSource, leaf: rules.ParamMapping) -> Iterator[np.ndarray]:
     """A leaf's tensors by layer, as the reference stores them."""
     spec = weights.specs[leaf.path]
-    if isinstance(weights, load.FromFile) and weights.leaves[leaf.path].rule == leaf.rule:
+    if isinstance(weights, load.FileCheckpoint) and weights.leaves[leaf.path].rule == leaf.rule:
         for (key,) in leaf.keys:  # they lie so in the source: nothing to turn
             release = functools.partial(weights.tensors.release, key)
-            yield copied(weights.tensors[key], spec.dtype, key, release)
+            yield copy_cast(weights.tensors[key], spec.dtype, key, release)
         return
     for piece in weights.pieces(leaf.path):
         x = leaf.theirs(piece)
-        yield x if x.flags.c_contiguous else copied(x, spec.dtype, leaf.path)
+        yield x if x.flags.c_contiguous else copy_cast(x, spec.dtype, leaf.path)

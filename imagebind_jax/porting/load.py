@@ -18,10 +18,10 @@ from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import HUGE, ImageBind, ImageBindConfig
 from imagebind_jax.porting import position_interpolation
 from imagebind_jax.porting.files import own_checkpoint, run_checkpoint
-from imagebind_jax.porting.files.parameter_source import Weights, select
-from imagebind_jax.porting.files.tensor_files import Renamed, Tensors, open_tensors
+from imagebind_jax.porting.files.parameter_source import ParameterSource, select_encoders
+from imagebind_jax.porting.files.tensor_files import RenamedTensors, TensorFile, open_tensors
 from imagebind_jax.porting.formats import hugging_face, imagebind, open_clip, rules
-from imagebind_jax.porting.formats.hints import Hints, config_beside
+from imagebind_jax.porting.formats.hints import LoadHints, find_config_json
 from imagebind_jax.runtime import progress
 
 # A format is a module with `matches`, `describe`, `table`, `ignored` and `LICENCE`.
@@ -44,14 +44,14 @@ _DOWNLOADED = (
 _SLOW = 1 << 30  # bytes, from which on loading shows its progress
 
 
-class FromFile(Weights):
+class FileCheckpoint(ParameterSource):
     """The parameters in a PyTorch or safetensors file."""
 
     def __init__(
         self,
         config: ImageBindConfig,
-        leaves: Sequence[rules.Leaf],
-        tensors: Tensors,
+        leaves: Sequence[rules.ParamMapping],
+        tensors: TensorFile,
         dtype: str,
         licence: str,
     ):
@@ -63,11 +63,11 @@ class FromFile(Weights):
         self.tensors = tensors
 
     def pieces(self, path: str) -> Iterator[np.ndarray]:
-        """As of `Weights`."""
+        """As of `ParameterSource`."""
         yield from self.leaves[path].pieces(self.tensors, self.specs[path].dtype)
 
     def place(self, path: str) -> str:
-        """As of `Weights`: the tensors' names, with {0..31} for layers."""
+        """As of `ParameterSource`: the tensors' names, with {0..31} for layers."""
         leaf = self.leaves[path]
         parts = "{" + ",".join(leaf.rule.parts) + "}"
         return leaf.rule.key.format(layer=f"{{0..{len(leaf.keys) - 1}}}", part=parts)
@@ -83,19 +83,19 @@ def open_weights(
     heads: Mapping[str, int] | None = None,
     activation: str | None = None,
     assumed: Mapping[str, EncoderConfig] | None = None,
-) -> Iterator[Weights]:
+) -> Iterator[ParameterSource]:
     """Opens a checkpoint; reads names, shapes and sizes, no weights. Arguments as of `load`.
 
     assumed: encoders whose heads and activation are believed where nothing else says them.
     """
     modalities = (modalities,) if isinstance(modalities, str) else tuple(modalities)
-    hints = Hints(heads or {}, activation, modalities, assumed=assumed)
+    hints = LoadHints(heads or {}, activation, modalities, assumed=assumed)
     if source not in ("auto", *FORMATS):
         raise UserError(f"source {source!r}: not one of auto, {', '.join(FORMATS)}")
     path = pathlib.Path(path)
     with contextlib.ExitStack() as stack:
         try:
-            weights = _opened(stack, path, dtype, source, hints)
+            weights = _open_any(stack, path, dtype, source, hints)
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
         except UserError as error:
@@ -105,9 +105,9 @@ def open_weights(
         yield weights
 
 
-def _opened(
-    stack: contextlib.ExitStack, path: pathlib.Path, dtype: str, source: str, hints: Hints
-) -> Weights:
+def _open_any(
+    stack: contextlib.ExitStack, path: pathlib.Path, dtype: str, source: str, hints: LoadHints
+) -> ParameterSource:
     if (
         path.is_dir()
         and not (path / own_checkpoint.NOTE).is_file()
@@ -116,29 +116,33 @@ def _opened(
         downloaded = [path / name for name in _DOWNLOADED if (path / name).is_file()]
         path = downloaded[0] if downloaded else path
     if path.is_dir():
-        kind = run_checkpoint.FromRun if run_checkpoint.is_run(path) else own_checkpoint.FromFolder
+        kind = (
+            run_checkpoint.RunCheckpoint
+            if run_checkpoint.is_run(path)
+            else own_checkpoint.OwnCheckpoint
+        )
         weights = kind(path, hints.only, dtype)
         hints.check(weights.config, path)
         return weights
     tensors = stack.enter_context(open_tensors(path))
-    form, tensors = _recognised(tensors, source)
+    form, tensors = _detect_format(tensors, source)
     if tensors.note:
         config = tensors.note.config
         if any(c.depth > len(tensors.specs) for c in config.encoders.values()):
             raise UserError(f"{path}: its note tells of more layers than it has tensors")
-        config = select(config, hints.only, path)
+        config = select_encoders(config, hints.only, path)
     else:
-        hints = dataclasses.replace(hints, config=config_beside(path))
-        config = form.describe(tensors, hints)
+        hints = dataclasses.replace(hints, config=find_config_json(path))
+        config = form.infer_config(tensors, hints)
     hints.check(config, path)
-    tables = {m: form.table(m, encoder) for m, encoder in config.encoders.items()}
-    leaves = rules.leaves(config, tables)
+    tables = {m: form.rules(m, encoder) for m, encoder in config.encoders.items()}
+    leaves = rules.map_params(config, tables)
     loaded = list(tables) if hints.only else [*tables, *HUGE.encoders]
-    rules.check(str(path), leaves, tensors, lambda key: form.ignored(key, loaded))
-    return FromFile(config, leaves, tensors, dtype, form.LICENCE)
+    rules.check_complete(str(path), leaves, tensors, lambda key: form.ignored(key, loaded))
+    return FileCheckpoint(config, leaves, tensors, dtype, form.LICENCE)
 
 
-def _recognised(tensors: Tensors, source: str) -> tuple[ModuleType, Tensors]:
+def _detect_format(tensors: TensorFile, source: str) -> tuple[ModuleType, TensorFile]:
     if any(_ADAPTER.match(name) for name in tensors.specs):
         raise UserError(
             f"{tensors.path} holds adapters: load the checkpoint that they were trained on, then "
@@ -148,14 +152,14 @@ def _recognised(tensors: Tensors, source: str) -> tuple[ModuleType, Tensors]:
         old = {n.removeprefix(prefix): n for n in tensors.specs if n.startswith(prefix)}
         for name, form in FORMATS.items():
             if source in ("auto", name) and form.matches(old):
-                found = Renamed(tensors, old) if prefix else tensors
+                found = RenamedTensors(tensors, old) if prefix else tensors
                 if rest := [n for n in tensors.specs if not n.startswith(prefix)]:
                     warnings.warn(
                         f"{tensors.path}: {len(rest)} tensors without {prefix} before their names "
                         f"are passed over: {', '.join(rest)[:200]}",
                         stacklevel=4,
                     )
-                return form, getattr(form, "canonical", lambda tensors: tensors)(found)
+                return form, getattr(form, "canonical_names", lambda tensors: tensors)(found)
     names = list(tensors.specs)
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     raise UserError(
@@ -198,7 +202,7 @@ def load(
         for modality, shape in (shapes or {}).items():
             if modality not in encoders:
                 raise UserError(f"no {modality!r} encoder here: only {', '.join(encoders)}")
-            encoders[modality] = position_interpolation.with_shape(encoders[modality], shape)
+            encoders[modality] = position_interpolation.with_input_shape(encoders[modality], shape)
         config = dataclasses.replace(weights.config, encoders=encoders, dtype=dtype)
         flat = {path: jax.device_put(x) for path, x in _all(weights, config)}
     return ImageBind(config), traverse_util.unflatten_dict(flat, sep="/")
@@ -212,23 +216,23 @@ def read_config(path: str | os.PathLike, **how) -> ImageBindConfig:
             return weights.config
 
 
-def _all(weights: Weights, config: ImageBindConfig) -> Iterator[tuple[str, np.ndarray]]:
+def _all(weights: ParameterSource, config: ImageBindConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Every leaf, fitted, with progress where it takes more than a moment."""
     total, done = sum(spec.nbytes for spec in weights.specs.values()), 0
     slow = progress.Progress("load", total >> 20) if total > _SLOW else None
     with slow or contextlib.nullcontext():
         for path, spec in weights.specs.items():
-            yield path, fitted(weights, path, config)
+            yield path, resize_positions(weights, path, config)
             done += spec.nbytes
             if slow:
                 slow.update(done >> 20, "MiB")
 
 
-def fitted(weights: Weights, path: str, config: ImageBindConfig) -> np.ndarray:
+def resize_positions(weights: ParameterSource, path: str, config: ImageBindConfig) -> np.ndarray:
     """A leaf for a model whose inputs may have other shapes than those of `weights`."""
     leaf = weights.read(path)
     modality, _, name = path.partition("/")
     old, new = weights.config.encoders[modality], config.encoders[modality]
     if name == "position" and old.shape != new.shape:
-        return position_interpolation.interpolated(leaf, old, new)
+        return position_interpolation.interpolate_positions(leaf, old, new)
     return leaf

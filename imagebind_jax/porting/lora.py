@@ -28,27 +28,27 @@ from imagebind_jax import optimizer
 from imagebind_jax.errors import UserError
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig, init
-from imagebind_jax.models.layers import ADAPTABLE
-from imagebind_jax.porting.files.parameter_source import select, shapes
-from imagebind_jax.porting.files.tensor_files import Tensors, open_tensors
+from imagebind_jax.models.layers import LORA_TARGETS
+from imagebind_jax.porting.files.parameter_source import param_shapes, select_encoders
+from imagebind_jax.porting.files.tensor_files import TensorFile, open_tensors
 from imagebind_jax.porting.formats import imagebind_lora
-from imagebind_jax.porting.formats.imagebind_lora import Layers, Leaves, with_encoder
+from imagebind_jax.porting.formats.imagebind_lora import Layers, Leaves, replace_encoder
 from imagebind_jax.storage import atomic
 
 
-def adapters(params: Mapping) -> dict:
-    """The nested dict of the adapters' leaves alone: what `optimizer.ALL_BUT_LORA` leaves to train."""
-    trained, _ = optimizer.split(
-        params, optimizer.OptimizerConfig(frozen=(optimizer.ALL_BUT_LORA,))
+def adapter_params(params: Mapping) -> dict:
+    """The nested dict of the adapters' leaves alone: what `optimizer.FREEZE_ALL_BUT_LORA` leaves to train."""
+    trained, _ = optimizer.split_frozen(
+        params, optimizer.OptimizerConfig(frozen=(optimizer.FREEZE_ALL_BUT_LORA,))
     )
     return trained
 
 
 def _is_adapter(path: str) -> bool:
-    return not re.match(optimizer.ALL_BUT_LORA, path)
+    return not re.match(optimizer.FREEZE_ALL_BUT_LORA, path)
 
 
-def add(
+def add_adapters(
     model: ImageBind,
     params: Mapping,
     modalities: Sequence[str] = (),
@@ -67,20 +67,20 @@ def add(
     """
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     if not targets:
-        raise UserError(f"targets: none of {', '.join(ADAPTABLE)} is named")
+        raise UserError(f"targets: none of {', '.join(LORA_TARGETS)} is named")
     config = model.config
-    for modality, encoder in select(config, modalities, "this model").encoders.items():
+    for modality, encoder in select_encoders(config, modalities, "this model").encoders.items():
         if encoder.lora:
             raise UserError(f"{modality} has adapters already: merge them first")
-        config = with_encoder(
+        config = replace_encoder(
             config, modality, lora=tuple(targets), lora_rank=rank, lora_scale=scale
         )
-    some = select(config, modalities, "this model")
-    fresh = jax.jit(lambda key: adapters(init(some, key)))(key)  # nothing else is computed
-    return ImageBind(config), optimizer.merge(params, fresh)
+    some = select_encoders(config, modalities, "this model")
+    fresh = jax.jit(lambda key: adapter_params(init(some, key)))(key)  # nothing else is computed
+    return ImageBind(config), optimizer.merge_params(params, fresh)
 
 
-def merge(model: ImageBind, params: Mapping) -> tuple[ImageBind, dict]:
+def merge_adapters(model: ImageBind, params: Mapping) -> tuple[ImageBind, dict]:
     """(model, params) without adapters, W + scale * A B in the place of each adapted kernel W.
 
     Outputs are the same to the rounding of W's type; in bfloat16 that may swallow a small change.
@@ -99,7 +99,7 @@ def merge(model: ImageBind, params: Mapping) -> tuple[ImageBind, dict]:
             path = f"{modality}/trunk/blocks/{part}/{target}"
             a, b = (flat.pop(f"{path}_lora/{name}") for name in "ab")
             flat[f"{path}/kernel"] = _merged(flat[f"{path}/kernel"], a, b, encoder.lora_scale)
-        config = with_encoder(config, modality, lora=(), lora_rank=rank, lora_scale=scale)
+        config = replace_encoder(config, modality, lora=(), lora_rank=rank, lora_scale=scale)
     return ImageBind(config), traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -116,7 +116,7 @@ def _merged(
     return (kernel.astype(jnp.float32) + change).astype(kernel.dtype)
 
 
-def save(
+def save_adapters(
     path: str | os.PathLike, model: ImageBind, params: Mapping, *, also: Sequence[str] = ()
 ) -> None:
     """Writes the adapters to one .safetensors file, which appears at once when it is whole.
@@ -145,7 +145,7 @@ def save(
     imagebind_lora.write_file(path, {name: np.asarray(x) for name, x in leaves.items()}, config)
 
 
-def load(
+def load_adapters(
     path: str | os.PathLike,
     model: ImageBind,
     params: Mapping,
@@ -156,7 +156,7 @@ def load(
 ) -> tuple[ImageBind, dict]:
     """(model, params) with the adapters of a file or folder, in the place of any that were there.
 
-    path: a file of `save`; or of the PyTorch project ImageBind-LoRA: one `imagebind-lora-*` file
+    path: a file of `save_adapters`; or of the PyTorch project ImageBind-LoRA: one `imagebind-lora-*` file
     (the adapter alone), its folder (with heads and logit scales), or a checkpoint of its whole
     model (which replaces the base's weights, too).
     modality: of a single file of theirs, where its name does not say.
@@ -169,7 +169,7 @@ def load(
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        config, leaves = imagebind_lora.read_folder(path, model.config, layers, postfix)
+        config, leaves = imagebind_lora.read_adapter_folder(path, model.config, layers, postfix)
     else:
         with open_tensors(path) as tensors:
             config, leaves = _read(tensors, model.config, modality, layers)
@@ -186,16 +186,16 @@ def load(
 
 
 def _read(
-    tensors: Tensors, config: ImageBindConfig, modality: str | None, layers: Layers
+    tensors: TensorFile, config: ImageBindConfig, modality: str | None, layers: Layers
 ) -> tuple[ImageBindConfig, Leaves]:
     if tensors.note is None or not any(map(_is_adapter, tensors.specs)):
-        return imagebind_lora.read_file(tensors, config, modality, layers)
+        return imagebind_lora.read_adapter_file(tensors, config, modality, layers)
     if layers is not None:
         raise UserError(f"{tensors.path} says itself which layers are adapted: leave out layers=")
     adapted = tensors.note.config.encoders
-    select(config, list(adapted), "the model to adapt")
+    select_encoders(config, list(adapted), "the model to adapt")
     for name, theirs in adapted.items():
-        config = with_encoder(
+        config = replace_encoder(
             config,
             name,
             lora=theirs.lora,
@@ -210,7 +210,8 @@ def _check(where: str, config: ImageBindConfig, leaves: Mapping, adapted: Sequen
     """Raises UserError unless these are leaves of the model, among them all of its adapters."""
     touched = dict.fromkeys([*adapted, *(name.partition("/")[0] for name in leaves)])
     expected = {
-        name: leaf.shape for name, leaf in shapes(select(config, list(touched), where)).items()
+        name: leaf.shape
+        for name, leaf in param_shapes(select_encoders(config, list(touched), where)).items()
     }
     wanted = {name for name in expected if _is_adapter(name)} | leaves.keys()
     for name in sorted(wanted):
@@ -221,7 +222,7 @@ def _check(where: str, config: ImageBindConfig, leaves: Mapping, adapted: Sequen
             )
 
 
-def export(
+def export_adapters(
     folder: str | os.PathLike, model: ImageBind, params: Mapping, postfix: str = "_last"
 ) -> None:
     """Writes the files of the PyTorch project ImageBind-LoRA: adapters, heads and logit scales.

@@ -9,7 +9,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.models.encoder import EncoderConfig
 
 
-def interpolated(table: np.ndarray, old: EncoderConfig, new: EncoderConfig) -> np.ndarray:
+def interpolate_positions(table: np.ndarray, old: EncoderConfig, new: EncoderConfig) -> np.ndarray:
     """Positions [tokens, D] of encoder `old` for encoder `new`, whose inputs have another shape.
 
     They are interpolated over the grid of patches, each axis on its own, with the cubic kernel of
@@ -25,16 +25,19 @@ def interpolated(table: np.ndarray, old: EncoderConfig, new: EncoderConfig) -> n
                 f"there are positions for {old.tokens} tokens of text, not {new.tokens}"
             )
         return table[: new.tokens]
-    patches, sizes = table[1:].astype(np.float64).reshape(*grid(old), -1), zip(grid(old), grid(new))
+    patches, sizes = (
+        table[1:].astype(np.float64).reshape(*patch_grid(old), -1),
+        zip(patch_grid(old), patch_grid(new)),
+    )
     for axis, (before, after) in enumerate(sizes):
         if before != after:
-            matrix = cubic(before, after)
+            matrix = cubic_matrix(before, after)
             patches = np.moveaxis(np.tensordot(matrix, patches, (1, axis)), 0, axis)
     patches = patches.reshape(-1, table.shape[-1])
     return np.concatenate([table[:1], patches.astype(table.dtype)])
 
 
-def with_shape(encoder: EncoderConfig, shape: Sequence[int]) -> EncoderConfig:
+def with_input_shape(encoder: EncoderConfig, shape: Sequence[int]) -> EncoderConfig:
     """The encoder for inputs of `shape`. Raises UserError where its patches do not fit."""
     last = shape[-1:] if encoder.vocab_size else encoder.shape[-1:]
     if len(shape) != len(encoder.shape) or tuple(shape[-1:]) != tuple(last):
@@ -45,13 +48,13 @@ def with_shape(encoder: EncoderConfig, shape: Sequence[int]) -> EncoderConfig:
     return new
 
 
-def grid(encoder: EncoderConfig) -> tuple[int, ...]:
+def patch_grid(encoder: EncoderConfig) -> tuple[int, ...]:
     """Patches along each axis of an input."""
     sizes = zip(encoder.shape, encoder.patch, encoder.stride or encoder.patch)
     return tuple((n - patch) // stride + 1 for n, patch, stride in sizes)
 
 
-def cubic(old: int, new: int, a: float = -0.75) -> np.ndarray:
+def cubic_matrix(old: int, new: int, a: float = -0.75) -> np.ndarray:
     """[new, old]: the matrix that interpolates `old` samples to `new` (Keys 1981)."""
     at = (np.arange(new) + 0.5) * old / new - 0.5
     left = np.floor(at).astype(int)

@@ -9,10 +9,10 @@ from flax import traverse_util
 from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
 from imagebind_jax.models.imagebind import ImageBindConfig
-from imagebind_jax.porting.load import fitted, open_weights
+from imagebind_jax.porting.load import open_weights, resize_positions
 
 
-def fill(params: Mapping, config: ImageBindConfig, path: str | os.PathLike) -> dict:
+def warm_start(params: Mapping, config: ImageBindConfig, path: str | os.PathLike) -> dict:
     """`params` of a model with every encoder that a checkpoint has too replaced by it.
 
     Arrays keep dtype and placement; positions are interpolated for other input shapes; adapters
@@ -21,16 +21,16 @@ def fill(params: Mapping, config: ImageBindConfig, path: str | os.PathLike) -> d
     """
     flat = dict(traverse_util.flatten_dict(params, sep="/"))
     with open_weights(path, assumed=config.encoders) as weights:
-        shared = check_fits(config, weights.config, path)
+        shared = check_compatible(config, weights.config, path)
         for name in weights.specs:
             if name.split("/")[0] in shared and name in flat:
                 old = flat[name]
-                new = fitted(weights, name, config).astype(old.dtype)
-                flat[name] = sharding.put(new, old.sharding)
+                new = resize_positions(weights, name, config).astype(old.dtype)
+                flat[name] = sharding.device_put_global(new, old.sharding)
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-# What an encoder's parameters do not depend on, or `fill` can adapt.
+# What an encoder's parameters do not depend on, or `warm_start` can adapt.
 _ADAPTED = (
     "shape", "drop_path", "head_dropout", "position_std", "logit_scale", "learn_scale",
     "logit_bias",
@@ -38,7 +38,7 @@ _ADAPTED = (
 _LORA = ("lora", "lora_rank", "lora_scale")
 
 
-def check_fits(
+def check_compatible(
     ours: ImageBindConfig, theirs: ImageBindConfig, path: str | os.PathLike
 ) -> list[str]:
     """The encoders that a checkpoint shares with a config. Raises UserError where one differs.

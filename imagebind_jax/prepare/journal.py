@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 
 from imagebind_jax.inputs.sources.array_records import Shard
-from imagebind_jax.inputs.sources.prepared import changed
+from imagebind_jax.inputs.sources.prepared import shard_changed
 
 FOLDER = ".prepare"  # in the folder that is being prepared
 
 
-class Unreadable(msgspec.Struct):
+class UnreadableRow(msgspec.Struct):
     """A row that was left out."""
 
     split: str
@@ -21,33 +21,33 @@ class Unreadable(msgspec.Struct):
     reason: str
 
 
-class Done(msgspec.Struct):
+class FinishedShard(msgspec.Struct):
     """What became of a part."""
 
     split: str
     shard: Shard
-    unreadable: list[Unreadable]
+    unreadable: list[UnreadableRow]
 
 
-def enter(out: pathlib.Path, done: Done) -> None:
+def record_shard(out: pathlib.Path, done: FinishedShard) -> None:
     """Remembers a part whose shard is in its place."""
-    commit(_path(out, done.shard.file), msgspec.json.encode(done))
+    write_durably(_path(out, done.shard.file), msgspec.json.encode(done))
 
 
-def forget(out: pathlib.Path, done: Done) -> None:
+def drop_shard(out: pathlib.Path, done: FinishedShard) -> None:
     """The part is to be made again."""
     _path(out, done.shard.file).unlink(missing_ok=True)
 
 
-def read(out: pathlib.Path) -> dict[str, Done]:
+def finished_shards(out: pathlib.Path) -> dict[str, FinishedShard]:
     """What is done, by file: entries whose shard is there as it was written."""
     found = {}
     for path in sorted((out / FOLDER).glob("*.json")):
         try:
-            done = msgspec.json.decode(path.read_bytes(), type=Done)
+            done = msgspec.json.decode(path.read_bytes(), type=FinishedShard)
         except ValueError:
             continue  # of a disk that failed
-        if _path(out, done.shard.file) == path and not changed(out, done.shard):
+        if _path(out, done.shard.file) == path and not shard_changed(out, done.shard):
             found[done.shard.file] = done
     return found
 
@@ -56,19 +56,19 @@ def _path(out: pathlib.Path, file: str) -> pathlib.Path:
     return out / FOLDER / f"{file}.json"
 
 
-def settle(partial: pathlib.Path, path: pathlib.Path) -> None:
+def rename_durably(partial: pathlib.Path, path: pathlib.Path) -> None:
     """Puts a finished file in its place, where it then is whatever happens to the machine."""
     _sync(partial)
     partial.replace(path)
     _sync(path.parent)
 
 
-def commit(path: pathlib.Path, data: bytes) -> None:
+def write_durably(path: pathlib.Path, data: bytes) -> None:
     """Writes a file that is whole or not there."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_bytes(data)
-        settle(partial, path)
+        rename_durably(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -18,23 +18,33 @@ from imagebind_jax.config import TrainConfig
 from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.pipeline import batches
-from imagebind_jax.inputs.pipeline.examples import AllViews, Rows
-from imagebind_jax.inputs.pipeline.pairs import Pair
-from imagebind_jax.inputs.pipeline.precomputed import NOTE, Anchors, Layout, Views, check_same
+from imagebind_jax.inputs.pipeline.examples import Examples, ToAllViews
+from imagebind_jax.inputs.pipeline.pairs import ModalityPair
+from imagebind_jax.inputs.pipeline.precomputed import (
+    METADATA_FILE,
+    BlockLayout,
+    FixedViews,
+    PrecomputedEmbeddings,
+    assert_same_fields,
+)
 from imagebind_jax.inputs.sources import Prepared, cache_folder
 from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig, init
 from imagebind_jax.porting import load, warm_start
-from imagebind_jax.prepare.precompute_writer import Filling, Run
+from imagebind_jax.prepare.precompute_writer import EmbeddingWriter, EmbedFn
 from imagebind_jax.runtime.progress import Progress
 from imagebind_jax.storage import atomic, lock
-from imagebind_jax.storage.fingerprint import digest
-from imagebind_jax.storage.row_file import durable
-from imagebind_jax.training.frozen_towers import fingerprint, frozen_towers, tower_facts
+from imagebind_jax.storage.fingerprint import json_sha256
+from imagebind_jax.storage.row_file import write_durably
+from imagebind_jax.training.frozen_towers import (
+    frozen_modalities,
+    params_fingerprint,
+    tower_fingerprint_fields,
+)
 
 VIEWS = 64  # at once on a device: enough to keep it busy
 
 
-def make(
+def precompute(
     config: TrainConfig,
     checkpoint: str | os.PathLike,
     *,
@@ -46,7 +56,7 @@ def make(
 ) -> list[pathlib.Path]:
     """Anchors of every pair of a config whose first modality learns nothing; returns their folders.
 
-    checkpoint: of any format, with the towers. views, seed: of each record, as in `Views` (None:
+    checkpoint: of any format, with the towers. views, seed: of each record, as in `FixedViews` (None:
     the pair's own). out: a folder for them (default: beside prepared records, or the cache; a pair
     that names its anchors has them there). workers: processes that decode (None: the config's).
     Embedded on all devices of this host. What was stopped, in whatever way, goes on. Raises
@@ -54,7 +64,7 @@ def make(
     """
     if jax.process_count() > 1:
         raise UserError("anchors are made on one host: run the command on one alone")
-    still = frozen_towers(config.model, config.optimizer)
+    still = frozen_modalities(config.model, config.optimizer)
     learning = config.model.encoders.keys() - still
     pairs = [pair for pair in config.pairs if pair.modalities[0] not in learning]
     if not pairs:
@@ -63,12 +73,12 @@ def make(
             "no pair's first modality learns nothing: put the frozen one first, and freeze it "
             f'whole, e.g. optimizer.frozen=("{first}/",)'
         )
-    place = sharding.Sharded(config.fsdp)
-    towers: dict[str, tuple[dict[str, Any], Run]] = {}
+    place = sharding.ShardedStrategy(config.fsdp)
+    towers: dict[str, tuple[dict[str, Any], EmbedFn]] = {}
     folders = []
     for pair in pairs:
         modality = pair.modalities[0]
-        wanted = pair.views if views is None else Views(views, seed)
+        wanted = pair.views if views is None else FixedViews(views, seed)
         if wanted is None:
             raise UserError(f"how many views of each record of {pair.name}? --views 8")
         if modality not in towers:
@@ -80,8 +90,8 @@ def make(
 
 
 def _tower(
-    config: TrainConfig, modality: str, path: str | os.PathLike, place: sharding.Sharded
-) -> tuple[dict[str, Any], Run]:
+    config: TrainConfig, modality: str, path: str | os.PathLike, place: sharding.ShardedStrategy
+) -> tuple[dict[str, Any], EmbedFn]:
     """(what anchors depend on of a tower, what embeds a batch with it).
 
     The config's own encoder with the checkpoint's weights, as training would have it; one that the
@@ -90,7 +100,7 @@ def _tower(
     if modality in config.model.encoders:
         encoders = {modality: config.model.encoders[modality]}
         model = dataclasses.replace(config.model, encoders=encoders)
-        params = warm_start.fill(init(model, jax.random.key(config.seed)), model, path)
+        params = warm_start.warm_start(init(model, jax.random.key(config.seed)), model, path)
     else:
         loaded, params = load.load(path, modalities=(modality,))
         model = dataclasses.replace(loaded.config, dtype=config.model.dtype)
@@ -100,9 +110,9 @@ def _tower(
                 f"{config.model.embed_dim}"
             )
     every = optimizer.OptimizerConfig(frozen=("",))
-    params = place.place(optimizer.store_frozen(params, every, model.dtype))
-    facts = tower_facts(model, modality)
-    facts["parameters"] = fingerprint(params[modality], model.dtype)
+    params = place.place(optimizer.cast_frozen(params, every, model.dtype))
+    facts = tower_fingerprint_fields(model, modality)
+    facts["parameters"] = params_fingerprint(params[modality], model.dtype)
     apply = place.compile_apply(functools.partial(_embeddings, model))
     return facts, lambda x: apply(params, place.batch({modality: x}))
 
@@ -115,10 +125,10 @@ def _embeddings(config: ImageBindConfig, params, batch, device):
 
 def _make(
     config: TrainConfig,
-    pair: Pair,
-    views: Views,
+    pair: ModalityPair,
+    views: FixedViews,
     of_tower: Mapping[str, Any],
-    run: Run,
+    run: EmbedFn,
     shares: int,
     out: str | os.PathLike | None,
     workers: int | None,
@@ -132,25 +142,27 @@ def _make(
     folder = _folder(pair, out, facts)
     atomic.check_writable(folder, "choose another --out")
     busy = f"another process makes the anchors in {folder}: wait for it, or choose another --out"
-    with lock.locked(folder / ".lock", busy):
-        if (folder / NOTE).exists():
-            check_same(folder, Anchors(folder).facts(), facts)
-        layout = Layout(facts)
+    with lock.file_lock(folder / ".lock", busy):
+        if (folder / METADATA_FILE).exists():
+            assert_same_fields(folder, PrecomputedEmbeddings(folder).facts(), facts)
+        layout = BlockLayout(facts)
         _check_space(folder, layout)
-        durable(folder / NOTE, msgspec.json.format(msgspec.json.encode(facts), indent=1))
+        write_durably(
+            folder / METADATA_FILE, msgspec.json.format(msgspec.json.encode(facts), indent=1)
+        )
         modality = pair.modalities[0]
         transform = pair.inputs.get(modality) or config.inputs[modality]
-        rows = Rows(records, AllViews(transform, pair.aligned, views), pair.name)
+        rows = Examples(records, ToAllViews(transform, pair.aligned, views), pair.name)
         at_once = min(config.batch_size, VIEWS * shares)
         group = max(1, at_once // views.count)  # records whose views are a batch
         allowed = config.bad_records * max(len(records), 1000)
         with Progress(f"anchors {pair.name}", len(records), "compiling") as progress:
-            filling = Filling(folder, layout, group, shares, run, allowed, progress)
+            filling = EmbeddingWriter(folder, layout, group, shares, run, allowed, progress)
             start = filling.begin(say)
             progress.begin(start)
             workers = config.workers if workers is None else workers
             with contextlib.closing(
-                batches.each(
+                batches.prefetch_each(
                     rows.made_alike, len(rows), start, config.threads, workers, config.patience
                 )
             ) as made:
@@ -161,16 +173,18 @@ def _make(
     return folder
 
 
-def _folder(pair: Pair, out: str | os.PathLike | None, facts: Mapping[str, Any]) -> pathlib.Path:
+def _folder(
+    pair: ModalityPair, out: str | os.PathLike | None, facts: Mapping[str, Any]
+) -> pathlib.Path:
     if out is None and pair.anchors is not None:
         return pathlib.Path(pair.anchors.folder)
-    name = f"{pair.name}.anchors-{digest(facts)[:8]}"
+    name = f"{pair.name}.anchors-{json_sha256(facts)[:8]}"
     if out is None and isinstance(pair.source, Prepared):
         return pathlib.Path(pair.source.folder) / f"{pair.source.split}.{name}"
     return pathlib.Path(cache_folder() if out is None else out) / name
 
 
-def _check_space(folder: pathlib.Path, layout: Layout) -> None:
+def _check_space(folder: pathlib.Path, layout: BlockLayout) -> None:
     there = sum(path.stat().st_size for path in folder.glob("*.npy"))
     needed = 4 * sum(math.prod(layout.shape(block)) for block in range(len(layout.blocks))) - there
     if needed > (free := shutil.disk_usage(folder).free):

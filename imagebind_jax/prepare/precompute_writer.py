@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.precomputed import Layout, pack, path_of
+from imagebind_jax.inputs.pipeline.precomputed import BlockLayout, block_path, pack_view
 from imagebind_jax.runtime.progress import Progress
-from imagebind_jax.storage.row_file import Kept
+from imagebind_jax.storage.row_file import ResumableRowFile
 
-FLYING = 2  # batches that the devices may be behind
-Run = Callable[[np.ndarray], Any]
-Made = tuple[dict[str, np.ndarray] | None, str]
+MAX_IN_FLIGHT = 2  # batches that the devices may be behind
+EmbedFn = Callable[[np.ndarray], Any]
+InputOrReason = tuple[dict[str, np.ndarray] | None, str]
 
 
-class Filling:
+class EmbeddingWriter:
     """Records' views to the devices in batches, and what comes back to the files.
 
     A batch holds the views of the same records however often the making was stopped, each in its
@@ -28,10 +28,10 @@ class Filling:
     def __init__(
         self,
         folder: pathlib.Path,
-        layout: Layout,
+        layout: BlockLayout,
         group: int,
         shares: int,
-        run: Run,
+        run: EmbedFn,
         allowed: float,
         progress: Progress,
     ):
@@ -57,14 +57,14 @@ class Filling:
 
     def _open(self, block: int) -> None:
         layout, self._block = self._layout, block
-        self._kept = Kept(
-            path_of(self._folder, block),
+        self._kept = ResumableRowFile(
+            block_path(self._folder, block),
             layout.shape(block),
             lambda: layout.said(block),
             tell=lambda what: self._say(f"note: {what}"),
         )
 
-    def run(self, made: Iterator[Made]) -> None:
+    def run(self, made: Iterator[InputOrReason]) -> None:
         """made: the views of each record from the first on that is not done."""
         begun = self._block
         try:
@@ -89,7 +89,7 @@ class Filling:
         whole = done == len(self._layout.blocks[self._block])
         return done if whole else done // self._group * self._group
 
-    def _send(self, part: range, made: Sequence[Made]) -> None:
+    def _send(self, part: range, made: Sequence[InputOrReason]) -> None:
         for index, (row, why) in zip(part, made):
             local = index - self._layout.blocks[self._block][0]
             if row is None and local not in self._kept.unusable:
@@ -112,7 +112,7 @@ class Filling:
             result = self._run(views)
         drawn = [None if row is None else row["drawn"] for row, _ in made]
         self._flying.append((part, drawn, result))
-        while len(self._flying) > FLYING:
+        while len(self._flying) > MAX_IN_FLIGHT:
             self._fetch()
 
     def _fetch(self) -> None:
@@ -128,7 +128,7 @@ class Filling:
                     f"the embedding of record {index} is not finite: the checkpoint is damaged, or "
                     "its numbers are too large for the dtype"
                 )
-            data = b"".join(pack(v, d.tobytes()) for v, d in zip(vectors, texts))
+            data = b"".join(pack_view(v, d.tobytes()) for v, d in zip(vectors, texts))
             self._kept.rows[index - first].view(np.uint8)[:] = np.frombuffer(data, np.uint8)
         self._kept.advance(part[-1] + 1 - first)
         self._progress.update(part[-1] + 1)

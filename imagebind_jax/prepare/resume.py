@@ -8,22 +8,24 @@ import msgspec
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.datasets import Dataset
 from imagebind_jax.inputs.sources import prepared
-from imagebind_jax.inputs.sources.array_records import FACTS
-from imagebind_jax.inputs.sources.prepared import Facts
+from imagebind_jax.inputs.sources.array_records import DATASET_JSON
+from imagebind_jax.inputs.sources.prepared import DatasetInfo
 from imagebind_jax.prepare import journal
-from imagebind_jax.prepare.journal import Done, Unreadable
-from imagebind_jax.prepare.shards import Part
+from imagebind_jax.prepare.journal import FinishedShard, UnreadableRow
+from imagebind_jax.prepare.shards import ShardPlan
 
 UNREADABLE = "missing.jsonl"
 
-Planned = Mapping[str, Sequence[Part]]  # split -> its parts
+PlannedShards = Mapping[str, Sequence[ShardPlan]]  # split -> its parts
 
 
-def finished(folder: pathlib.Path, dataset: Dataset, planned: Planned) -> Facts | None:
+def previous_dataset_info(
+    folder: pathlib.Path, dataset: Dataset, planned: PlannedShards
+) -> DatasetInfo | None:
     """What was prepared here before, to its end. Raises UserError if it was not the same."""
-    if not (folder / FACTS).exists():
+    if not (folder / DATASET_JSON).exists():
         return None
-    facts = prepared.facts(folder)
+    facts = prepared.read_dataset_info(folder)
     if facts.name != dataset.name:
         raise UserError(f"{folder} holds {facts.title}: choose another --out")
     for split in planned.keys() & facts.splits.keys():
@@ -36,21 +38,21 @@ def finished(folder: pathlib.Path, dataset: Dataset, planned: Planned) -> Facts 
     return facts
 
 
-def done(
+def reusable_shards(
     folder: pathlib.Path,
-    facts: Facts | None,
-    planned: Planned,
+    facts: DatasetInfo | None,
+    planned: PlannedShards,
     say: Callable[[str], None],
-) -> dict[str, Done]:
+) -> dict[str, FinishedShard]:
     """What need not be made again, by file."""
-    found: dict[str, Done] = {}
-    rows = unreadable(folder)
+    found: dict[str, FinishedShard] = {}
+    rows = read_unreadable(folder)
     for name, split in facts.splits.items() if facts else ():
         for shard in split.shards:
-            if not prepared.changed(folder, shard):
+            if not prepared.shard_changed(folder, shard):
                 left_out = [row for row in rows if row.shard == shard.file]
-                found[shard.file] = Done(name, shard, left_out)
-    found |= journal.read(folder)
+                found[shard.file] = FinishedShard(name, shard, left_out)
+    found |= journal.finished_shards(folder)
     wanted = {part.file: part.digest for split in planned.values() for part in split}
     same = {file: done for file, done in found.items() if wanted.get(file) == done.shard.rows}
     others = [file for file in found if file in wanted and file not in same]
@@ -62,18 +64,22 @@ def done(
     return same
 
 
-def unreadable(folder: pathlib.Path) -> list[Unreadable]:
+def read_unreadable(folder: pathlib.Path) -> list[UnreadableRow]:
     """The rows that were left out, as missing.jsonl names them."""
     try:
         lines = (folder / UNREADABLE).read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=Unreadable) for line in lines]
+        return [msgspec.json.decode(line, type=UnreadableRow) for line in lines]
     except (FileNotFoundError, ValueError):
         return []
 
 
-def report(folder: pathlib.Path, splits: Collection[str], made: dict[str, Done]) -> None:
+def write_unreadable(
+    folder: pathlib.Path, splits: Collection[str], made: dict[str, FinishedShard]
+) -> None:
     """Writes what was left out, of these splits anew."""
-    rows = [row for row in unreadable(folder) if row.split not in splits]
+    rows = [row for row in read_unreadable(folder) if row.split not in splits]
     for file in sorted(made):
         rows += made[file].unreadable
-    journal.commit(folder / UNREADABLE, b"".join(msgspec.json.encode(r) + b"\n" for r in rows))
+    journal.write_durably(
+        folder / UNREADABLE, b"".join(msgspec.json.encode(r) + b"\n" for r in rows)
+    )

@@ -13,15 +13,15 @@ from imagebind_jax.inputs import datasets
 from imagebind_jax.inputs.datasets import Dataset, Row
 from imagebind_jax.inputs.decoders import media
 from imagebind_jax.inputs.sources.array_records import write_shard
-from imagebind_jax.inputs.sources.record import MEDIA, checked
-from imagebind_jax.prepare.journal import Done, Unreadable, enter, settle
+from imagebind_jax.inputs.sources.record import MEDIA, validate_record
+from imagebind_jax.prepare.journal import FinishedShard, UnreadableRow, record_shard, rename_durably
 
 RECORDS, BYTES = 256, 256 << 20  # of one shard at most: seconds of work, and files of a handy size
 FORMAT = b"1"  # of the records written: another one makes other shards
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ShardPlan:
     """Rows that become one shard."""
 
     split: str
@@ -32,20 +32,22 @@ class Part:
     download: pathlib.Path
 
 
-def plan(dataset: Dataset, split: str, rows: Sequence[Row], download: pathlib.Path) -> list[Part]:
+def plan_shards(
+    dataset: Dataset, split: str, rows: Sequence[Row], download: pathlib.Path
+) -> list[ShardPlan]:
     """The parts of a split, always the same ones for the same rows.
 
     Raises ValueError where two rows have the same id.
     """
-    whole = dataset.record is datasets.embed
-    begin = hashlib.sha256(FORMAT + datasets.code(dataset.name))
-    parts: list[Part] = []
+    whole = dataset.record is datasets.inline_files
+    begin = hashlib.sha256(FORMAT + datasets.builder_source(dataset.name))
+    parts: list[ShardPlan] = []
     seen: set[Any] = set()
     start, size, digest = 0, 0, begin.copy()
 
     def close(stop: int) -> None:
         file = f"{split}-{len(parts):05d}.array_record"
-        parts.append(Part(split, file, rows[start:stop], digest.hexdigest(), size, download))
+        parts.append(ShardPlan(split, file, rows[start:stop], digest.hexdigest(), size, download))
 
     for index, row in enumerate(rows):
         if row["id"] in seen:
@@ -81,44 +83,48 @@ def _measured(row: Row, download: pathlib.Path) -> tuple[bytes, int]:
     return msgspec.msgpack.encode(dict(row), enc_hook=plain), total
 
 
-def write(name: str, search: Sequence[str], part: Part, out: pathlib.Path) -> Done:
+def write_and_record_shard(
+    name: str, search: Sequence[str], part: ShardPlan, out: pathlib.Path
+) -> FinishedShard:
     """Writes a part's shard and, when it is safely on disk, its entry in the journal.
 
     name: of the dataset, looked for in `search`: this runs in processes that know neither. Raises
     OSError where it cannot be written.
     """
-    datasets.search()[:] = search
-    unreadable: list[Unreadable] = []
-    records = _records(datasets.find(name), part, unreadable)
+    datasets.search_path()[:] = search
+    unreadable: list[UnreadableRow] = []
+    records = _records(datasets.get_dataset(name), part, unreadable)
     partial = out / f"{part.file}.partial"
     try:
         shard = write_shard(partial, records)
         shard.file, shard.rows = part.file, part.digest
         if shard.count:
-            settle(partial, out / part.file)
+            rename_durably(partial, out / part.file)
         else:
             shard.size = 0  # and no file
-        done = Done(part.split, shard, unreadable)
-        enter(out, done)
+        done = FinishedShard(part.split, shard, unreadable)
+        record_shard(out, done)
     finally:
         partial.unlink(missing_ok=True)
     return done
 
 
 def _records(
-    dataset: Dataset, part: Part, unreadable: list[Unreadable]
+    dataset: Dataset, part: ShardPlan, unreadable: list[UnreadableRow]
 ) -> Iterator[dict[str, Any]]:
     root = os.path.realpath(part.download)
     for row in part.rows:
         try:
             for path in _paths(row):
                 _check_within(path, root)
-            made = checked({"id": row["id"], **dataset.record(row)}, f"{part.split} {row['id']}")
+            made = validate_record(
+                {"id": row["id"], **dataset.record(row)}, f"{part.split} {row['id']}"
+            )
             for key in MEDIA & made.keys():
                 for frame in made[key] if isinstance(made[key], list) else [made[key]]:
                     _check_medium(key, frame)
         except (media.MediaError, OSError) as error:
-            unreadable.append(Unreadable(part.split, part.file, row["id"], str(error)))
+            unreadable.append(UnreadableRow(part.split, part.file, row["id"], str(error)))
             continue
         except Exception as error:
             error.add_note(f"This was with {dataset.name} {part.split}, row {row['id']!r}.")
@@ -143,7 +149,7 @@ def _check_within(path: pathlib.Path, root: str) -> None:
 
 def _check_medium(key: str, data: bytes) -> None:
     """Raises `MediaError` for a web page or a text in place of a medium, and the like."""
-    if media.kind(data) or key not in ("vision", "audio", "thermal"):
+    if media.sniff_media_type(data) or key not in ("vision", "audio", "thermal"):
         return
     # No beginning that is known at once: the decoders know more, such as BigTIFF, AU and CAF.
     if key == "audio":

@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.sources import prepared
-from imagebind_jax.inputs.sources.array_records import Shard, whole
+from imagebind_jax.inputs.sources.array_records import Shard, verify_shard
 from imagebind_jax.runtime.progress import Progress
 
 
-def verify(
+def verify_dataset(
     folder: str | os.PathLike, *, workers: int | None = None, say: Callable[[str], None] = print
 ) -> None:
     """Reads every byte of a prepared folder. Raises UserError, naming the shards that are damaged."""
-    splits = prepared.facts(folder).splits
+    splits = prepared.read_dataset_info(folder).splits
     shards = [shard for split in splits.values() for shard in split.shards if shard.count]
     broken = []
     with (
@@ -38,6 +38,6 @@ def verify(
 
 def _is_whole(folder: pathlib.Path, shard: Shard) -> bool:
     try:
-        return whole(folder, shard)
+        return verify_shard(folder, shard)
     except OSError:
         return False

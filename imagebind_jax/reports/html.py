@@ -21,7 +21,7 @@ NAMES = {
 }
 
 
-def write(path: pathlib.Path, title: str, body: Sequence[str], style: str = "") -> None:
+def write_html(path: pathlib.Path, title: str, body: Sequence[str], style: str = "") -> None:
     """Writes a page that needs no other file and no network; replaces `path` at once.
 
     title: plain text. body: HTML. style: CSS that this page has beside that of all.
@@ -29,10 +29,10 @@ def write(path: pathlib.Path, title: str, body: Sequence[str], style: str = "") 
     folder = importlib.resources.files(__package__)
     page, shared = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "style.css"))
     page = page.format(title=html.escape(title), style=shared + style, body="\n".join(body))
-    atomic.replace_text(path, page)
+    atomic.write_text_atomic(path, page)
 
 
-def section(name: str, title: str, says: str, *parts: str) -> str:
+def section_html(name: str, title: str, says: str, *parts: str) -> str:
     """A section of the page; empty without parts. All but `name` is HTML, escaped by the caller."""
     if not parts:
         return ""
@@ -43,19 +43,19 @@ def section(name: str, title: str, says: str, *parts: str) -> str:
     )
 
 
-def percent(share: float | int | None) -> str:
+def format_percent(share: float | int | None) -> str:
     """0.784 as "78.4 %", 0.0026 as "0.26 %", a missing number as a dash."""
     if share is None or not np.isfinite(share):
         return "–"
     return f"{100 * share:.{1 if share >= 0.01 or share == 0 else 2}f}\u202f%"
 
 
-def cosine(value: float) -> str:
+def format_cosine(value: float) -> str:
     """Two digits, a true minus sign, and no minus before zero."""
     return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
-def text(value: object) -> str:
+def escape(value: object) -> str:
     """Any value as HTML."""
     return html.escape(str(value))
 
@@ -65,7 +65,7 @@ def is_trained(results: Mapping[str, Any], one: str, other: str) -> bool:
     return bool({f"{one}+{other}", f"{other}+{one}"} & set(results["trained_pairs"]))
 
 
-def polyline(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> str:
+def svg_path(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> str:
     """The path of an SVG line through at most 300 of the points."""
     keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), 300)).round().astype(int))
     return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x[keep], y[keep], strict=True))

@@ -10,33 +10,33 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from imagebind_jax.errors import Stopped, UserError
+from imagebind_jax.errors import FatalRunError, UserError
 from imagebind_jax.storage import lock
 
 _here = threading.local()  # trail: of this thread, if any; descriptor: of its file
 _folder: pathlib.Path | None = None  # where another process looks for ours
 PREFIX, LOCK = "imagebind_jax_", "lock"
-NEW = 60  # seconds in which a folder may not be locked yet
+GRACE_SECONDS = 60  # seconds in which a folder may not be locked yet
 LENGTH = 1024  # bytes of a crumb in its file: one write, never half of two
 
 
 @contextlib.contextmanager
-def own_folder() -> Iterator[str]:
+def breadcrumb_dir() -> Iterator[str]:
     """For the crumbs of worker processes. Those whose owner was killed, so that nobody holds their
     locks, are removed."""
     for left in pathlib.Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError, UserError):
-            if time.time() - left.stat().st_mtime > NEW:
-                with lock.locked(left / LOCK, "its owner lives"):
+            if time.time() - left.stat().st_mtime > GRACE_SECONDS:
+                with lock.file_lock(left / LOCK, "its owner lives"):
                     shutil.rmtree(left)
     with (
         tempfile.TemporaryDirectory(prefix=PREFIX) as folder,
-        lock.locked(pathlib.Path(folder, LOCK)),
+        lock.file_lock(pathlib.Path(folder, LOCK)),
     ):
         yield folder
 
 
-class Trail:
+class ReadTracker:
     """The crumbs of one stream, whose readers are threads of this process or worker processes.
 
     Streams beside each other, as training's and an evaluation's, have a trail each: what one is
@@ -90,10 +90,10 @@ class Trail:
             self._reading.pop(thread, None)
 
 
-class Followed:
+class TrackedSource:
     """A source of elements, read by threads of this process, whose crumbs are on a trail."""
 
-    def __init__(self, elements: Any, trail: Trail):
+    def __init__(self, elements: Any, trail: ReadTracker):
         self._elements, self._trail = elements, trail
 
     def __len__(self) -> int:
@@ -101,15 +101,15 @@ class Followed:
 
     def __getitem__(self, index: int) -> Any:
         if self._trail.over:  # what was to be read ahead, behind a record that is stuck
-            raise Stopped("nobody waits for this any more")
+            raise FatalRunError("nobody waits for this any more")
         with self._trail.followed():
             return self._elements[index]
 
 
-_nobodys = Trail()  # of threads that read for no stream, and of worker processes
+_nobodys = ReadTracker()  # of threads that read for no stream, and of worker processes
 
 
-def note(what: str) -> None:
+def set_current_read(what: str) -> None:
     """This thread begins to read `what`; "" when it is done with it."""
     thread = threading.get_ident()
     getattr(_here, "trail", _nobodys)._note(thread, what)
@@ -122,14 +122,14 @@ def note(what: str) -> None:
         os.pwrite(_here.descriptor, text, 0)
 
 
-def detail(what: str) -> None:
+def set_current_file(what: str) -> None:
     """The same, of a part of what this thread has noted: a file. Nothing where nothing is noted."""
     if threading.get_ident() in getattr(_here, "trail", _nobodys)._reading:
-        note(what)
+        set_current_read(what)
 
 
-def share(folder: str | os.PathLike) -> None:
-    """From here on this process also leaves its crumbs as files in `folder`, of a `Trail`."""
+def share_reads_via(folder: str | os.PathLike) -> None:
+    """From here on this process also leaves its crumbs as files in `folder`, of a `ReadTracker`."""
     global _folder
     _folder = pathlib.Path(folder)
     (_folder / str(os.getpid())).touch()

@@ -16,18 +16,18 @@ from jax.experimental.compilation_cache import compilation_cache
 from imagebind_jax.storage import atomic
 from imagebind_jax.storage.cache_dir import CACHE_REMEDY, cache_folder
 
-LARGEST = 2 << 30  # bytes of all programs: hundreds of steps; a large model's is 1 to 50 MB
-SHORTEST = 0.1  # seconds of compilation; reading a program back takes a few hundredths
-DIGEST = 32  # bytes
+MAX_CACHE_BYTES = 2 << 30  # bytes of all programs: hundreds of steps; a large model's is 1 to 50 MB
+MIN_COMPILE_SECONDS = 0.1  # seconds of compilation; reading a program back takes a few hundredths
+DIGEST_BYTES = 32  # bytes
 FOLDER = "jax_compilation_cache_dir"
 SETTINGS = {
-    "jax_persistent_cache_min_compile_time_secs": SHORTEST,
+    "jax_persistent_cache_min_compile_time_secs": MIN_COMPILE_SECONDS,
     "jax_persistent_cache_min_entry_size_bytes": -1,  # every size
 }
 
 
 @contextlib.contextmanager
-def kept(say: Callable[[str], None]) -> Iterator[None]:
+def persistent_compilation_cache(say: Callable[[str], None]) -> Iterator[None]:
     """Programs compiled in the block are read from, and written to, $IMAGEBIND_JAX_CACHE/compiled.
 
     JAX's own settings go first: with JAX_COMPILATION_CACHE_DIR, or jax_compilation_cache_dir, this
@@ -40,7 +40,7 @@ def kept(say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     try:
-        folder = open_folder(cache_folder() / "compiled")
+        folder = open_private_dir(cache_folder() / "compiled")
     except (OSError, RuntimeError) as error:  # without a home it is a RuntimeError
         file = f": {error.filename}" if isinstance(error, OSError) else ""
         why = getattr(error, "strerror", None) or error
@@ -50,7 +50,7 @@ def kept(say: Callable[[str], None]) -> Iterator[None]:
     settings: dict[str, float | str] = {FOLDER: str(folder)}
     settings |= {name: value for name, value in SETTINGS.items() if name.upper() not in os.environ}
     before = {name: getattr(jax.config, name) for name in settings}
-    programs, of_jax = Programs(folder, say), file_cache.get_file_cache
+    programs, of_jax = VerifiedCompilationCache(folder, say), file_cache.get_file_cache
     file_cache.get_file_cache = lambda path: (programs, path)
     _set(settings)
     try:
@@ -66,7 +66,7 @@ def _set(settings):
     compilation_cache.reset_cache()  # which holds the folder that it began with
 
 
-class Programs(file_cache.CacheInterface):
+class VerifiedCompilationCache(file_cache.CacheInterface):
     """JAX's cache of compiled programs in a folder, in which every one has its SHA-256.
 
     In JAX's own, with zstandard installed (or Python 3.14), nothing notices a changed bit: the
@@ -85,7 +85,7 @@ class Programs(file_cache.CacheInterface):
             data = self._file(key).read_bytes()
         except FileNotFoundError:
             return None
-        program, digest = data[:-DIGEST], data[-DIGEST:]
+        program, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
         if hashlib.sha256(program).digest() == digest:
             return program
         if not self._told:
@@ -96,11 +96,11 @@ class Programs(file_cache.CacheInterface):
 
     def put(self, key: str, value: bytes) -> None:
         """JAX makes a warning of an OSError."""
-        with atomic.replaced(self._file(key), shared=True) as file:
+        with atomic.atomic_write(self._file(key), shared=True) as file:
             file.write(value + hashlib.sha256(value).digest())
 
 
-def open_folder(folder: pathlib.Path) -> pathlib.Path:
+def open_private_dir(folder: pathlib.Path) -> pathlib.Path:
     """The folder, made, checked, and cut to LARGEST bytes.
 
     A program in it is code that will run as this user, so the folder must be the user's own and
@@ -160,7 +160,7 @@ def _shorten(folder):
                 programs.append((max(status.st_atime, status.st_mtime), status.st_size, path))
     total = sum(size for _, size, _ in programs)
     for _, size, path in sorted(programs):
-        if total <= LARGEST:
+        if total <= MAX_CACHE_BYTES:
             return
         path.unlink(missing_ok=True)
         total -= size

@@ -7,7 +7,7 @@ import sys
 from typing import TextIO
 
 
-def say(line: str, *, to_stderr: bool = False) -> None:
+def print_line(line: str, *, to_stderr: bool = False) -> None:
     """Prints the line. Where it cannot be (the disk of a log is full, the reader of a pipe is gone)
     it is lost; where there is no such stream, there is nobody to tell."""
     stream = sys.stderr if to_stderr else sys.stdout
@@ -16,16 +16,16 @@ def say(line: str, *, to_stderr: bool = False) -> None:
     try:
         print(line, file=stream, flush=True)
     except OSError:
-        atexit.unregister(flush)
-        atexit.register(flush)
+        atexit.unregister(flush_streams)
+        atexit.register(flush_streams)
 
 
-def error(line: str) -> None:
+def print_error(line: str) -> None:
     """The line with which a command ends where it fails, on stderr."""
-    say(f"imagebind-jax: error: {line}", to_stderr=True)
+    print_line(f"imagebind-jax: error: {line}", to_stderr=True)
 
 
-def flush() -> None:
+def flush_streams() -> None:
     """What was printed, by whomever, goes out; or nowhere, as a stream that still holds what it cannot
     get rid of would make Python's end exit code 120."""
     for stream in filter(None, (sys.stdout, sys.stderr)):

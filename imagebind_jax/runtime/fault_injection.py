@@ -15,7 +15,7 @@ import time
 
 from imagebind_jax.errors import UserError
 
-VARIABLE = "IBJ_FAULT"
+ENV_VAR = "IBJ_FAULT"
 SIGNALS = {
     "kill": signal.SIGKILL,
     "crash": signal.SIGSEGV,
@@ -23,14 +23,14 @@ SIGNALS = {
     "sigterm": signal.SIGTERM,
     "sigint": signal.SIGINT,
 }
-# The first row happens to a process, by `strike`; the others are asked for where they are made.
+# The first row happens to a process, by `inject_process_faults`; the others are asked for where they are made.
 KINDS = (*SIGNALS, "raise", "sleep",
          "nan_batch", "inf_batch", "nan_loss", "nan_grad", "inf_grad", "spike", "bitflip",
          "disk_full")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Fault:
+class InjectedFault:
     """One line of IBJ_FAULT."""
 
     kind: str
@@ -44,24 +44,24 @@ class Fault:
         return self.step <= step < self.step + self.steps
 
 
-class Injected(RuntimeError):
+class InjectedError(RuntimeError):
     """What `kind=raise` raises: no mistake of a user's."""
 
 
-def asked(*kinds: str, host: int = 0) -> list[Fault]:
+def requested_faults(*kinds: str, host: int = 0) -> list[InjectedFault]:
     """The faults of these kinds that IBJ_FAULT asks for on this host. Raises UserError."""
-    text = os.environ.get(VARIABLE, "")
+    text = os.environ.get(ENV_VAR, "")
     found = _parsed(text) if text else ()
     return [fault for fault in found if fault.kind in kinds and fault.host in (None, host)]
 
 
-def strike(step: int, host: int = 0) -> None:
+def inject_process_faults(step: int, host: int = 0) -> None:
     """Does to this process what is asked for at this step."""
-    for fault in asked(*SIGNALS, "raise", "sleep", host=host):
+    for fault in requested_faults(*SIGNALS, "raise", "sleep", host=host):
         if not fault.at(step):
             continue
         if fault.kind == "raise":
-            raise Injected(f"injected at step {step}")
+            raise InjectedError(f"injected at step {step}")
         if fault.kind == "sleep":
             time.sleep(min(fault.seconds, 1e6))
         else:
@@ -69,11 +69,11 @@ def strike(step: int, host: int = 0) -> None:
 
 
 @functools.cache
-def _parsed(text: str) -> tuple[Fault, ...]:
+def _parsed(text: str) -> tuple[InjectedFault, ...]:
     return tuple(_fault(part) for part in text.split(";") if part.strip())
 
 
-def _fault(part: str) -> Fault:
+def _fault(part: str) -> InjectedFault:
     types = {"kind": str, "step": int, "steps": int, "host": int, "seconds": float}
     given = {}
     for item in part.split(","):
@@ -81,9 +81,7 @@ def _fault(part: str) -> Fault:
         try:
             given[name] = types[name](value)
         except (KeyError, ValueError) as error:
-            raise UserError(
-                f"{VARIABLE}: {item.strip()!r} is none of {', '.join(types)}"
-            ) from error
+            raise UserError(f"{ENV_VAR}: {item.strip()!r} is none of {', '.join(types)}") from error
     if given.get("kind") not in KINDS:
-        raise UserError(f"{VARIABLE}: kind {given.get('kind')!r} is none of {', '.join(KINDS)}")
-    return Fault(**given)
+        raise UserError(f"{ENV_VAR}: kind {given.get('kind')!r} is none of {', '.join(KINDS)}")
+    return InjectedFault(**given)

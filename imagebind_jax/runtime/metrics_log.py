@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from imagebind_jax.storage import atomic
-from imagebind_jax.storage.atomic import FULL
+from imagebind_jax.storage.atomic import DISK_FULL_ERRNOS
 
 
-class Metrics:
+class MetricsLog:
     """Appends to `metrics.jsonl` (one JSON object a line) and to TensorBoard's event files."""
 
     def __init__(self, folder: str | os.PathLike, start: int = 0, *, writes: bool = True):
@@ -23,11 +23,11 @@ class Metrics:
         if not writes:
             return
         self.path = pathlib.Path(folder) / "metrics.jsonl"
-        kept = [line for line in read(self.path) if line["step"] < start]
-        atomic.replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        kept = [line for line in read_metrics(self.path) if line["step"] < start]
+        atomic.write_text_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("ab", buffering=0)
         self._late = b""  # what a full disk had no room for
-        self._board = Board(pathlib.Path(folder) / "tensorboard", start)
+        self._board = TensorBoardWriter(pathlib.Path(folder) / "tensorboard", start)
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
         """One line: {"step": step, **values}; numbers also go to TensorBoard.
@@ -43,7 +43,7 @@ class Metrics:
                 self._board.scalar(name, value, step)
 
     def _append(self) -> None:
-        self._late = atomic.append(self._file, self._late)
+        self._late = atomic.append_or_buffer(self._file, self._late)
 
     def close(self) -> None:
         if self._writes:
@@ -52,15 +52,19 @@ class Metrics:
             self._board.close()
 
 
-def read(path: str | os.PathLike) -> list[dict]:
+def read_metrics(path: str | os.PathLike) -> list[dict]:
     """The lines of a metrics.jsonl; damaged ones are left out."""
-    return [line for line in atomic.json_lines(pathlib.Path(path)) if type(line.get("step")) is int]
+    return [
+        line
+        for line in atomic.read_jsonl_lenient(pathlib.Path(path))
+        if type(line.get("step")) is int
+    ]
 
 
-EVERY = 10.0  # seconds after which what was written is there to be seen
+FLUSH_SECONDS = 10.0  # seconds after which what was written is there to be seen
 
 
-class Board:
+class TensorBoardWriter:
     """Scalars by step. (tensorboardX's own writer dies in a thread where the disk is full, and then
     holds up whoever calls it, for ever.)"""
 
@@ -90,11 +94,11 @@ class Board:
                 suffix = f".{os.getpid()}.{time.time_ns()}"
                 self._writer = EventsWriter(str(self._folder / "events"), suffix)
             self._writer.write_event(event)
-            if time.monotonic() - self._flushed > EVERY:
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
                 self._flushed = time.monotonic()
                 self._writer.flush()
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in DISK_FULL_ERRNOS:
                 raise
             self._give_up()
 

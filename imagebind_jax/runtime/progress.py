@@ -12,7 +12,7 @@ from rich.console import Console
 from imagebind_jax.runtime import console
 
 
-class Pace:
+class RateEstimator:
     """How fast something goes, and how long it will take: by the last 30 looks."""
 
     def __init__(self, done: int = 0):
@@ -44,7 +44,7 @@ class Progress:
         shown: False on hosts for which another one tells."""
         self._what, self._total, self._note = what, total, note
         self._done = 0
-        self._pace = Pace()
+        self._pace = RateEstimator()
         self._stopped = threading.Event()
         self._bar: progress.Progress | None = None
         self._thread: threading.Thread | None = None
@@ -80,7 +80,7 @@ class Progress:
     def begin(self, done: int) -> None:
         """Counts from here: so much was done before, and the clock starts now."""
         self._done = done
-        self._pace = Pace(done)
+        self._pace = RateEstimator(done)
 
     def update(self, done: int, note: str = "") -> None:
         """`done` of the total so far."""
@@ -101,4 +101,4 @@ class Progress:
         if self._note:
             line += f"  {self._note}"
         line += self._pace(self._done, self._total)
-        console.say(line, to_stderr=True)
+        console.print_line(line, to_stderr=True)

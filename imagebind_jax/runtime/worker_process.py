@@ -28,10 +28,10 @@ def die_with_parent(parent: int) -> None:
     for others that do not heed it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells us
-    die_with(parent)
+    kill_when_parent_dies(parent)
 
 
-def name_before_making() -> None:
+def register_shared_memory_early() -> None:
     """For a worker process: Python's tracker hears of shared memory before it is made.
 
     Python tells it after that: a kill in between would leave the memory for ever (33 of 60 kills of
@@ -49,7 +49,7 @@ def name_before_making() -> None:
     setattr(shared_memory, "_make_filename", named)  # noqa: B010
 
 
-class Begin:
+class WorkerInit:
     """What grain calls in each worker process before its first record."""
 
     def __init__(self, folder: str):
@@ -57,12 +57,12 @@ class Begin:
 
     def __call__(self, index: int, count: int) -> None:
         die_with_parent(self.parent)
-        name_before_making()
+        register_shared_memory_early()
         faulthandler.enable()
-        breadcrumbs.share(self.folder)
+        breadcrumbs.share_reads_via(self.folder)
 
 
-class Shielded:
+class SigtermShieldedIterable:
     """Elements whose worker processes no SIGTERM reaches, from their birth on.
 
     A whole group of processes is often told to end (`timeout`, systemd, SLURM), and the run, which
@@ -81,20 +81,20 @@ class Shielded:
         return iter(self._elements)
 
 
-def kill(spared: Collection[int | None] = ()) -> None:
+def kill_workers(spared: Collection[int | None] = ()) -> None:
     """All worker processes but these."""
     for process in multiprocessing.active_children():
         if process.name.startswith(NAME) and process.pid not in spared:
             process.kill()
 
 
-def none_at_exit() -> None:
+def kill_workers_at_exit() -> None:
     """At Python's end multiprocessing sends SIGTERM to those that are left, and waits: they are
     killed before that, and after grain has closed what it can (at priority 1)."""
-    util.Finalize(None, kill, exitpriority=0)
+    util.Finalize(None, kill_workers, exitpriority=0)
 
 
-def no_flags() -> None:
+def mark_absl_flags_parsed() -> None:
     """grain's processes read absl's flags, which only programs built on absl have parsed."""
     from absl import flags
 
@@ -102,7 +102,7 @@ def no_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def no_last_word() -> None:
+def silence_resource_tracker() -> None:
     """Python's tracker removes what shared memory a dead run leaves, and warns of it after the run's
     own last line: it is started here, without the warning."""
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
@@ -112,14 +112,14 @@ def no_last_word() -> None:
         sys.warnoptions.pop()
 
 
-def lacks_shared_memory(error: BaseException) -> bool:
+def is_shared_memory_full(error: BaseException) -> bool:
     """Whether it is an error of a block of shared memory, or a semaphore: these have no path."""
     if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
         return False
     return not error.filename or os.fspath(error.filename).startswith("/psm_")
 
 
-def death(code: str, reading: Sequence[str], began: bool) -> str:
+def describe_worker_death(code: str, reading: Sequence[str], began: bool) -> str:
     """What is said of a worker that died with this exit code; reading: what it had begun to read;
     began: whether it had come to its first record."""
     if code == str(-signal.SIGBUS):  # a page of the file in memory that there is no room for
@@ -140,7 +140,7 @@ def death(code: str, reading: Sequence[str], began: bool) -> str:
 PR_SET_PDEATHSIG = 1
 
 
-def die_with(parent: int) -> None:
+def kill_when_parent_dies(parent: int) -> None:
     """Asks the system to kill this process when `parent`, which has started it, is gone. On Linux
     alone there is such a thing."""
     with contextlib.suppress(AttributeError, OSError):

@@ -10,25 +10,25 @@ import msgspec
 import numpy as np
 
 from imagebind_jax.errors import UserError, one_line
-from imagebind_jax.evaluation.batching import Batches
-from imagebind_jax.evaluation.model_embedder import fits
+from imagebind_jax.evaluation.batching import ShapeBatcher
+from imagebind_jax.evaluation.model_embedder import matches_encoder_shape
 from imagebind_jax.inputs.pipeline import batches as pipeline
-from imagebind_jax.inputs.pipeline.examples import Batch, Rows, ToInputs
+from imagebind_jax.inputs.pipeline.examples import Batch, Examples, ToModelInputs
 from imagebind_jax.inputs.thumbnails import thumbnail
 from imagebind_jax.runtime import console
 from imagebind_jax.runtime.progress import Progress
 from imagebind_jax.search import file_discovery
-from imagebind_jax.search.encoders import Encoders
-from imagebind_jax.search.file_discovery import Found, Item, Records
-from imagebind_jax.search.store_writer import Writer, stamp, writing
-from imagebind_jax.storage.fingerprint import digest, flat
+from imagebind_jax.search.encoders import CheckpointEncoders
+from imagebind_jax.search.file_discovery import Discovery, EmbedItem, ItemRecords
+from imagebind_jax.search.store_writer import StoreWriter, file_stamp, open_writer
+from imagebind_jax.storage.fingerprint import flatten_config, json_sha256
 
-CHUNK = 8192  # files whose vectors are in memory at once
+ITEMS_IN_MEMORY = 8192  # files whose vectors are in memory at once
 
 
-def run(
+def embed_files(
     paths: Sequence[str],
-    encoders: Encoders,
+    encoders: CheckpointEncoders,
     out: str | os.PathLike,
     *,
     assumed: Mapping[str, Sequence[str]] | None = None,
@@ -38,7 +38,7 @@ def run(
     threads: int | None = None,
     workers: int = 0,
     patience: float = 60.0,
-    say: Callable[[str], None] = console.say,
+    say: Callable[[str], None] = console.print_line,
 ) -> dict[str, int]:
     """Embeds what the paths name (`finding.find`) into the store `out`, which is begun or added to.
 
@@ -49,21 +49,21 @@ def run(
     Raises UserError.
     """
     begun = time.monotonic()
-    found = file_discovery.find(paths, assumed, fields, sound=sound)
+    found = file_discovery.discover_files(paths, assumed, fields, sound=sound)
     items = _with_encoder(found, encoders, say)
     threads = threads or os.cpu_count() or 1
-    with writing(out, encoders.width, encoders.checkpoint, encoders.family) as writer:
+    with open_writer(out, encoders.width, encoders.checkpoint, encoders.family) as writer:
         said = {m: _digest(encoders, m) for m in {item.modality for item in items}}
         new = [item for item in items if not writer.has(item.key, _stamp(item), _fields(item))]
         todo = [
             item
             for item in new
-            if retry or not writer.had(item.key, _stamp(item), _said(item, said))
+            if retry or not writer.had(item.key, _stamp(item), _item_fingerprint(item, said))
         ]
         there = len(items) - len(new)
         counts = {"embedded": 0, "unusable": 0, "there": there}
         _note_unusable(found, writer)
-        say(_told(found, items, there, len(new) - len(todo)))
+        say(_summary_line(found, items, there, len(new) - len(todo)))
         modalities = list(dict.fromkeys(item.modality for item in todo))
         with Progress("embed", len(todo), shown=bool(todo)) as progress:
             encoders.tell = progress.say
@@ -71,31 +71,33 @@ def run(
                 mine = [item for item in todo if item.modality == modality]
                 progress.say(f"{modality}: loading the encoder")
                 writer.describe(modality, encoders.described(modality))
-                for start in range(0, len(mine), CHUNK):
-                    part = mine[start : start + CHUNK]
-                    made = _made(part, encoders, modality, threads, workers, patience)
-                    _fill(writer, encoders, modality, part, made, said, counts, progress)
+                for start in range(0, len(mine), ITEMS_IN_MEMORY):
+                    part = mine[start : start + ITEMS_IN_MEMORY]
+                    made = _prefetch_inputs(part, encoders, modality, threads, workers, patience)
+                    _write_embeddings(
+                        writer, encoders, modality, part, made, said, counts, progress
+                    )
         unusable = list(writer.why.values())
-    return _ended(counts, unusable, time.monotonic() - begun, out, say)
+    return _report(counts, unusable, time.monotonic() - begun, out, say)
 
 
-def _made(
-    items: Sequence[Item],
-    encoders: Encoders,
+def _prefetch_inputs(
+    items: Sequence[EmbedItem],
+    encoders: CheckpointEncoders,
     modality: str,
     threads: int,
     workers: int,
     patience: float,
 ) -> Iterator[tuple[Batch | None, str]]:
-    to_inputs = ToInputs({modality: encoders.transform(modality)})
-    make = _Make(Rows(Records(items), to_inputs, modality), modality)
-    return pipeline.each(make, len(items), 0, threads, workers, patience)
+    to_inputs = ToModelInputs({modality: encoders.transform(modality)})
+    make = _LoadItem(Examples(ItemRecords(items), to_inputs, modality), modality)
+    return pipeline.prefetch_each(make, len(items), 0, threads, workers, patience)
 
 
-class _Make:
+class _LoadItem:
     """An item's input, its picture and what it says of itself, in a thread or another process."""
 
-    def __init__(self, rows: Rows, modality: str):
+    def __init__(self, rows: Examples, modality: str):
         self._rows, self._modality = rows, modality
 
     def __call__(self, index: int) -> tuple[Batch | None, str]:
@@ -105,7 +107,7 @@ class _Make:
         if made is None:
             return None, bad
         picture = thumbnail(self._modality, made[self._modality])
-        said = msgspec.json.encode({**file_discovery.about(item), **_row(item, before)})
+        said = msgspec.json.encode({**file_discovery.media_info(item), **_row(item, before)})
         return {**made, "picture": _bytes(picture), "about": _bytes(said)}, ""
 
 
@@ -113,11 +115,11 @@ def _bytes(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8)
 
 
-def _fill(
-    writer: Writer,
-    encoders: Encoders,
+def _write_embeddings(
+    writer: StoreWriter,
+    encoders: CheckpointEncoders,
     modality: str,
-    items: Sequence[Item],
+    items: Sequence[EmbedItem],
     made: Iterator[tuple[Batch | None, str]],
     said_of: Mapping[str, str],
     counts: dict[str, int],
@@ -126,7 +128,7 @@ def _fill(
     """Adds a row for each item, in order, as soon as it and all before it are done."""
     bench, encoder = encoders.bench(modality), encoders.encoders[modality]
     table = np.zeros((len(items), encoders.width), np.float32)
-    batches = Batches(bench.runner("embed", modality, {}), bench.batch_size, table)
+    batches = ShapeBatcher(bench.runner("embed", modality, {}), bench.batch_size, table)
     waiting: dict[int, tuple[bytes, bytes]] = {}  # row -> its picture, what it says of itself
     done = 0
 
@@ -142,12 +144,15 @@ def _fill(
         progress.update(counts["embedded"] + counts["unusable"], f"{modality}{bad}")
 
     for row, (inputs, why) in enumerate(made):
-        if inputs is not None and not fits(inputs[modality], encoder):
+        if inputs is not None and not matches_encoder_shape(inputs[modality], encoder):
             why = f"an input of {list(inputs[modality].shape)}, and the encoder takes {list(encoder.shape)}"
             inputs = None
         if inputs is None:
             item = items[row]
-            about = {"said": _said(item, said_of), "why": why.removeprefix(f"{item.source}: ")}
+            about = {
+                "said": _item_fingerprint(item, said_of),
+                "why": why.removeprefix(f"{item.source}: "),
+            }
             writer.unusable({**_fields(item), **_row(item, _stamp(item)), **about})
             counts["unusable"] += 1
         else:
@@ -159,30 +164,32 @@ def _fill(
     finished(len(items))
 
 
-def _row(item: Item, stamp: Any) -> dict[str, Any]:
+def _row(item: EmbedItem, stamp: Any) -> dict[str, Any]:
     """What items.jsonl says of it, beside its fields; nothing that a manifest says takes its place."""
     return {"key": item.key, "modality": item.modality, "file": item.source, "stamp": stamp}
 
 
-def _fields(item: Item) -> dict[str, Any]:
+def _fields(item: EmbedItem) -> dict[str, Any]:
     reserved = ("key", "modality", "file", "stamp", "said", "why")
     return {name: value for name, value in item.fields.items() if name not in reserved}
 
 
-def _digest(encoders: Encoders, modality: str) -> str:
-    return digest(flat({"transform": encoders.transform(modality)}))
+def _digest(encoders: CheckpointEncoders, modality: str) -> str:
+    return json_sha256(flatten_config({"transform": encoders.transform(modality)}))
 
 
-def _said(item: Item, of: Mapping[str, str]) -> str:
+def _item_fingerprint(item: EmbedItem, of: Mapping[str, str]) -> str:
     """What else decides whether it can be used: its fields, and how inputs are made of it."""
-    return digest([_fields(item), of[item.modality]])
+    return json_sha256([_fields(item), of[item.modality]])
 
 
-def _stamp(item: Item) -> Any:
-    return stamp(item.source) if item.text is None else item.text
+def _stamp(item: EmbedItem) -> Any:
+    return file_stamp(item.source) if item.text is None else item.text
 
 
-def _with_encoder(found: Found, encoders: Encoders, say: Callable[[str], None]) -> list[Item]:
+def _with_encoder(
+    found: Discovery, encoders: CheckpointEncoders, say: Callable[[str], None]
+) -> list[EmbedItem]:
     """Those that the checkpoint has an encoder for. Raises UserError where it has for none."""
     lacking = sorted({item.modality for item in found.items} - encoders.encoders.keys())
     for modality in lacking:
@@ -194,15 +201,15 @@ def _with_encoder(found: Found, encoders: Encoders, say: Callable[[str], None]) 
     return [item for item in found.items if item.modality in encoders.encoders]
 
 
-def _note_unusable(found: Found, writer: Writer) -> None:
+def _note_unusable(found: Discovery, writer: StoreWriter) -> None:
     for file, why in found.unusable:
-        key, changed = f"file:{file}", stamp(file)
+        key, changed = f"file:{file}", file_stamp(file)
         if not writer.had(key, changed):
             writer.unusable({"key": key, "file": file, "stamp": changed, "why": why})
         writer.why[key] = one_line(f"{file}: {why}", 400)
 
 
-def _told(found: Found, items: Sequence[Item], there: int, known: int) -> str:
+def _summary_line(found: Discovery, items: Sequence[EmbedItem], there: int, known: int) -> str:
     """One line: what was found, and how much of it is new."""
     counts: dict[str, int] = {}
     for item in items:
@@ -218,7 +225,7 @@ def _told(found: Found, items: Sequence[Item], there: int, known: int) -> str:
     return line
 
 
-def _ended(
+def _report(
     counts: dict[str, int],
     unusable: Sequence[str],
     seconds: float,

@@ -12,20 +12,20 @@ from jaxtyping import Float
 from imagebind_jax import config as configs
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation.benchmark import EvalConfig
-from imagebind_jax.evaluation.metrics.similarity import mix
-from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.metrics.similarity import weighted_sum
+from imagebind_jax.evaluation.model_embedder import ModelEmbedder
 from imagebind_jax.inputs import default_transforms
-from imagebind_jax.inputs.pipeline.examples import ToInputs, Transform
+from imagebind_jax.inputs.pipeline.examples import ToModelInputs, Transform
 from imagebind_jax.inputs.sources import Record
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBind, embed
 from imagebind_jax.porting import load
-from imagebind_jax.storage.fingerprint import code, digest, flat
+from imagebind_jax.storage.fingerprint import code_checksums, flatten_config, json_sha256
 
-BEGINNING = 1 << 18  # numbers of a leaf that tell a checkpoint from others
+HASHED_ELEMENTS = 1 << 18  # numbers of a leaf that tell a checkpoint from others
 
 
-class Encoders:
+class CheckpointEncoders:
     """Embeds records as the checkpoint's own transforms make their inputs."""
 
     def __init__(
@@ -46,15 +46,17 @@ class Encoders:
         with load.open_weights(self.checkpoint) as weights:
             self.encoders: Mapping[str, EncoderConfig] = weights.config.encoders
             self.width = weights.config.embed_dim
-            leaves = {path: _beginning(weights.pieces(path)) for path in sorted(weights.specs)}
+            leaves = {
+                path: _leaf_prefix_hash(weights.pieces(path)) for path in sorted(weights.specs)
+            }
             said = weights.inputs
         # Encoders that were not trained together share no space, whatever their shapes.
-        self.family = digest([flat(dict(self.encoders)), self.width, leaves])
+        self.family = json_sha256([flatten_config(dict(self.encoders)), self.width, leaves])
         given: Mapping[str, Transform] = transforms or {}
         if config is not None:
-            given = {**configs.load(config, configs.TrainConfig).inputs, **given}
+            given = {**configs.load_config(config, configs.TrainConfig).inputs, **given}
         self._given, self._said = given, said
-        self._benches: dict[str, ModelBench] = {}
+        self._benches: dict[str, ModelEmbedder] = {}
         self._towers: dict[str, tuple[ImageBind, Mapping]] = {}
         self.expected: Mapping[str, str] = {}  # modality -> digest that its parameters must have
 
@@ -68,8 +70,8 @@ class Encoders:
         shape = self.encoders[modality].shape
         found = (
             self._given.get(modality)
-            or default_transforms.rebuilt(self._said, modality)
-            or default_transforms.by_shape(modality, shape)
+            or default_transforms.transform_from_run(self._said, modality)
+            or default_transforms.default_transform(modality, shape)
         )
         if found is None:
             raise UserError(
@@ -91,7 +93,7 @@ class Encoders:
             dtype = self.settings.dtype
             loaded = load.load(self.checkpoint, modalities=(modality,), dtype=dtype)
             if modality in self.expected:
-                bench = ModelBench(self.settings, *loaded, tell=self.tell)
+                bench = ModelEmbedder(self.settings, *loaded, tell=self.tell)
                 if bench.described(modality)["parameters"] != self.expected[modality]:
                     raise UserError(
                         f"{self.checkpoint} has another encoder of {modality} than the store was made with"
@@ -100,11 +102,11 @@ class Encoders:
             self._towers[modality] = loaded
         return self._towers[modality]
 
-    def bench(self, modality: str) -> ModelBench:
+    def bench(self, modality: str) -> ModelEmbedder:
         """For many inputs: batches over all devices."""
         tower = self.tower(modality)
         if modality not in self._benches:
-            self._benches[modality] = ModelBench(self.settings, *tower, tell=self.tell)
+            self._benches[modality] = ModelEmbedder(self.settings, *tower, tell=self.tell)
         return self._benches[modality]
 
     def described(self, modality: str) -> dict[str, Any]:
@@ -112,8 +114,8 @@ class Encoders:
         transform = self.transform(modality)
         return {
             **self.bench(modality).described(modality),
-            "transform": flat({"transform": transform}),
-            "code": code(transform),
+            "transform": flatten_config({"transform": transform}),
+            "code": code_checksums(transform),
         }
 
     def vector(self, modality: str, record: Record) -> Float[np.ndarray, "e"]:
@@ -128,16 +130,16 @@ class Encoders:
 
     def input(self, modality: str, record: Record) -> np.ndarray:
         """What the encoder sees of one record. Raises UserError, MediaError."""
-        return ToInputs({modality: self.transform(modality)})(record, None)[modality]
+        return ToModelInputs({modality: self.transform(modality)})(record, None)[modality]
 
 
-def _beginning(pieces: Iterator[np.ndarray]) -> str:
+def _leaf_prefix_hash(pieces: Iterator[np.ndarray]) -> str:
     """Of a leaf, of its first layer where layers are stacked: enough to tell weights from others."""
-    first = np.ascontiguousarray(next(iter(pieces)).reshape(-1)[:BEGINNING])
+    first = np.ascontiguousarray(next(iter(pieces)).reshape(-1)[:HASHED_ELEMENTS])
     return hashlib.sha256(first.tobytes()).hexdigest()
 
 
-def composed(
+def compose_query(
     vectors: Sequence[Float[np.ndarray, "e"]], weights: Sequence[float]
 ) -> Float[np.ndarray, "e"]:
     """The unit vector of the weighted sum of unit vectors; a negative weight takes away.
@@ -147,4 +149,4 @@ def composed(
     total = sum(weight * vector for weight, vector in zip(weights, vectors, strict=True))
     if not np.linalg.norm(total) > 1e-6:
         raise UserError("the queries cancel each other: choose other weights")
-    return mix([vector[None] for vector in vectors], weights)[0]
+    return weighted_sum([vector[None] for vector in vectors], weights)[0]

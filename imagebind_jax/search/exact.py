@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.search.store import BLOCK, Store
+from imagebind_jax.search.store import ROWS_PER_BLOCK, EmbeddingStore
 
-MOST = 10_000  # hits of a query
-SCORES = 1 << 26  # cosines in memory at once: 256 MB
+MAX_K = 10_000  # hits of a query
+MAX_SCORES_IN_MEMORY = 1 << 26  # cosines in memory at once: 256 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Hit:
     item: Mapping[str, Any]
 
 
-def search(
-    store: Store,
+def search_store(
+    store: EmbeddingStore,
     query: Float[np.ndarray, "e"],
     k: int = 10,
     *,
@@ -40,15 +40,17 @@ def search(
     """The k rows nearest to the query by cosine, best first; equal ones by row.
 
     query: of any length but 0. modalities: only rows of these. where: conditions on metadata, all of
-    which hold (`condition`). without: rows that are no answer. All rows are compared. Raises UserError.
+    which hold (`parse_filter`). without: rows that are no answer. All rows are compared. Raises UserError.
     """
-    rows = allowed(store, modalities, where)
+    rows = candidate_mask(store, modalities, where)
     rows[list(without)] = False
-    found, cosines = nearest(store, query[None], k, rows)
-    return hits(store, found[0], cosines[0])
+    found, cosines = exact_top_k(store, query[None], k, rows)
+    return load_hits(store, found[0], cosines[0])
 
 
-def hits(store: Store, rows: Int[np.ndarray, "k"], cosines: Float[np.ndarray, "k"]) -> list[Hit]:
+def load_hits(
+    store: EmbeddingStore, rows: Int[np.ndarray, "k"], cosines: Float[np.ndarray, "k"]
+) -> list[Hit]:
     """What the rows are of. Raises UserError where the store is damaged."""
     found = []
     for row, cosine in zip(rows.tolist(), cosines.tolist()):
@@ -57,8 +59,8 @@ def hits(store: Store, rows: Int[np.ndarray, "k"], cosines: Float[np.ndarray, "k
     return found
 
 
-def allowed(
-    store: Store, modalities: Sequence[str] = (), where: Sequence[str] = ()
+def candidate_mask(
+    store: EmbeddingStore, modalities: Sequence[str] = (), where: Sequence[str] = ()
 ) -> Bool[np.ndarray, "n"]:
     """Which rows may be answers. Raises UserError on a condition or modality that makes no sense."""
     rows = ~store.replaced
@@ -70,7 +72,7 @@ def allowed(
         numbers = [store.note.modalities.index(modality) for modality in modalities]
         rows &= np.isin(store.rows["modality"], numbers)
     if where:
-        holds = [condition(text) for text in where]
+        holds = [parse_filter(text) for text in where]
         fields = {name for _, name in holds}
         rows &= np.array([all(each(item) for each, _ in holds) for item in store.items], bool)
         if not rows.any():
@@ -91,7 +93,7 @@ _COMPARED: Mapping[str, Callable[[Any, Any], bool]] = {
 _CONDITION = re.compile(r"\s*([^<>=!~\s]+)\s*(<=|>=|!=|=|<|>|~)\s*(.*?)\s*", re.S)
 
 
-def condition(text: str) -> tuple[Callable[[Mapping[str, Any]], bool], str]:
+def parse_filter(text: str) -> tuple[Callable[[Mapping[str, Any]], bool], str]:
     """(whether an item's metadata fulfil it, the field's name).
 
     FIELD=VALUE, !=, <, <=, >, >= (numbers as numbers, else as text), or FIELD~GLOB: "seconds>5",
@@ -129,8 +131,8 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def nearest(
-    store: Store,
+def exact_top_k(
+    store: EmbeddingStore,
     queries: Float[np.ndarray, "q e"],
     k: int,
     rows: Bool[np.ndarray, "n"] | None = None,
@@ -141,12 +143,12 @@ def nearest(
     bytes are checked in the first one. Raises UserError.
     """
     check_k(k)
-    queries = checked(store, queries)
+    queries = validate_queries(store, queries)
     rows = ~store.replaced if rows is None else rows
     k = min(k, int(rows.sum()))
     found = np.zeros((len(queries), k), np.int64)
     cosines = np.zeros((len(queries), k), np.float32)
-    at_once = max(1, SCORES // max(1, len(store)))
+    at_once = max(1, MAX_SCORES_IN_MEMORY // max(1, len(store)))
     for start in range(0, len(queries), at_once):
         some = slice(start, start + at_once)
         scores = _scores(store, queries[some], rows)
@@ -156,12 +158,12 @@ def nearest(
 
 
 def _scores(
-    store: Store, queries: Float[np.ndarray, "q e"], rows: Bool[np.ndarray, "n"]
+    store: EmbeddingStore, queries: Float[np.ndarray, "q e"], rows: Bool[np.ndarray, "n"]
 ) -> Float[np.ndarray, "q n"]:
     """Cosines with all rows; -inf of those that may be no answer."""
     scores = np.full((len(queries), len(store)), -np.inf, np.float32)
     for index in range(store.blocks):
-        part = slice(index * BLOCK, index * BLOCK + BLOCK)
+        part = slice(index * ROWS_PER_BLOCK, index * ROWS_PER_BLOCK + ROWS_PER_BLOCK)
         if rows[part].any():
             np.matmul(queries, store.block(index).T, out=scores[:, part])
     if not rows.all():
@@ -181,11 +183,13 @@ def _best(scores: Float[np.ndarray, "n"], k: int) -> Int[np.ndarray, "k"]:
 
 def check_k(k: int) -> None:
     """Raises UserError."""
-    if not 1 <= k <= MOST:
-        raise UserError(f"k must be from 1 to {MOST:,}, got {k}")
+    if not 1 <= k <= MAX_K:
+        raise UserError(f"k must be from 1 to {MAX_K:,}, got {k}")
 
 
-def checked(store: Store, queries: Float[np.ndarray, "q e"]) -> Float[np.ndarray, "q e"]:
+def validate_queries(
+    store: EmbeddingStore, queries: Float[np.ndarray, "q e"]
+) -> Float[np.ndarray, "q e"]:
     """Unit vectors as the store holds them. Raises UserError where they do not fit it."""
     if queries.shape[1] != store.note.width:
         raise UserError(

@@ -13,21 +13,21 @@ from numpy.lib import format as npy
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import media
-from imagebind_jax.inputs.decoders.audio_files import open_recording
-from imagebind_jax.inputs.decoders.containers import open_container, pyav
+from imagebind_jax.inputs.decoders.audio_files import open_audio
+from imagebind_jax.inputs.decoders.containers import import_pyav, open_container
 from imagebind_jax.inputs.decoders.images import image_size
 from imagebind_jax.inputs.decoders.imu_files import read_imu
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.decoders.video import open_video
 from imagebind_jax.inputs.sources import Manifest, Record
-from imagebind_jax.inputs.sources.record import LONGEST, MEDIA
+from imagebind_jax.inputs.sources.record import MAX_LINE_BYTES, MEDIA
 
 TABLES, LINES = (".csv", ".tsv"), (".jsonl", ".ndjson")
 TEXTS = (".txt",)
-DAMAGED = "nothing that is read here"
+UNSUPPORTED = "nothing that is read here"
 
 
-class Item(NamedTuple):
+class EmbedItem(NamedTuple):
     """One thing to embed: a file, or a text, as one modality."""
 
     modality: str
@@ -44,18 +44,18 @@ class Item(NamedTuple):
         return f"{self.modality}:{os.path.realpath(self.source)}{part}"
 
 
-class Found(NamedTuple):
+class Discovery(NamedTuple):
     """What was found, what of it cannot be used and why, and how many other files there were."""
 
-    items: list[Item]
+    items: list[EmbedItem]
     unusable: list[tuple[str, str]]  # (file, why)
     passed_over: Mapping[str, int]  # suffix -> files of a folder that are no media
 
 
-class Records(Sequence[Record]):
+class ItemRecords(Sequence[Record]):
     """The items of one modality as records for its transform."""
 
-    def __init__(self, items: Sequence[Item]):
+    def __init__(self, items: Sequence[EmbedItem]):
         self.items = items
 
     def __len__(self) -> int:
@@ -69,13 +69,13 @@ class Records(Sequence[Record]):
         return {**item.fields, "id": item.source, item.modality: medium}
 
 
-def find(
+def discover_files(
     paths: Sequence[str],
     assumed: Mapping[str, Sequence[str]] | None = None,
     fields: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     sound: bool = False,
-) -> Found:
+) -> Discovery:
     """Everything that the paths name, in their order, folders sorted; each thing once.
 
     paths: files, folders (with all below them, but for what is hidden), globs and manifests (JSONL,
@@ -100,12 +100,12 @@ def find(
             f"nothing to embed in {', '.join(map(str, paths)) or 'no path'}"
             + (f": only {other}" if other else "")
         )
-    return Found(list(search.items.values()), list(search.unusable.items()), search.passed_over)
+    return Discovery(list(search.items.values()), list(search.unusable.items()), search.passed_over)
 
 
 class _Search:
     def __init__(self, fields: Mapping[str, Mapping[str, Any]], sound: bool):
-        self.items: dict[str, Item] = {}
+        self.items: dict[str, EmbedItem] = {}
         self.unusable: dict[str, str] = {}
         self.passed_over: collections.Counter[str] = collections.Counter()
         self.only_manifests = False
@@ -161,7 +161,7 @@ class _Search:
         for each in found:
             self._add(each, path)
         if not found and named:
-            raise MediaError(path, DAMAGED)
+            raise MediaError(path, UNSUPPORTED)
         if not found:
             self.passed_over[suffix or "without suffix"] += 1
 
@@ -183,7 +183,7 @@ class _Search:
             yield from (os.path.join(place, name) for name in sorted(names) if name[0] != ".")
 
     def _modalities(self, path: str, suffix: str) -> Iterator[str]:
-        kind = media.kind(path)
+        kind = media.sniff_media_type(path)
         if kind == "image":
             yield "vision"
         elif kind == "audio":
@@ -202,7 +202,7 @@ class _Search:
 
     def _streams(self, path: str) -> Iterator[str]:
         with open_container(path) as container:
-            cover = pyav().stream.Disposition.attached_pic  # a sound file's
+            cover = import_pyav().stream.Disposition.attached_pic  # a sound file's
             moving = [s for s in container.streams.video if not s.disposition & cover]
             heard = bool(container.streams.audio)
         if moving:
@@ -238,19 +238,19 @@ class _Search:
         texts = [text] if isinstance(text, str) else text or []
         for i, each in enumerate(texts):
             source = name if len(texts) == 1 else f"{name}, text {i + 1}"
-            self._put(Item("text", source, others, each))
+            self._put(EmbedItem("text", source, others, each))
 
     def _add(self, modality: str, path: str, fields: Mapping[str, Any] | None = None) -> None:
-        self._put(Item(modality, path, {**self._fields.get(modality, {}), **(fields or {})}))
+        self._put(EmbedItem(modality, path, {**self._fields.get(modality, {}), **(fields or {})}))
 
-    def _put(self, item: Item) -> None:
+    def _put(self, item: EmbedItem) -> None:
         self.items.setdefault(item.key, item)
 
 
 def _is_manifest(path: str, named: bool) -> bool:
     """Whether a table names modalities; in a folder, where tables are of anything, also a file."""
-    with media.decoding(path), media.open_source(path) as file:
-        head = file.read(LONGEST).decode("utf-8-sig", "replace").split("\n")[0]
+    with media.wrap_decode_errors(path), media.open_media(path) as file:
+        head = file.read(MAX_LINE_BYTES).decode("utf-8-sig", "replace").split("\n")[0]
         columns = {column.strip() for column in next(csv.reader([head]), [])}
     if not {*MEDIA, "text"} & columns:
         return False
@@ -264,7 +264,7 @@ def _is_manifest(path: str, named: bool) -> bool:
 
 
 def _of_array(path: str) -> str:
-    with media.decoding(path), media.open_source(path) as file:
+    with media.wrap_decode_errors(path), media.open_media(path) as file:
         npy.read_magic(file)
         shape, _, _ = npy.read_array_header_1_0(file)
     if len(shape) == 2 and shape[1] in (6, 7):
@@ -274,17 +274,17 @@ def _of_array(path: str) -> str:
 
 def read_text(path: str) -> str:
     """The whole of a text file, without white space around it. Raises `MediaError`."""
-    with media.decoding(path), media.open_source(path) as file:
-        data = file.read(LONGEST + 1)
-        if len(data) > LONGEST:
-            raise MediaError(path, f"more than {LONGEST} bytes of text")
+    with media.wrap_decode_errors(path), media.open_media(path) as file:
+        data = file.read(MAX_LINE_BYTES + 1)
+        if len(data) > MAX_LINE_BYTES:
+            raise MediaError(path, f"more than {MAX_LINE_BYTES} bytes of text")
         text = data.decode("utf-8-sig").strip()
         if not text:
             raise MediaError(path, "no text in it")
         return text
 
 
-def about(item: Item) -> dict[str, Any]:
+def media_info(item: EmbedItem) -> dict[str, Any]:
     """What a file says of itself, for people and filters: width, height, or seconds."""
     found: dict[str, Any] = {}
     with contextlib.suppress(MediaError):  # it has been read; what it says beside matters less
@@ -293,9 +293,9 @@ def about(item: Item) -> dict[str, Any]:
         elif item.modality == "text":
             found["text"] = read_text(item.source)[:1000]
         elif item.modality == "audio":
-            with open_recording(item.source) as recording:
+            with open_audio(item.source) as recording:
                 found["seconds"] = round(recording.seconds, 3)
-        elif item.modality == "vision" and media.kind(item.source) == "container":
+        elif item.modality == "vision" and media.sniff_media_type(item.source) == "container":
             with open_video(item.source) as video:
                 found["seconds"] = round(float(video.duration), 3)
         elif item.modality == "vision":

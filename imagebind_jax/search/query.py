@@ -14,14 +14,14 @@ from imagebind_jax.inputs import default_transforms
 from imagebind_jax.inputs.thumbnails import thumbnail
 from imagebind_jax.runtime import console
 from imagebind_jax.search import exact
-from imagebind_jax.search.approximate import Approximate
-from imagebind_jax.search.encoders import Encoders, composed
+from imagebind_jax.search.approximate import ApproximateIndex
+from imagebind_jax.search.encoders import CheckpointEncoders, compose_query
 from imagebind_jax.search.exact import Hit
-from imagebind_jax.search.results_html import Query, write
-from imagebind_jax.search.store import Store
+from imagebind_jax.search.results_html import QueryCard, write_search_html
+from imagebind_jax.search.store import EmbeddingStore
 
 
-class Part(NamedTuple):
+class QueryPart(NamedTuple):
     """A part of a question: a text, or a file, and how much it counts."""
 
     modality: str
@@ -29,12 +29,12 @@ class Part(NamedTuple):
     weight: float = 1.0
 
 
-def encoders_of(
-    store: Store,
+def load_store_encoders(
+    store: EmbeddingStore,
     checkpoint: str | os.PathLike | None = None,
     config: str | os.PathLike | None = None,
     tell: Callable[[str], None] = lambda what: None,
-) -> Encoders:
+) -> CheckpointEncoders:
     """The encoders that a store was made with. Raises UserError where they are not to be had.
 
     checkpoint: where it is now, if it was moved.
@@ -49,10 +49,10 @@ def encoders_of(
         flat = {f"inputs.{key}": value for key, value in of.get("transform", {}).items()}
         if (
             not of.get("code")
-            and (found := default_transforms.rebuilt(flat, "transform")) is not None
+            and (found := default_transforms.transform_from_run(flat, "transform")) is not None
         ):
             transforms[modality] = found
-    encoders = Encoders(place, config=config, transforms=transforms, tell=tell)
+    encoders = CheckpointEncoders(place, config=config, transforms=transforms, tell=tell)
     if encoders.family != store.note.family:
         raise UserError(
             f"{place} is not the checkpoint that {store.folder} was made with "
@@ -64,18 +64,22 @@ def encoders_of(
     return encoders
 
 
-def vector(
-    encoders: Encoders, parts: Sequence[Part], fields: Mapping[str, Mapping[str, Any]] | None = None
+def query_vector(
+    encoders: CheckpointEncoders,
+    parts: Sequence[QueryPart],
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Float[np.ndarray, "e"]:
     """The unit vector of a question. Raises UserError, MediaError.
 
     fields: {modality: what its records have beside the file}, such as a depth camera's.
     """
-    return _asked(encoders, parts, fields)[0]
+    return _embed_query(encoders, parts, fields)[0]
 
 
-def _asked(
-    encoders: Encoders, parts: Sequence[Part], fields: Mapping[str, Mapping[str, Any]] | None
+def _embed_query(
+    encoders: CheckpointEncoders,
+    parts: Sequence[QueryPart],
+    fields: Mapping[str, Mapping[str, Any]] | None,
 ) -> tuple[Float[np.ndarray, "e"], list[np.ndarray]]:
     """(the unit vector of a question, what the encoders saw of its parts)."""
     if not parts:
@@ -83,18 +87,20 @@ def _asked(
     if any(not part.said.strip() for part in parts):
         raise UserError("a query is empty")
     seen = [encoders.seen(part.modality, _record(part, fields or {})) for part in parts]
-    return composed([z for _, z in seen], [part.weight for part in parts]), [x for x, _ in seen]
+    return compose_query([z for _, z in seen], [part.weight for part in parts]), [
+        x for x, _ in seen
+    ]
 
 
-def _record(part: Part, fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _record(part: QueryPart, fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     text = part.modality == "text"
     medium = part.said if text else pathlib.Path(os.path.expanduser(part.said))
     return {**fields.get(part.modality, {}), "id": part.said, part.modality: medium}
 
 
-def run(
+def run_search(
     index: str | os.PathLike,
-    parts: Sequence[Part],
+    parts: Sequence[QueryPart],
     *,
     k: int = 10,
     modalities: Sequence[str] = (),
@@ -105,36 +111,38 @@ def run(
     checkpoint: str | os.PathLike | None = None,
     config: str | os.PathLike | None = None,
     fields: Mapping[str, Mapping[str, Any]] | None = None,
-    say: Callable[..., None] = console.say,
+    say: Callable[..., None] = console.print_line,
 ) -> list[Hit]:
     """Asks a store, and says what is found. Raises UserError, MediaError."""
-    store = Store(index)
+    store = EmbeddingStore(index)
     if page and (os.path.isdir(page) or not os.path.isdir(os.path.dirname(os.path.abspath(page)))):
         raise UserError(f"--page {page}: a file in a folder that is there")
     if approximate and (modalities or where):
         raise UserError("--approximate searches all rows: leave it out with --modality and --where")
-    rows = exact.allowed(store, modalities, where)  # mistakes first, before gigabytes are loaded
-    opened = Approximate(store) if approximate else None
-    encoders = encoders_of(store, checkpoint, config)
-    query, seen = _asked(encoders, parts, fields)
+    rows = exact.candidate_mask(
+        store, modalities, where
+    )  # mistakes first, before gigabytes are loaded
+    opened = ApproximateIndex(store) if approximate else None
+    encoders = load_store_encoders(store, checkpoint, config)
+    query, seen = _embed_query(encoders, parts, fields)
     if opened is not None:
-        hits = exact.hits(store, *opened.nearest(query, k))
+        hits = exact.load_hits(store, *opened.nearest(query, k))
     else:
-        [found], [cosines] = exact.nearest(store, query[None], k, rows)
-        hits = exact.hits(store, found, cosines)
+        [found], [cosines] = exact.exact_top_k(store, query[None], k, rows)
+        hits = exact.load_hits(store, found, cosines)
     if as_json:
         say(json.dumps([_plain(hit) for hit in hits], indent=1))
     else:
-        for line in table(hits):
+        for line in format_hits(hits):
             say(line)
     if page:
-        asked = [Query(*part, thumbnail(part.modality, x)) for part, x in zip(parts, seen)]
-        write(pathlib.Path(page), store, asked, hits)
+        asked = [QueryCard(*part, thumbnail(part.modality, x)) for part, x in zip(parts, seen)]
+        write_search_html(pathlib.Path(page), store, asked, hits)
         say(f"{page}: open it in a browser", to_stderr=as_json)
     return hits
 
 
-def table(hits: Sequence[Hit]) -> list[str]:
+def format_hits(hits: Sequence[Hit]) -> list[str]:
     """The hits as lines for a terminal: cosine, modality, file; of texts what they say."""
     if not hits:
         return ["nothing found: no row may be an answer"]

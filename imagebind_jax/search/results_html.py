@@ -12,19 +12,19 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from imagebind_jax.inputs.decoders.audio_files import open_recording
+from imagebind_jax.inputs.decoders.audio_files import open_audio
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.decoders.resampling import RATE, resample
-from imagebind_jax.inputs.transforms.audio import Part
+from imagebind_jax.inputs.transforms.audio import RecordingSpan
 from imagebind_jax.reports import html as elements
-from imagebind_jax.reports.html import cosine, polyline
+from imagebind_jax.reports.html import format_cosine, svg_path
 from imagebind_jax.search.exact import Hit
-from imagebind_jax.search.store import Store
+from imagebind_jax.search.store import EmbeddingStore
 
 SECONDS = 10.0  # of a sound that can be heard
 
 
-class Query(NamedTuple):
+class QueryCard(NamedTuple):
     """A part of what was asked."""
 
     modality: str
@@ -33,7 +33,9 @@ class Query(NamedTuple):
     picture: bytes  # empty: none
 
 
-def write(path: pathlib.Path, store: Store, queries: Sequence[Query], hits: Sequence[Hit]) -> None:
+def write_search_html(
+    path: pathlib.Path, store: EmbeddingStore, queries: Sequence[QueryCard], hits: Sequence[Hit]
+) -> None:
     """Writes a page that needs no other file and no network; replaces `path` at once."""
     asked = '<span class="sign" aria-label="plus">+</span>'.join(map(_query, queries))
     found = "".join(_hit(store, hit) for hit in hits) or "<p>No row may be an answer.</p>"
@@ -44,29 +46,31 @@ def write(path: pathlib.Path, store: Store, queries: Sequence[Query], hits: Sequ
         f'<section id="search"><div class="search"><div class="queries">{asked}</div>'
         f'<span class="sign" aria-label="finds">→</span><div class="found">{found}</div></div></section>'
     )
-    elements.write(path, title, [body])
+    elements.write_html(path, title, [body])
 
 
-def _query(query: Query) -> str:
+def _query(query: QueryCard) -> str:
     weight = f" × {query.weight:g}" if query.weight != 1 else ""
     words = f"<b>{html.escape(query.modality)}{weight}</b>"
     if not query.picture:
         return f"<figure><blockquote>{html.escape(query.said)}</blockquote><figcaption>{words}</figcaption></figure>"
     name = html.escape(pathlib.PurePath(query.said).name)
-    return f"<figure>{img(query.picture, name)}<figcaption>{words} {name}</figcaption></figure>"
+    return (
+        f"<figure>{image_html(query.picture, name)}<figcaption>{words} {name}</figcaption></figure>"
+    )
 
 
-def _hit(store: Store, hit: Hit) -> str:
+def _hit(store: EmbeddingStore, hit: Hit) -> str:
     name = html.escape(pathlib.PurePath(hit.file).name)
-    media = img(store.picture(hit.row), name) if store.picture(hit.row) else ""
+    media = image_html(store.picture(hit.row), name) if store.picture(hit.row) else ""
     if hit.modality == "audio":
-        media += sound(hit, name)
+        media += audio_html(hit, name)
     if hit.modality == "text":
         media += f"<blockquote>{html.escape(str(hit.item.get('text', '')))}</blockquote>"
     link = pathlib.Path(hit.file).as_uri() if os.path.isfile(hit.file) else ""
     words = f'<a href="{html.escape(link)}">{name}</a>' if link else name
     return (
-        f'<figure class="hit">{media}<figcaption><b>{cosine(hit.cosine)}</b> {hit.modality}<br>{words}'
+        f'<figure class="hit">{media}<figcaption><b>{format_cosine(hit.cosine)}</b> {hit.modality}<br>{words}'
         f"<small>{_details(hit.item)}</small></figcaption></figure>"
     )
 
@@ -76,7 +80,7 @@ def _details(item: Mapping[str, Any]) -> str:
     return html.escape(" · ".join(f"{k} {v!s:.40}" for k, v in list(shown.items())[:4]))
 
 
-def img(picture: bytes, alt: str) -> str:
+def image_html(picture: bytes, alt: str) -> str:
     """A JPEG or PNG as an element; `alt` is HTML, escaped by the caller."""
     kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
     return f'<img src="{_uri(f"image/{kind}", picture)}" alt="{alt}">'
@@ -86,11 +90,11 @@ def _uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def sound(hit: Hit, name: str) -> str:
+def audio_html(hit: Hit, name: str) -> str:
     """A sound's waveform and its first ten seconds, where the file is still there; `name` is HTML."""
     try:
-        with open_recording(hit.file) as recording:
-            part = Part.of(hit.item, recording)  # of it that was embedded
+        with open_audio(hit.file) as recording:
+            part = RecordingSpan.of(hit.item, recording)  # of it that was embedded
             first = round(float(part.start) * recording.rate)
             last = first + round(min(SECONDS, float(part.seconds)) * recording.rate)
             wave = resample(
@@ -114,4 +118,4 @@ def _wave(wave: Float[np.ndarray, "n"]) -> str:
     parts = np.array_split(wave, min(160, len(wave)))
     peaks = np.array([value for part in parts for value in (part.max(), part.min())])
     scale = 19 / max(float(np.abs(peaks).max()), 1e-4)
-    return polyline(np.linspace(0.0, 160.0, len(peaks)), 20 - scale * peaks)
+    return svg_path(np.linspace(0.0, 160.0, len(peaks)), 20 - scale * peaks)

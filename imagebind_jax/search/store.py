@@ -19,18 +19,20 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from imagebind_jax.errors import UserError, first_line
-from imagebind_jax.storage.row_file import header, read_sealed
+from imagebind_jax.storage.row_file import npy_header, read_checksummed
 
-NOTE = "store.json"
-BLOCK = 1 << 17  # rows whose bytes are checked, and searched, at once: 512 MB of 1,024 numbers
-ROW = np.dtype(
+METADATA_FILE = "store.json"
+ROWS_PER_BLOCK = (
+    1 << 17
+)  # rows whose bytes are checked, and searched, at once: 512 MB of 1,024 numbers
+ROW_DTYPE = np.dtype(
     [("item", "<u8"), ("item_bytes", "<u4"), ("item_crc", "<u4"), ("picture", "<u8"),
      ("picture_bytes", "<u4"), ("picture_crc", "<u4"), ("sum", "<u8"), ("modality", "<u4")]
 )  # fmt: skip
 LARGEST_WIDTH = 1 << 16
 
 
-class Note(msgspec.Struct):
+class StoreMetadata(msgspec.Struct):
     """store.json: how much of each file counts, and what its vectors are of."""
 
     width: int
@@ -48,15 +50,15 @@ class Note(msgspec.Struct):
     seal: str = ""
 
 
-class Store:
+class EmbeddingStore:
     """A store as it is now, for reading: another process may go on writing it."""
 
     def __init__(self, folder: str | os.PathLike):
         """Raises UserError where there is none, or it is damaged."""
         self.folder = pathlib.Path(folder)
-        self.note = read_note(self.folder)
+        self.note = read_metadata(self.folder)
         shape = (self.note.rows, self.note.width)
-        self.rows: Any = self._mapped("rows.npy", ROW, shape[:1])
+        self.rows: Any = self._mapped("rows.npy", ROW_DTYPE, shape[:1])
         self.vectors: Float[np.ndarray, "n e"] = self._mapped("embeddings.npy", "<f4", shape)
         if zlib.crc32(np.ascontiguousarray(self.rows).tobytes()) != self.note.rows_crc:
             raise self._damaged("rows.npy")
@@ -70,7 +72,7 @@ class Store:
         return self.note.rows
 
     def _mapped(self, name: str, dtype: Any, shape: tuple[int, ...]) -> Any:
-        path, start = self.folder / name, len(header(shape, dtype))
+        path, start = self.folder / name, len(npy_header(shape, dtype))
         try:
             size = os.stat(path).st_size
         except OSError as error:
@@ -89,17 +91,17 @@ class Store:
 
     def block(self, index: int) -> Float[np.ndarray, "b e"]:
         """Rows [index * BLOCK, ...), whose bytes are checked the first time. Raises UserError."""
-        part = slice(index * BLOCK, min((index + 1) * BLOCK, len(self)))
+        part = slice(index * ROWS_PER_BLOCK, min((index + 1) * ROWS_PER_BLOCK, len(self)))
         vectors = self.vectors[part]
         if index not in self._checked:
-            if (sums(vectors) != self.rows["sum"][part]).any():
+            if (row_checksums(vectors) != self.rows["sum"][part]).any():
                 raise self._damaged("embeddings.npy")
             self._checked.add(index)
         return vectors
 
     def check(self, rows: Int[np.ndarray, "k"]) -> None:
         """Whether the bytes of these rows are those that were written. Raises UserError."""
-        if (sums(self.vectors[rows]) != self.rows["sum"][rows]).any():
+        if (row_checksums(self.vectors[rows]) != self.rows["sum"][rows]).any():
             raise self._damaged("embeddings.npy")
 
     @property
@@ -109,7 +111,7 @@ class Store:
 
     @property
     def blocks(self) -> int:
-        return -(-len(self) // BLOCK)
+        return -(-len(self) // ROWS_PER_BLOCK)
 
     def item(self, row: int) -> dict[str, Any]:
         """What a row is of: "key", "modality", "file" or "text", "bytes", ... Raises UserError."""
@@ -168,29 +170,29 @@ class Store:
         return self.note.modalities[int(self.rows["modality"][row])]
 
 
-def exists(folder: str | os.PathLike) -> bool:
+def store_exists(folder: str | os.PathLike) -> bool:
     """Whether a store was begun there."""
-    return (pathlib.Path(folder) / NOTE).is_file()
+    return (pathlib.Path(folder) / METADATA_FILE).is_file()
 
 
-def read_note(folder: pathlib.Path) -> Note:
+def read_metadata(folder: pathlib.Path) -> StoreMetadata:
     """Raises UserError."""
-    if not exists(folder):
+    if not store_exists(folder):
         raise UserError(
             f"{folder} holds no store: imagebind-jax embed FILES --out {folder} makes one"
         )
     try:
-        note = read_sealed(folder / NOTE, Note)
+        note = read_checksummed(folder / METADATA_FILE, StoreMetadata)
         if note.format != 1 or not 0 < note.width < LARGEST_WIDTH or note.rows < 0:
             raise ValueError("of another version")
         return note
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder / NOTE} is damaged ({first_line(error)}): remove {folder} and embed again"
+            f"{folder / METADATA_FILE} is damaged ({first_line(error)}): remove {folder} and embed again"
         ) from error
 
 
-def sums(vectors: Float[np.ndarray, "n e"]) -> np.ndarray:
+def row_checksums(vectors: Float[np.ndarray, "n e"]) -> np.ndarray:
     """A checksum of each row at the speed of memory: no change of a single word goes unseen."""
     words = np.ascontiguousarray(vectors).view("<u4")
     return words.sum(axis=-1, dtype=np.uint64)

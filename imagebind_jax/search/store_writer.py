@@ -14,9 +14,9 @@ from jaxtyping import Float
 
 from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.search import store
-from imagebind_jax.search.store import NOTE, ROW, Note, Store
+from imagebind_jax.search.store import METADATA_FILE, ROW_DTYPE, EmbeddingStore, StoreMetadata
 from imagebind_jax.storage import atomic, lock
-from imagebind_jax.storage.row_file import header, on_disk, write_sealed
+from imagebind_jax.storage.row_file import disk_errors_as_user_errors, npy_header, write_checksummed
 
 EVERY_ROWS, EVERY_SECONDS = 2000, 5.0  # of work that a kill costs, at most
 REMEDY = "choose another --out"
@@ -24,9 +24,9 @@ Row = tuple[np.ndarray, Mapping[str, Any], bytes, bytes]  # vector, item, its li
 
 
 @contextlib.contextmanager
-def writing(
+def open_writer(
     folder: str | os.PathLike, width: int, checkpoint: str, family: str
-) -> Iterator["Writer"]:
+) -> Iterator["StoreWriter"]:
     """A store to add to, begun where there is none. What was added is kept, however the block ends.
 
     checkpoint: where it is; family: what tells it from others. Raises UserError where the store is of
@@ -38,13 +38,13 @@ def writing(
         if folder.is_dir()
         else []
     )
-    if others and not store.exists(folder):
+    if others and not store.store_exists(folder):
         raise UserError(f"{folder} is not empty, and holds no store: {REMEDY}")
     atomic.check_writable(folder, REMEDY)
-    with lock.locked(folder / ".lock", f"{folder} is being written by another process"):
-        if not store.exists(folder):
-            write_sealed(folder / NOTE, Note(width, checkpoint, family))
-        writer = Writer(folder)
+    with lock.file_lock(folder / ".lock", f"{folder} is being written by another process"):
+        if not store.store_exists(folder):
+            write_checksummed(folder / METADATA_FILE, StoreMetadata(width, checkpoint, family))
+        writer = StoreWriter(folder)
         if (writer.note.width, writer.note.family) != (width, family):
             raise UserError(
                 f"{folder} holds embeddings of another checkpoint ({writer.note.checkpoint}): {REMEDY}"
@@ -55,18 +55,22 @@ def writing(
             writer.close()
 
 
-class Writer:
+class StoreWriter:
     """Rows are added, and count from the next `commit` on, which happens every few seconds."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
         # What counts, and the rows and lines that do not yet.
-        self._state: tuple[Note, list[Row], list[bytes]] = (store.read_note(folder), [], [])
+        self._state: tuple[StoreMetadata, list[Row], list[bytes]] = (
+            store.read_metadata(folder),
+            [],
+            [],
+        )
         for name, dtype, shape in _arrays(0, self.note.width):
             if not self.note.rows:
-                with on_disk(folder / name):
-                    (folder / name).write_bytes(header(shape, dtype))
-        found = Store(folder)
+                with disk_errors_as_user_errors(folder / name):
+                    (folder / name).write_bytes(npy_header(shape, dtype))
+        found = EmbeddingStore(folder)
         self._items: dict[str, Mapping[str, Any]] = {}
         self._row_of: dict[str, int] = {}
         for row, item in enumerate(found.items):
@@ -80,14 +84,14 @@ class Writer:
         self.why: dict[str, str] = {}  # of what was found unusable now
         self._files: dict[str, IO[bytes]] = {}
         for name, end in _ends(self.note).items():
-            with on_disk(folder / name):
+            with disk_errors_as_user_errors(folder / name):
                 mode = "r+b" if (folder / name).exists() else "w+b"
                 self._files[name] = file = (folder / name).open(mode, buffering=0)
                 file.truncate(end)  # what was written after the last commit
         self._clock = time.monotonic()
 
     @property
-    def note(self) -> Note:
+    def note(self) -> StoreMetadata:
         """What counts."""
         return self._state[0]
 
@@ -147,14 +151,14 @@ class Writer:
         if not rows and not unusable:
             return
         ends = _ends(note)
-        places = np.zeros(len(rows), ROW)
+        places = np.zeros(len(rows), ROW_DTYPE)
         replaced = list(note.replaced)
         row_of: dict[str, int] = {}
         item_at, picture_at = ends["items.jsonl"], ends["thumbnails.bin"]
         for i, (vector, item, line, picture) in enumerate(rows):
             places[i] = (
                 item_at, len(line), zlib.crc32(line), picture_at, len(picture), zlib.crc32(picture),
-                store.sums(vector[None])[0], note.modalities.index(item["modality"]),
+                store.row_checksums(vector[None])[0], note.modalities.index(item["modality"]),
             )  # fmt: skip
             item_at, picture_at = item_at + len(line), picture_at + len(picture)
             before = row_of.get(item["key"], self._row_of.get(item["key"]))
@@ -182,14 +186,14 @@ class Writer:
         )
         # How many rows NumPy sees: the truth is the note's, which comes after.
         for name, dtype, shape in _arrays(counted.rows, counted.width):
-            os.pwrite(self._files[name].fileno(), header(shape, dtype), 0)
-        write_sealed(self.folder / NOTE, counted)
+            os.pwrite(self._files[name].fileno(), npy_header(shape, dtype), 0)
+        write_checksummed(self.folder / METADATA_FILE, counted)
         self._state = (counted, [], [])
         self._row_of |= row_of
 
     def _write(self, name: str, place: int, data: bytes) -> None:
         file = self._files[name]
-        with on_disk(self.folder / name):
+        with disk_errors_as_user_errors(self.folder / name):
             file.seek(place)
             left = memoryview(data)
             while left:
@@ -204,18 +208,18 @@ class Writer:
                 file.close()
 
 
-def _ends(note: Note) -> dict[str, int]:
+def _ends(note: StoreMetadata) -> dict[str, int]:
     """File -> how many of its bytes count."""
     return {
-        "embeddings.npy": len(header((0, note.width))) + 4 * note.width * note.rows,
-        "rows.npy": len(header((0,), ROW)) + ROW.itemsize * note.rows,
+        "embeddings.npy": len(npy_header((0, note.width))) + 4 * note.width * note.rows,
+        "rows.npy": len(npy_header((0,), ROW_DTYPE)) + ROW_DTYPE.itemsize * note.rows,
         "items.jsonl": note.items_bytes,
         "thumbnails.bin": note.pictures_bytes,
         "unusable.jsonl": note.unusable_bytes,
     }
 
 
-def stamp(path: str) -> list[int] | None:
+def file_stamp(path: str) -> list[int] | None:
     """Size and time of the last change, by which a file that has changed is known."""
     try:
         found = os.stat(path)
@@ -226,4 +230,4 @@ def stamp(path: str) -> list[int] | None:
 
 def _arrays(rows: int, width: int) -> tuple[tuple[str, Any, tuple[int, ...]], ...]:
     """(file, dtype, shape) of the store's arrays."""
-    return ("embeddings.npy", "<f4", (rows, width)), ("rows.npy", ROW, (rows,))
+    return ("embeddings.npy", "<f4", (rows, width)), ("rows.npy", ROW_DTYPE, (rows,))

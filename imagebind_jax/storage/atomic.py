@@ -13,27 +13,27 @@ from typing import IO, Any
 
 from imagebind_jax.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def replace_text(path: pathlib.Path, text: str) -> None:
+def write_text_atomic(path: pathlib.Path, text: str) -> None:
     """Writes a file at once: a reader sees the old one or the new one."""
-    with replaced(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 
-def append(file: IO[bytes], text: bytes) -> bytes:
+def append_or_buffer(file: IO[bytes], text: bytes) -> bytes:
     """Writes to an unbuffered file; returns what a full disk had no room for, to be given again first."""
     try:
         while text:
             text = text[file.write(text) :]
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
     return text
 
 
-def json_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+def read_jsonl_lenient(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """The JSON objects in a file, one a line; damaged lines are left out, as one cut short by a crash."""
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError, RecursionError):  # a number of 5,000 digits; [[[[
@@ -43,7 +43,7 @@ def json_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def replaced(path: pathlib.Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
+def atomic_write(path: pathlib.Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
     """A file to write, which takes the place of `path` at once and only if all went well.
 
     shared: other processes may write the same one meanwhile; the last one stays.
@@ -56,7 +56,7 @@ def replaced(path: pathlib.Path, *, shared: bool = False) -> Iterator[IO[bytes]]
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        if error.errno in FULL and error.filename is None:  # as of a write
+        if error.errno in DISK_FULL_ERRNOS and error.filename is None:  # as of a write
             error.filename = str(path)
         raise
     finally:
@@ -64,7 +64,7 @@ def replaced(path: pathlib.Path, *, shared: bool = False) -> Iterator[IO[bytes]]
 
 
 @contextlib.contextmanager
-def whole_folder(folder: pathlib.Path, remedy: str) -> Iterator[pathlib.Path]:
+def atomic_dir(folder: pathlib.Path, remedy: str) -> Iterator[pathlib.Path]:
     """A folder to fill, which takes `folder`'s place at the end of the block, or is gone.
 
     One process at a time: see `locked`. Raises UserError, with the remedy, where it cannot be written.

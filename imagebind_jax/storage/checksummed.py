@@ -5,16 +5,16 @@ import json
 import pathlib
 from typing import Any
 
-from imagebind_jax.storage.atomic import replace_text
+from imagebind_jax.storage.atomic import write_text_atomic
 
 
-def sealed(said: dict[str, Any]) -> dict[str, Any]:
+def add_checksum(said: dict[str, Any]) -> dict[str, Any]:
     """A JSON object with a digest of itself, whatever fields it has or will have."""
     said = json.loads(json.dumps(said))  # as it will be read
     return said | {"seal": _seal(said)}
 
 
-def unsealed(said: Any) -> dict[str, Any]:
+def verify_checksum(said: Any) -> dict[str, Any]:
     """The object without its seal, if it has one. Raises ValueError where it was changed since."""
     if not isinstance(said, dict):
         raise ValueError("no object")
@@ -24,14 +24,16 @@ def unsealed(said: Any) -> dict[str, Any]:
     return bare
 
 
-def write_sealed(path: pathlib.Path, said: dict[str, Any], indent: int | None = None) -> None:
+def write_checksummed_json(
+    path: pathlib.Path, said: dict[str, Any], indent: int | None = None
+) -> None:
     """Writes a JSON object, with its seal, at once."""
-    replace_text(path, json.dumps(sealed(said), indent=indent))
+    write_text_atomic(path, json.dumps(add_checksum(said), indent=indent))
 
 
-def read_sealed(path: pathlib.Path) -> dict[str, Any]:
+def read_checksummed_json(path: pathlib.Path) -> dict[str, Any]:
     """The object in a file, without its seal. Raises ValueError where it is damaged."""
-    return unsealed(read_json(path))
+    return verify_checksum(read_json(path))
 
 
 def read_json(path: pathlib.Path) -> Any:

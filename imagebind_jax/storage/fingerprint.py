@@ -11,10 +11,10 @@ from typing import Any
 from imagebind_jax.errors import UserError
 
 
-def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_config(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Dataclasses, mappings and tuples of them as {"a.b.c": what JSON can hold}. Raises UserError.
 
-    Of a dataclass, the fields that are `told`.
+    Of a dataclass, the fields that are `fingerprint_fields`.
     """
     into: dict[str, Any] = {}
     for name, value in fields.items():
@@ -22,7 +22,7 @@ def flat(fields: Mapping[str, Any]) -> dict[str, Any]:
     return into
 
 
-def told(value: Any) -> dict[str, Any]:
+def fingerprint_fields(value: Any) -> dict[str, Any]:
     """A dataclass's fields; but not those that its `younger_fields` names, at their defaults.
 
     A field that a class was given later says nothing there of what was made before it.
@@ -35,7 +35,7 @@ def told(value: Any) -> dict[str, Any]:
 def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
     if dataclasses.is_dataclass(value):
         into[name] = type(value).__name__
-        for field, item in told(value).items():
+        for field, item in fingerprint_fields(value).items():
             _flatten(f"{name}.{field}", item, into)
     elif isinstance(value, Mapping):
         for key, item in value.items():
@@ -53,7 +53,7 @@ def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
             ) from None
 
 
-def code(value: Any) -> dict[str, str]:
+def code_checksums(value: Any) -> dict[str, str]:
     """Module -> digest of its file, of what a config has brought along: classes that are not ours."""
     found: dict[str, str] = {}
     if dataclasses.is_dataclass(value):
@@ -62,16 +62,16 @@ def code(value: Any) -> dict[str, str]:
         if path and module is not None and not module.__name__.startswith("imagebind_jax."):
             found[module.__name__] = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
         for field in dataclasses.fields(value):
-            found |= code(getattr(value, field.name))
+            found |= code_checksums(getattr(value, field.name))
     elif isinstance(value, Mapping):
         for item in value.values():
-            found |= code(item)
+            found |= code_checksums(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            found |= code(item)
+            found |= code_checksums(item)
     return found
 
 
-def digest(value: Any) -> str:
+def json_sha256(value: Any) -> str:
     """Of what JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

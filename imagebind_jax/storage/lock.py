@@ -13,7 +13,7 @@ from imagebind_jax.errors import UserError, one_line
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path, busy: str | None = None) -> Iterator[None]:
+def file_lock(path: pathlib.Path, busy: str | None = None) -> Iterator[None]:
     """Holds a lock that the system frees when its process ends, however it ends.
 
     Waits for another holder or, with `busy`, raises UserError saying so, and who that is.

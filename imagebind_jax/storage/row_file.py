@@ -19,11 +19,11 @@ from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.storage import atomic
 from imagebind_jax.storage.regular_file import open_regular_file
 
-SMALL = 1 << 26  # bytes of a note
+MAX_METADATA_BYTES = 1 << 26  # bytes of a note
 FLUSH_ROWS, FLUSH_SECONDS = 1000, 5.0  # of work that a kill costs, at most
 
 
-class Note(msgspec.Struct):
+class RowFileMetadata(msgspec.Struct):
     """The .json beside an .npy: what it is of, and how far it is."""
 
     of: dict[str, Any]
@@ -32,42 +32,42 @@ class Note(msgspec.Struct):
     done: int  # rows from the first on, which are on disk
     crc32: int  # of their bytes
     unusable: dict[str, str] = {}  # row -> why it is NaN
-    seal: str = ""  # of the rest: see `sealed`
+    seal: str = ""  # of the rest: see `add_checksum`
 
 
-def read_note(path: pathlib.Path) -> Note:
-    """Raises OSError or ValueError. Whether it is as it was written, `check_seal` says."""
-    return read_json(path, Note)
+def read_metadata(path: pathlib.Path) -> RowFileMetadata:
+    """Raises OSError or ValueError. Whether it is as it was written, `verify_checksum` says."""
+    return read_json(path, RowFileMetadata)
 
 
-def sealed(said: Any) -> Any:
+def add_checksum(said: Any) -> Any:
     """The struct with the `seal` that belongs to it: a SHA-256 of all its other fields."""
     bare = msgspec.structs.replace(said, seal="")
     seal = hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()
     return msgspec.structs.replace(said, seal=seal)
 
 
-def check_seal(said: Any) -> None:
+def verify_checksum(said: Any) -> None:
     """Raises ValueError where a struct is not as it was when it was sealed."""
-    if said != sealed(said):
+    if said != add_checksum(said):
         raise ValueError("what it says was changed since it was written")
 
 
 def read_json(path: pathlib.Path, kind: Any) -> Any:
     """Of a file that others may have made. Raises OSError or ValueError."""
     try:
-        return msgspec.json.decode(small(path), type=kind)
+        return msgspec.json.decode(read_regular_file(path), type=kind)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def small(path: pathlib.Path) -> bytes:
+def read_regular_file(path: pathlib.Path) -> bytes:
     """The bytes of a regular file that others may have made. Raises OSError or ValueError."""
-    with open_regular_file(path, SMALL) as file:
-        return file.read(SMALL)
+    with open_regular_file(path, MAX_METADATA_BYTES) as file:
+        return file.read(MAX_METADATA_BYTES)
 
 
-class Kept:
+class ResumableRowFile:
     """`rows` of float32 vectors, kept as `<path>.npy` and `<path>.json`; in memory alone without path.
 
     A row counts once it and all before it are done. Rows reach the disk before the note that counts
@@ -95,7 +95,7 @@ class Kept:
         if path is None:
             return
         self._npy, self._json = (path.with_name(f"{path.name}.{kind}") for kind in ("npy", "json"))
-        self._header = header(shape)
+        self._header = npy_header(shape)
         self._load()
         if writes and not self._saved:
             self._begin()
@@ -104,8 +104,8 @@ class Kept:
         if not (self._json.exists() or self._npy.exists()):
             return
         try:
-            note = read_note(self._json)
-            check_seal(note)
+            note = read_metadata(self._json)
+            verify_checksum(note)
             data = self._npy.read_bytes() if self._fits() else b""
             data = data[len(self._header) :][: note.done * self.rows.itemsize * note.width]
             if differs := self._differs(note):
@@ -130,7 +130,7 @@ class Kept:
             same = file.read(len(self._header)) == self._header
         return same and size == len(self._header) + self.rows.nbytes
 
-    def _differs(self, note: Note) -> str:
+    def _differs(self, note: RowFileMetadata) -> str:
         """What it is of that is not wanted here, if anything."""
         wanted = self._of
         found = [key for key in wanted | note.of if note.of.get(key) != wanted.get(key)]
@@ -140,7 +140,7 @@ class Kept:
         return " and ".join(found[:3])
 
     def _begin(self) -> None:
-        with on_disk(self._npy):
+        with disk_errors_as_user_errors(self._npy):
             self._npy.parent.mkdir(parents=True, exist_ok=True)
             self._json.unlink(missing_ok=True)  # first: it must never be beside another's rows
             with self._npy.open("wb") as file:
@@ -167,7 +167,7 @@ class Kept:
             return
         # Written and not mapped into memory: on a full disk that would kill the process.
         data = np.ascontiguousarray(self.rows[self._saved : self.done], "<f4").tobytes()
-        with on_disk(self._npy):
+        with disk_errors_as_user_errors(self._npy):
             with self._npy.open("r+b") as file:
                 file.seek(len(self._header) + self._saved * self.rows.strides[0])
                 file.write(data)
@@ -180,32 +180,32 @@ class Kept:
     def _note(self, done: int) -> None:
         unusable = {str(row): why for row, why in self.unusable.items() if row < done}
         n, width = self.rows.shape
-        note = Note(self._of, n, width, done, self._crc, unusable)
-        write_sealed(self._json, note)
+        note = RowFileMetadata(self._of, n, width, done, self._crc, unusable)
+        write_checksummed(self._json, note)
 
 
-def write_sealed(path: pathlib.Path, said: Any) -> None:
+def write_checksummed(path: pathlib.Path, said: Any) -> None:
     """Replaces a file by a struct with its seal. Raises UserError."""
-    durable(path, msgspec.json.format(msgspec.json.encode(sealed(said)), indent=1))
+    write_durably(path, msgspec.json.format(msgspec.json.encode(add_checksum(said)), indent=1))
 
 
-def read_sealed(path: pathlib.Path, kind: Any) -> Any:
+def read_checksummed(path: pathlib.Path, kind: Any) -> Any:
     """The struct in a file, if it is as it was sealed. Raises OSError or ValueError."""
     found = read_json(path, kind)
-    check_seal(found)
+    verify_checksum(found)
     return found
 
 
-def durable(path: pathlib.Path, data: bytes) -> None:
+def write_durably(path: pathlib.Path, data: bytes) -> None:
     """Replaces a file at once, and so that it survives a loss of power. Raises UserError."""
-    with on_disk(path):
+    with disk_errors_as_user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.replaced(path) as file:
+        with atomic.atomic_write(path) as file:
             file.write(data)
 
 
 @contextlib.contextmanager
-def on_disk(path: pathlib.Path) -> Iterator[None]:
+def disk_errors_as_user_errors(path: pathlib.Path) -> Iterator[None]:
     """What cannot be written within the block is a UserError that says what to do."""
     try:
         yield
@@ -216,7 +216,7 @@ def on_disk(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def header(shape: tuple[int, ...], dtype: Any = "<f4") -> bytes:
+def npy_header(shape: tuple[int, ...], dtype: Any = "<f4") -> bytes:
     """How NumPy begins an .npy of such rows: as long for any number of them."""
     into = io.BytesIO()
     descr = npy.dtype_to_descr(np.dtype(dtype))

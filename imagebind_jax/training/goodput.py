@@ -12,7 +12,7 @@ from imagebind_jax.storage import checksummed
 
 # What a second of a run can be. `steps` that were lost with a process become `redone`; `down` is from
 # a process's last sign of life to the start of the next.
-KINDS = (
+TIME_CATEGORIES = (
     "steps",
     "compiling",
     "saving",
@@ -23,28 +23,30 @@ KINDS = (
     "redone",
     "down",
 )
-EVERY = 5.0  # seconds between signs of life
+FLUSH_SECONDS = 5.0  # seconds between signs of life
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]  # centuries: what lies beyond is damage
 
 
-class _Kept(msgspec.Struct, forbid_unknown_fields=True):
+class _GoodputFile(msgspec.Struct, forbid_unknown_fields=True):
     seconds: dict[str, _Seconds]
     seen: _Seconds  # by the clock on the wall
     at_step: dict[int, _Seconds] = {}  # seconds of `steps` when a checkpoint was begun
 
 
-class Goodput:
+class GoodputRecorder:
     """A clock that always runs for one kind; its file survives the process."""
 
     def __init__(self, folder: pathlib.Path, *, writes: bool = True):
         """writes: False on hosts for which another one keeps the clock."""
         self._path, self._writes = folder / "goodput.json", writes
-        self._kept = _Kept(dict.fromkeys(KINDS, 0.0), time.time())
+        self._kept = _GoodputFile(dict.fromkeys(TIME_CATEGORIES, 0.0), time.time())
         if writes and self._path.exists():
             # A clock is no reason not to train.
             with contextlib.suppress(OSError, ValueError):
-                found = msgspec.convert(checksummed.read_sealed(self._path), _Kept, str_keys=True)
-                found.seconds = {kind: found.seconds.get(kind, 0.0) for kind in KINDS}
+                found = msgspec.convert(
+                    checksummed.read_checksummed_json(self._path), _GoodputFile, str_keys=True
+                )
+                found.seconds = {kind: found.seconds.get(kind, 0.0) for kind in TIME_CATEGORIES}
                 found.seconds["down"] += max(time.time() - found.seen, 0.0)
                 self._kept = found
         self._kind, self._since, self._told = "starting", time.monotonic(), 0.0
@@ -77,7 +79,7 @@ class Goodput:
 
     def alive(self) -> None:
         """Called often; now and then it leaves a sign."""
-        if time.monotonic() - self._told > EVERY:
+        if time.monotonic() - self._told > FLUSH_SECONDS:
             self._tell()
 
     def close(self) -> str:
@@ -85,7 +87,9 @@ class Goodput:
         self._tell()
         seconds = self._kept.seconds
         wall = max(sum(seconds.values()), 1e-9)
-        shares = [f"{seconds[kind] / wall:.0%} {kind}" for kind in KINDS if seconds[kind] > 0]
+        shares = [
+            f"{seconds[kind] / wall:.0%} {kind}" for kind in TIME_CATEGORIES if seconds[kind] > 0
+        ]
         return f"{wall:.0f} s: {', '.join(shares)}"
 
     def _switch(self, kind: str) -> None:
@@ -99,4 +103,6 @@ class Goodput:
         self._kept.seen = time.time()
         if self._writes:
             with contextlib.suppress(OSError):  # a full disk
-                checksummed.write_sealed(self._path, msgspec.to_builtins(self._kept, str_keys=True))
+                checksummed.write_checksummed_json(
+                    self._path, msgspec.to_builtins(self._kept, str_keys=True)
+                )

@@ -8,25 +8,25 @@ import jax.numpy as jnp
 
 from imagebind_jax import optimizer
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.distributed.device_view import Device
-from imagebind_jax.inputs.pipeline.precomputed import ANCHOR
+from imagebind_jax.distributed.device_view import DeviceView
+from imagebind_jax.inputs.pipeline.precomputed import PRECOMPUTED_PREFIX
 from imagebind_jax.losses import contrastive
-from imagebind_jax.losses.streamed import count_parts, split
+from imagebind_jax.losses.streamed import num_chunks, split_chunks
 from imagebind_jax.models.imagebind import ImageBind
-from imagebind_jax.training.frozen_towers import scale_of
+from imagebind_jax.training.frozen_towers import frozen_logit_scale
 
-Numbers = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
 
 
-def of_pair(
+def pair_loss_and_grad(
     trained: Mapping,
     frozen: Mapping,
     batch: Mapping[str, jax.Array],
     key: jax.Array,
-    device: Device,
+    device: DeviceView,
     *,
     config: TrainConfig,
-) -> tuple[jax.Array, Numbers, Any]:
+) -> tuple[jax.Array, Metrics, Any]:
     """(loss of the global batch, metrics, gradient by `trained`) of {modality: rows, "weight": [b]}.
 
     "anchor:vision" are embeddings in place of "vision": that tower is not run.
@@ -41,9 +41,9 @@ def of_pair(
     encoders = config.model.encoders
     inputs = {modality: x for modality, x in batch.items() if modality in encoders}
     anchors = [
-        (x, scale_of(encoders, name.removeprefix(ANCHOR)))
+        (x, frozen_logit_scale(encoders, name.removeprefix(PRECOMPUTED_PREFIX)))
         for name, x in batch.items()
-        if name.startswith(ANCHOR)
+        if name.startswith(PRECOMPUTED_PREFIX)
     ]
     weight = batch["weight"]
     rows = device.rows(len(weight))
@@ -51,13 +51,13 @@ def of_pair(
 
     def loss_fn(trained):
         # Frozen ones too: a gradient that is not derived (attention's) is of all its inputs alike.
-        params = device.whole(device.own(optimizer.merge(frozen, trained)))
+        params = device.whole(device.own(optimizer.merge_params(frozen, trained)))
 
         def embed(modality, x, numbers):
             # A tower of which nothing learns is used as it is evaluated.
             embeddings, scales = model.apply(
                 {"params": params},
-                {modality: _without_dead(x, weight[numbers - rows[0]])},
+                {modality: _zero_masked_rows(x, weight[numbers - rows[0]])},
                 train=modality in trained,
                 rows=numbers,
                 rngs={"dropout": key},
@@ -68,12 +68,12 @@ def of_pair(
         for modality, x in inputs.items():
             parts = config.micro_batches
             if modality not in trained and config.frozen_rows:
-                parts = max(parts, count_parts(len(x), config.frozen_rows))
-            embedded.append(_in_parts(embed, modality, x, rows, parts))
+                parts = max(parts, num_chunks(len(x), config.frozen_rows))
+            embedded.append(_embed_in_micro_batches(embed, modality, x, rows, parts))
         (a, scale_a), (b, scale_b) = anchors + embedded
-        form = contrastive.choose(config.loss, len(a), len(a) * device.count)
+        form = contrastive.choose_implementation(config.loss, len(a), len(a) * device.count)
         biases = [params[m]["logit_bias"] for m in inputs if encoders[m].logit_bias is not None]
-        return contrastive.objective(
+        return contrastive.training_loss(
             config.objective,
             a,
             b,
@@ -88,17 +88,17 @@ def of_pair(
     return loss, numbers, gradient
 
 
-def _without_dead(x, weight):
+def _zero_masked_rows(x, weight):
     """Rows of weight 0 may hold anything: a NaN, times their gradient of 0, would still be one."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     return jnp.where(weight.reshape(-1, *(1,) * (x.ndim - 1)) > 0, x, 0)
 
 
-def _in_parts(embed, modality, x, rows, count):
+def _embed_in_micro_batches(embed, modality, x, rows, count):
     """(embeddings, scale) of x, `count` parts of it one after the other, each kept by its input only."""
     if count == 1:
         return embed(modality, x, rows)
     part = jax.checkpoint(lambda part: embed(modality, *part), prevent_cse=False)
-    z, scales = jax.lax.map(part, split((x, rows), count))
+    z, scales = jax.lax.map(part, split_chunks((x, rows), count))
     return z.reshape(-1, z.shape[-1]), jnp.mean(scales)

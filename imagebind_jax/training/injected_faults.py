@@ -7,27 +7,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagebind_jax.checkpointing.digest import named
-from imagebind_jax.distributed.device_view import path_of
+from imagebind_jax.checkpointing.digest import flatten_with_paths
+from imagebind_jax.distributed.device_view import tree_path
 from imagebind_jax.errors import UserError
 from imagebind_jax.runtime import fault_injection
-from imagebind_jax.training.skip_step import pair_of
+from imagebind_jax.training.skip_step import pair_name
 
-SPIKE = 1e3  # times a loss: what `kind=spike` makes of it
+INJECTED_SPIKE_FACTOR = 1e3  # times a loss: what `kind=spike` makes of it
 
 
-def spoilt(loss: jax.Array, gradient: Any, step: jax.Array) -> tuple[jax.Array, Any]:
+def inject_loss_grad_fault(
+    loss: jax.Array, gradient: Any, step: jax.Array
+) -> tuple[jax.Array, Any]:
     """A step's loss and gradient with the faults that are asked for when the step is traced.
 
     Where none is, nothing is added to the program. A fault of another host than 0 is none here: all
     hosts run the same program.
     """
-    for fault in fault_injection.asked("nan_loss", "spike", "nan_grad", "inf_grad"):
+    for fault in fault_injection.requested_faults("nan_loss", "spike", "nan_grad", "inf_grad"):
         now = (fault.step <= step) & (step < fault.step + fault.steps)
         if fault.kind == "nan_loss":
             loss = jnp.where(now, jnp.nan, loss)
         elif fault.kind == "spike":
-            loss = jnp.where(now, SPIKE * loss, loss)
+            loss = jnp.where(now, INJECTED_SPIKE_FACTOR * loss, loss)
         else:
             value = jnp.nan if fault.kind == "nan_grad" else jnp.inf
             (first, *others), tree = jax.tree.flatten(gradient)
@@ -35,8 +37,8 @@ def spoilt(loss: jax.Array, gradient: Any, step: jax.Array) -> tuple[jax.Array, 
     return loss, gradient
 
 
-def faulty(
-    batch: Mapping[str, np.ndarray], step: int, asked: Sequence[fault_injection.Fault]
+def inject_batch_fault(
+    batch: Mapping[str, np.ndarray], step: int, asked: Sequence[fault_injection.InjectedFault]
 ) -> dict[str, np.ndarray]:
     """This host's rows of a step's batch, of which `nan_batch` and `inf_batch` spoil one number.
 
@@ -53,7 +55,7 @@ def faulty(
         ]
         if not floats:
             raise UserError(
-                f"{fault_injection.VARIABLE}: {fault.kind} needs floats, not {pair_of(batch)}"
+                f"{fault_injection.ENV_VAR}: {fault.kind} needs floats, not {pair_name(batch)}"
             )
         rows = np.array(batch[floats[0]])
         row = int(np.argmax(batch["weight"] > 0))
@@ -62,22 +64,22 @@ def faulty(
     return spoiled
 
 
-def flipped(state: Any, fault: fault_injection.Fault, bit: int = 0) -> Any:
+def inject_bit_flip(state: Any, fault: fault_injection.InjectedFault, bit: int = 0) -> Any:
     """A state of whose first shared parameter this host's last device holds one bit otherwise.
 
     What `kind=bitflip` does. JAX goes on believing that all devices hold the same.
     """
     if fault.host not in (None, jax.process_index()):
         return state
-    leaves = named(state)
+    leaves = flatten_with_paths(state)
     params = [name for name in sorted(leaves) if name.startswith("params/")]
     name = next((n for n in params if leaves[n].sharding.is_fully_replicated), params[0])
     return jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: flip(leaf, bit) if path_of(keys) == name else leaf, state
+        lambda keys, leaf: flip_bit(leaf, bit) if tree_path(keys) == name else leaf, state
     )
 
 
-def flip(leaf: jax.Array, bit: int, which: int = -1) -> jax.Array:
+def flip_bit(leaf: jax.Array, bit: int, which: int = -1) -> jax.Array:
     """An array of whose bits one is another on one of this host's devices (default: the last)."""
     shards = [shard.data for shard in leaf.addressable_shards]
     old = np.asarray(shards[which])

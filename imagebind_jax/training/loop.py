@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from imagebind_jax.checkpointing import checkpointer
-from imagebind_jax.config import TrainConfig, facts
+from imagebind_jax.config import TrainConfig, run_fingerprint
 from imagebind_jax.distributed import agreement
-from imagebind_jax.errors import Diverged, Preempted
+from imagebind_jax.errors import Preemption, TrainingDivergedError
 from imagebind_jax.inputs.pipeline import batches as pipeline
 from imagebind_jax.runtime import fault_injection, metrics_log
 from imagebind_jax.runtime.progress import Progress
@@ -22,15 +22,15 @@ from imagebind_jax.training import (
     replica_check,
     run_identity,
 )
-from imagebind_jax.training.goodput import Goodput
-from imagebind_jax.training.injected_faults import flipped
-from imagebind_jax.training.preemption import Notice
+from imagebind_jax.training.goodput import GoodputRecorder
+from imagebind_jax.training.injected_faults import inject_bit_flip
+from imagebind_jax.training.preemption import PreemptionNotice
 from imagebind_jax.training.watchdog import Watchdog
 
-EVALUATION = 24 * 3600.0  # seconds that one may take
+MAX_EVAL_SECONDS = 24 * 3600.0  # seconds that one may take
 
 
-class Loop:
+class TrainLoop:
     """Steps from `start` to the end of a run, with what looks after them."""
 
     def __init__(
@@ -39,25 +39,25 @@ class Loop:
         folder: pathlib.Path,
         place: Any,
         *,
-        batches: pipeline.Batches,
+        batches: pipeline.PairBatches,
         step: Callable,
-        checkpoints: checkpointer.Checkpoints,
-        log: metrics_log.Metrics,
-        evaluation: periodic_eval.WhileTraining,
+        checkpoints: checkpointer.Checkpointer,
+        log: metrics_log.MetricsLog,
+        evaluation: periodic_eval.PeriodicEval,
         progress: Progress,
-        clock: Goodput,
+        clock: GoodputRecorder,
         watch: Watchdog,
-        notice: Notice,
+        notice: PreemptionNotice,
     ):
         """step: (state, batch) -> (state, numbers), compiled at its first call for a pair."""
         self.config, self.folder, self.place = config, folder, place
         self.batches, self.step, self.checkpoints, self.log = batches, step, checkpoints, log
         self.evaluation, self.progress = evaluation, progress
         self.clock, self.watch, self.notice = clock, watch, notice
-        self._of_run = facts(config) | {"records": run_identity.records(batches)}
+        self._of_run = run_fingerprint(config) | {"records": run_identity.record_counts(batches)}
         self._compiled: set[str] = set()
         self._waiting: tuple[int, Mapping] | None = None  # a step whose numbers are not here yet
-        self._faults = fault_injection.asked(
+        self._faults = fault_injection.requested_faults(
             "nan_batch", "inf_batch", "bitflip", host=jax.process_index()
         )
 
@@ -66,7 +66,7 @@ class Loop:
         self._start, self._begun = start, time.monotonic()
         for each in (self.progress, self.clock, self.watch):
             each.begin(start)
-        self._comparison = replica_check.Comparison(self.place, state)
+        self._comparison = replica_check.ReplicaCheck(self.place, state)
         with contextlib.closing(self._stream(start)) as stream:
             return self._steps(state, start, stream)
 
@@ -76,7 +76,7 @@ class Loop:
         for step in range(start, config.steps):
             if self.notice.reached(step):
                 self._leave(step, state)
-            fault_injection.strike(step, host)
+            fault_injection.inject_process_faults(step, host)
             batch = self.place.batch(next(stream))
             state = self._flipped(state, step)
             if config.compare_every and step and step % config.compare_every == 0:
@@ -91,7 +91,7 @@ class Loop:
                 self._tell()
             # Before the commit: a run that goes on from there has them.
             if measure:
-                with self.watch.paused(EVALUATION), self.clock.spent("evaluation"):
+                with self.watch.paused(MAX_EVAL_SECONDS), self.clock.spent("evaluation"):
                     numbers = self.evaluation.measure(state.params)
                 if numbers:
                     self.log.write(step, numbers)
@@ -109,12 +109,16 @@ class Loop:
             for step in range(start, config.steps):
                 with self.watch.paused(), self.clock.spent("data"):
                     batch = next(stream)
-                yield injected_faults.faulty(batch, step, self._faults) if self._faults else batch
+                yield (
+                    injected_faults.inject_batch_fault(batch, step, self._faults)
+                    if self._faults
+                    else batch
+                )
 
     def _flipped(self, state: Any, step: int) -> Any:
         for fault in self._faults:
             if fault.kind == "bitflip" and fault.at(step):
-                state = flipped(state, fault)
+                state = inject_bit_flip(state, fault)
         return state
 
     def _step(self, step: int, state: Any, batch: Mapping) -> tuple[Any, Mapping]:
@@ -150,7 +154,7 @@ class Loop:
             counts = {name: count for name, count in counts.items() if count}
             self.log.write(step, {"pair": pair, **values, "steps_per_second": rate, **counts})
         if values["skipped_in_a_row"] >= self.config.stop_after_skipped:
-            raise Diverged(
+            raise TrainingDivergedError(
                 f"step {step} ({pair}): {values['skipped_in_a_row']:.0f} steps in a row were skipped: "
                 f"loss {values['loss']:g}, gradient norm {values['gradient_norm']:g}; its records: "
                 f"{', '.join(self.batches.records(step)[:8])}, ...; last committed step "
@@ -172,9 +176,9 @@ class Loop:
             self.clock.mark(step)
             self.checkpoints.save(step, self.place.gather(state), self._of_run)
         # From here on the folder is this run's: `check` compares without opening checkpoints.
-        if agreement.first():
+        if agreement.is_main_process():
             with contextlib.suppress(OSError):  # a full disk, of which `save` has told
-                run_identity.write_config(self.folder, facts(self.config))
+                run_identity.write_config(self.folder, run_fingerprint(self.config))
 
     def _leave(self, step: int, state: Any) -> None:
         """Saves before `step`, unless that is done. Raises Preempted."""
@@ -186,4 +190,4 @@ class Loop:
         done = (
             f"preempted at step {step}, saved" if step else "preempted at step 0: nothing to save"
         )
-        raise Preempted(f"{done}; the same command goes on from there")
+        raise Preemption(f"{done}; the same command goes on from there")

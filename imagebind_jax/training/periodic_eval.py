@@ -9,30 +9,32 @@ from imagebind_jax.config import TrainConfig
 from imagebind_jax.distributed import lockstep
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation import requirements
-from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.model_embedder import ModelEmbedder
 from imagebind_jax.models.imagebind import ImageBind
-from imagebind_jax.storage.fingerprint import flat
+from imagebind_jax.storage.fingerprint import flatten_config
 
 
-def check(config: TrainConfig) -> None:
+def check_requirements(config: TrainConfig) -> None:
     """Raises UserError where a benchmark's records or encoder are missing: before the first step."""
     if (settings := config.evaluation) is None:
         return
     for benchmark in settings.benchmarks:
-        if why := requirements.lacking(benchmark, settings, config.model.encoders, "the model"):
+        if why := requirements.missing_requirement(
+            benchmark, settings, config.model.encoders, "the model"
+        ):
             raise UserError(f"evaluation of {benchmark.name}: {why}")
 
 
-def of_all_hosts(config: TrainConfig) -> dict[str, Any]:
+def process_invariant_fields(config: TrainConfig) -> dict[str, Any]:
     """What must be the same on all hosts: everything but how each reads. Raises UserError."""
     if (settings := config.evaluation) is None:
         return {}
     own = ("threads", "workers", "patience")
     fields = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-    return flat({name: value for name, value in fields.items() if name not in own})
+    return flatten_config({name: value for name, value in fields.items() if name not in own})
 
 
-class WhileTraining:
+class PeriodicEval:
     """What `TrainConfig.evaluation` asks for, measured with the parameters of the moment.
 
     It draws no random numbers of the run's, and reads its own records: the run is bitwise the same
@@ -49,7 +51,7 @@ class WhileTraining:
         """place: where the run's parameters are (`sharding`). tell: what is being done; say: failures."""
         self.config, self.place, self.tell, self.say = config, place, tell, say
         self.seconds = 0.0  # spent so far
-        self._bench: ModelBench | None = None
+        self._bench: ModelEmbedder | None = None
 
     def due(self, done: int) -> bool:
         """After so many steps; always after the last one."""
@@ -65,7 +67,7 @@ class WhileTraining:
         assert settings is not None  # it is due
         params = self.place.gather(params)
         if self._bench is None:
-            self._bench = ModelBench(
+            self._bench = ModelEmbedder(
                 settings, ImageBind(self.config.model), params, tell=self.tell, place=self.place
             )
         else:
@@ -74,12 +76,12 @@ class WhileTraining:
         for benchmark in settings.benchmarks:
             self.tell(f"evaluating {benchmark.name}")
             try:
-                with lockstep.together(benchmark.name):
+                with lockstep.lockstep(benchmark.name):
                     measured = benchmark.evaluation.measure(self._bench)
             except Exception as error:  # which is no reason to lose the run
-                if lockstep.of_devices(error):
+                if lockstep.is_device_error(error):
                     raise
-                why = lockstep.described(error)
+                why = lockstep.describe_error(error)
                 self.say(f"evaluation of {benchmark.name} failed, training goes on: {why}")
                 continue
             for name, number in measured.numbers.items():

@@ -9,10 +9,10 @@ import jax
 from jax.experimental import multihost_utils
 
 # Seconds within which SIGTERMs are one: a cluster tells each process, and so does `launch`.
-AGAIN = 2.0
+REPEAT_SIGNAL_SECONDS = 2.0
 
 
-class Notice:
+class PreemptionNotice:
     """Within the block SIGTERM is a notice, and `reached` says when to heed it; a second one, or a
     Ctrl-C after it, ends the process at once. Past the block, more of them change nothing any more:
     all is saved, and the exit code is to say so. Where none came, SIGTERM means what it did before.
@@ -62,6 +62,8 @@ class Notice:
             if first is None and number[0] == signal.SIGTERM:
                 first = now
                 self._noticed.set()
-            elif first is not None and (number[0] == signal.SIGINT or now - first > AGAIN):
+            elif first is not None and (
+                number[0] == signal.SIGINT or now - first > REPEAT_SIGNAL_SECONDS
+            ):
                 os._exit(128 + number[0])
         os.close(self._read)

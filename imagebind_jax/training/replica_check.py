@@ -7,24 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagebind_jax.checkpointing.digest import leaf_digest, named
+from imagebind_jax.checkpointing.digest import flatten_with_paths, leaf_checksum
 from imagebind_jax.distributed import sharding
-from imagebind_jax.errors import Stopped
+from imagebind_jax.errors import FatalRunError
 
 
-class ReplicasDiffer(Stopped):
+class ReplicaMismatchError(FatalRunError):
     """Devices that should hold the same numbers do not: one of them computes or stores wrongly."""
 
 
-class Comparison:
+class ReplicaCheck:
     """Looks at every leaf of a state that several devices hold, or a part of which they hold.
 
     A leaf that is split over all devices has no replica, and is not looked at. Compiled at the
     first look, and from then on one short program of all devices, to be run on all hosts at once.
     """
 
-    def __init__(self, place: sharding.Sharded | sharding.Replicated, state: Any):
-        leaves = named(state)
+    def __init__(self, place: sharding.ShardedStrategy | sharding.PmapStrategy, state: Any):
+        leaves = flatten_with_paths(state)
         self._devices, parts = place.parts(leaves)
         # For each leaf and device the first one that holds the same.
         firsts = [np.unique(part, return_index=True)[1][part] for part in parts]
@@ -37,7 +37,7 @@ class Comparison:
         """What differs, in one line that is the same on all hosts; None where nothing does."""
         if not self.names:
             return None
-        leaves = named(state)
+        leaves = flatten_with_paths(state)
         found = np.asarray(self._look({name: leaves[name] for name in self.names}))
         found = np.moveaxis(found, 0, 1)  # [leaves, devices, 2]
         wanted = np.take_along_axis(found, self._firsts[:, :, None], axis=1)
@@ -49,11 +49,11 @@ class Comparison:
     def check(self, state: Any, step: int) -> None:
         """Raises ReplicasDiffer where `find` finds something before this step."""
         if line := self.find(state):
-            raise ReplicasDiffer(f"before step {step}, {line}")
+            raise ReplicaMismatchError(f"before step {step}, {line}")
 
     def _said(self, differing: np.ndarray, found: np.ndarray) -> str:
         leaf = differing[0]
-        odd = _odd(found[leaf], self._firsts[leaf])
+        odd = _minority_devices(found[leaf], self._firsts[leaf])
         devices = [self._devices[i] for i in odd]
         places = [f"host {device.process_index}, device {device.id}" for device in devices]
         more = f", and {len(places) - 4} more" if len(places) > 4 else ""
@@ -66,10 +66,10 @@ class Comparison:
 
 def _digests(leaves: dict[str, jax.Array]) -> jax.Array:
     """[leaves, 2], in the order of their names."""
-    return jnp.stack([leaf_digest(leaves[name])[0] for name in sorted(leaves)])
+    return jnp.stack([leaf_checksum(leaves[name])[0] for name in sorted(leaves)])
 
 
-def _odd(found: np.ndarray, first: np.ndarray) -> list[int]:
+def _minority_devices(found: np.ndarray, first: np.ndarray) -> list[int]:
     """The devices whose part of a leaf is not that of most; all that hold it where most have none."""
     odd = []
     for part in np.unique(first):

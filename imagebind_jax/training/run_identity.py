@@ -33,25 +33,25 @@ def _read(path: pathlib.Path, kind: type[Kind], say: Callable[[str], None]) -> K
         said = checksummed.read_json(path)
         if isinstance(said, list):  # an older version's records
             said = {"records": said}
-        return msgspec.convert(checksummed.unsealed(said), kind)
+        return msgspec.convert(checksummed.verify_checksum(said), kind)
     except ValueError:
         say(f"{path} is damaged: what checkpoints say of the run counts, and it is written anew")
         return None
 
 
-def begun_before(folder: pathlib.Path, facts: dict, say: Callable[[str], None]) -> bool:
+def check_existing_run(folder: pathlib.Path, facts: dict, say: Callable[[str], None]) -> bool:
     """Whether a run was begun here, as config.json says. Raises UserError where it is another."""
     before = _read(folder / CONFIG, _Config, say)
     if before is not None:
-        check_facts(folder, before.config, facts["config"])
+        check_config(folder, before.config, facts["config"])
     return before is not None
 
 
 def write_config(folder: pathlib.Path, facts: dict) -> None:
-    checksummed.write_sealed(folder / CONFIG, facts, indent=1)
+    checksummed.write_checksummed_json(folder / CONFIG, facts, indent=1)
 
 
-def check_facts(folder: pathlib.Path, before: dict, now: dict) -> None:
+def check_config(folder: pathlib.Path, before: dict, now: dict) -> None:
     """Of a run's config, what it computes. Raises UserError where that is not the same."""
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
@@ -61,12 +61,12 @@ def check_facts(folder: pathlib.Path, before: dict, now: dict) -> None:
             )
 
 
-def records(batches: Any) -> list[list]:
+def record_counts(batches: Any) -> list[list]:
     """How many of each pair, in the order of the config."""
     return [[rows.name, len(rows)] for rows in batches.rows]
 
 
-def check_records(
+def check_record_counts(
     folder: pathlib.Path,
     now: Sequence[Sequence],
     said: Sequence[Sequence] | None,
@@ -86,15 +86,17 @@ def check_records(
             )
 
 
-def write_records(folder: pathlib.Path, now: Sequence[Sequence]) -> None:
-    checksummed.write_sealed(folder / RECORDS, {"records": now})
+def write_record_counts(folder: pathlib.Path, now: Sequence[Sequence]) -> None:
+    checksummed.write_checksummed_json(folder / RECORDS, {"records": now})
 
 
-def facts_before(checkpoints: checkpointer.Checkpoints) -> dict[str, Any]:
+def previous_run_info(checkpoints: checkpointer.Checkpointer) -> dict[str, Any]:
     """What the newest checkpoint whose facts can be read says of its run. Raises CheckpointError."""
     for step in checkpoints.steps():
         try:
             return checkpoints.meta(step)
-        except checkpointer.CheckpointCorrupt:
+        except checkpointer.CorruptCheckpointError:
             continue  # `restore_newest` tells
-    raise checkpointer.CheckpointCorrupt(f"every checkpoint in {checkpoints.folder} is damaged")
+    raise checkpointer.CorruptCheckpointError(
+        f"every checkpoint in {checkpoints.folder} is damaged"
+    )

@@ -7,19 +7,21 @@ import jax
 import jax.numpy as jnp
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs.pipeline.precomputed import ANCHOR
+from imagebind_jax.inputs.pipeline.precomputed import PRECOMPUTED_PREFIX
 
-RECENT = 128  # accepted losses of a pair of modalities, as MaxText has it, after OLMo
-FEWEST = 32  # of them, before which no loss is called a spike
-LEAST = 1e-3  # of the mean: losses that hardly differ have no spikes
+LOSS_WINDOW = 128  # accepted losses of a pair of modalities, as MaxText has it, after OLMo
+MIN_LOSSES = 32  # of them, before which no loss is called a spike
+MIN_RELATIVE_STD = 1e-3  # of the mean: losses that hardly differ have no spikes
 
 
-def pair_of(names: Iterable[str]) -> str:
+def pair_name(names: Iterable[str]) -> str:
     """The modalities of a pair, or of a batch, in one order: "audio+vision"."""
-    return "+".join(sorted(name.removeprefix(ANCHOR) for name in names if name != "weight"))
+    return "+".join(
+        sorted(name.removeprefix(PRECOMPUTED_PREFIX) for name in names if name != "weight")
+    )
 
 
-def fresh(config: TrainConfig) -> dict[str, Any]:
+def init_step_guard(config: TrainConfig) -> dict[str, Any]:
     """The counters before the first step; checkpoints of older versions lack them.
 
     {"skipped": steps in all, "in_a_row": those up to now} and, with `config.skip_spikes`, of each
@@ -27,13 +29,13 @@ def fresh(config: TrainConfig) -> dict[str, Any]:
     """
     health: dict[str, Any] = {"skipped": jnp.int32(0), "in_a_row": jnp.int32(0)}
     if config.skip_spikes:
-        names = sorted({pair_of(pair.modalities) for pair in config.pairs})
-        health["recent"] = {name: jnp.zeros(RECENT, jnp.float32) for name in names}
+        names = sorted({pair_name(pair.modalities) for pair in config.pairs})
+        health["recent"] = {name: jnp.zeros(LOSS_WINDOW, jnp.float32) for name in names}
         health["accepted"] = {name: jnp.int32(0) for name in names}
     return health
 
 
-def judge(
+def should_apply_step(
     health: Mapping[str, Any], loss: jax.Array, norm: jax.Array, pair: str, deviations: float
 ) -> tuple[jax.Array, dict[str, Any]]:
     """(whether a step may be taken, the counters after it).
@@ -47,13 +49,13 @@ def judge(
     if deviations:
         recent, accepted = health["recent"][pair], health["accepted"][pair]
         loss = loss.astype(recent.dtype)
-        count = jnp.minimum(accepted, RECENT)
-        seen = jnp.arange(RECENT) < count
+        count = jnp.minimum(accepted, LOSS_WINDOW)
+        seen = jnp.arange(LOSS_WINDOW) < count
         mean = jnp.sum(jnp.where(seen, recent, 0)) / jnp.maximum(count, 1)
         square = jnp.sum(jnp.where(seen, (recent - mean) ** 2, 0)) / jnp.maximum(count, 1)
-        deviation = jnp.maximum(jnp.sqrt(square), LEAST * jnp.abs(mean))
-        good &= (count < FEWEST) | (loss <= mean + deviations * deviation)
-        kept = jnp.where(good, recent.at[accepted % RECENT].set(loss), recent)
+        deviation = jnp.maximum(jnp.sqrt(square), MIN_RELATIVE_STD * jnp.abs(mean))
+        good &= (count < MIN_LOSSES) | (loss <= mean + deviations * deviation)
+        kept = jnp.where(good, recent.at[accepted % LOSS_WINDOW].set(loss), recent)
         after["recent"] = {**health["recent"], pair: kept}
         after["accepted"] = {**health["accepted"], pair: accepted + good.astype(jnp.int32)}
     skipped = 1 - good.astype(jnp.int32)

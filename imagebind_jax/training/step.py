@@ -26,9 +26,9 @@ class TrainState(flax.struct.PyTreeNode):
 def create_state(config: TrainConfig) -> TrainState:
     """The state before the first step."""
     params = init(config.model, jax.random.key(config.seed))
-    params = optimizer.store_frozen(params, config.optimizer, config.model.dtype)
+    params = optimizer.cast_frozen(params, config.optimizer, config.model.dtype)
     moments = optimizer.init(config.optimizer, params)
-    return TrainState(jnp.int32(0), params, moments, skip_step.fresh(config))
+    return TrainState(jnp.int32(0), params, moments, skip_step.init_step_guard(config))
 
 
 def train_step(
@@ -48,23 +48,23 @@ def train_step(
     the counters go on.
     """
     present = {modality: state.params[modality] for modality in batch if modality in state.params}
-    trained, frozen = optimizer.split(present, config.optimizer)
+    trained, frozen = optimizer.split_frozen(present, config.optimizer)
     # Of this kind, a row's numbers do not depend on how many are drawn at once.
     key = jax.random.fold_in(jax.random.key(config.seed, impl="threefry2x32"), state.step)
-    of_pair = over_devices(functools.partial(gradients.of_pair, config=config))
+    of_pair = over_devices(functools.partial(gradients.pair_loss_and_grad, config=config))
     loss, numbers, gradient = of_pair(trained, frozen, batch, key)
-    loss, gradient = injected_faults.spoilt(loss, gradient, state.step)
+    loss, gradient = injected_faults.inject_loss_grad_fault(loss, gradient, state.step)
     rate = optimizer.learning_rate(config.optimizer, config.steps)(state.step)
     updated, opt_state, norm = optimizer.update(
         config.optimizer, gradient, state.opt_state, trained, rate
     )
-    good, counters = skip_step.judge(
-        state.health, loss, norm, skip_step.pair_of(batch), config.skip_spikes
+    good, counters = skip_step.should_apply_step(
+        state.health, loss, norm, skip_step.pair_name(batch), config.skip_spikes
     )
     updated, opt_state = jax.tree.map(
         functools.partial(jnp.where, good), (updated, opt_state), (trained, state.opt_state)
     )
-    params = state.params | optimizer.merge(frozen, updated)
+    params = state.params | optimizer.merge_params(frozen, updated)
     numbers |= {
         "loss": loss,
         "learning_rate": rate,

@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from imagebind_jax.errors import Stuck
+from imagebind_jax.errors import StepTimeoutError
 from imagebind_jax.runtime import console
 
-LONGER = 20  # times the median step
-PAUSE = 2 * 3600.0  # seconds that compiling, saving or restoring may take
-KEPT = 64  # steps that the median is of
+TIMEOUT_FACTOR = 20  # times the median step
+MAX_PAUSE_SECONDS = 2 * 3600.0  # seconds that compiling, saving or restoring may take
+MEDIAN_WINDOW = 64  # steps that the median is of
 
 
 class Watchdog:
@@ -35,9 +35,9 @@ class Watchdog:
         """least: seconds that any step may take. last_words: what to say of the run beside it.
         leave: ends this process where it is one of several hosts."""
         self._least, self._last_words, self._leave = least, last_words, leave
-        self._durations: collections.deque = collections.deque(maxlen=KEPT)
+        self._durations: collections.deque = collections.deque(maxlen=MEDIAN_WINDOW)
         self._step, self._begun, self._pauses = 0, time.monotonic(), 1  # until `begin`
-        self._until = self._begun + PAUSE  # the end of the pause
+        self._until = self._begun + MAX_PAUSE_SECONDS  # the end of the pause
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -53,7 +53,7 @@ class Watchdog:
     def limit(self) -> float:
         """Seconds that a step may take."""
         usual = statistics.median(self._durations) if self._durations else 0.0
-        return max(self._least, LONGER * usual)
+        return max(self._least, TIMEOUT_FACTOR * usual)
 
     def begin(self, step: int) -> None:
         """Steps are made from here on."""
@@ -68,7 +68,7 @@ class Watchdog:
             self._step, self._begun = step + 1, now
 
     @contextlib.contextmanager
-    def paused(self, longest: float = PAUSE) -> Iterator[None]:
+    def paused(self, longest: float = MAX_PAUSE_SECONDS) -> Iterator[None]:
         """No time of a step passes in the block, which itself may take so many seconds."""
         then = time.monotonic()
         with self._lock:
@@ -107,7 +107,7 @@ class Watchdog:
         if sys.stderr is not None:
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         line = "; ".join(filter(None, [message, self._last_words()]))
-        self._leave(line, Stuck.code)
-        console.error(line)
-        console.flush()
-        os._exit(Stuck.code)
+        self._leave(line, StepTimeoutError.code)
+        console.print_error(line)
+        console.flush_streams()
+        os._exit(StepTimeoutError.code)

@@ -10,17 +10,23 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
-from imagebind_jax.web.limits import AT_ONCE, BODY, FOLDER, QUESTION, RECEIVING
+from imagebind_jax.web.limits import (
+    BODY_TIMEOUT,
+    MAX_CONCURRENCY,
+    MAX_JSON_BYTES,
+    MAX_UPLOAD_BYTES,
+    MAX_UPLOAD_DIR_BYTES,
+)
 
 BUSY = "The page is busy with other questions: try again in a moment."
-SENSELESS = "This is not a question of the page."
+BAD_REQUEST_MESSAGE = "This is not a question of the page."
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 # All that the page's own script asks for. gradio serves more: files, a proxy, editors.
-READ = re.compile(
+GET_ROUTES = re.compile(
     r"/|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt)|/(assets|static|svelte)/[\w./-]+"
     r"|/gradio_api/(info|queue/data|startup-events|upload_progress|theme\.css|heartbeat/\w+)"
 )
-WRITTEN = re.compile(r"/gradio_api/(queue/join|upload|cancel|reset)/?")
+POST_ROUTES = re.compile(r"/gradio_api/(queue/join|upload|cancel|reset)/?")
 HEADERS = (
     # The browser itself refuses what is not from here, whatever a page's script may want.
     (b"content-security-policy",
@@ -37,7 +43,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class Refused(Exception):
+class HttpError(Exception):
     """A request that is not let in: its status and one line."""
 
     def __init__(self, status: int, line: str):
@@ -45,7 +51,7 @@ class Refused(Exception):
         self.status, self.line = status, line
 
 
-class Guard:
+class RequestGuard:
     """An ASGI app before another one, that lets in only what the page itself asks for.
 
     host: that the server listens on. folder: where uploads lie; a question names no other file.
@@ -61,7 +67,7 @@ class Guard:
         elif scope["type"] == "http":
             try:
                 await self._let_in(scope, receive, send)
-            except Refused as refused:
+            except HttpError as refused:
                 await _answer(send, refused)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,35 +77,35 @@ class Guard:
         if (
             ".." in path
             or "//" in path
-            or not (READ if method in ("GET", "HEAD") else WRITTEN).fullmatch(path)
+            or not (GET_ROUTES if method in ("GET", "HEAD") else POST_ROUTES).fullmatch(path)
         ):
-            raise Refused(404, "There is no such page.")
+            raise HttpError(404, "There is no such page.")
         answer = _Answer(send)
         if method in ("GET", "HEAD"):
             await self._app(scope, receive, answer)
             return
         if method != "POST":
-            raise Refused(405, "Only GET and POST are answered.")
+            raise HttpError(405, "Only GET and POST are answered.")
         try:
-            async with asyncio.timeout(RECEIVING):
+            async with asyncio.timeout(BODY_TIMEOUT):
                 await self._post(scope, headers, receive, answer)
         except TimeoutError:
-            raise Refused(408, "This took too long to arrive.") from None
+            raise HttpError(408, "This took too long to arrive.") from None
 
     async def _post(
         self, scope: Scope, headers: dict[bytes, str], receive: Receive, send: Send
     ) -> None:
         if not scope["path"].startswith("/gradio_api/upload"):
-            check_length(headers, QUESTION)
+            check_body_size(headers, MAX_JSON_BYTES)
             body = await _whole(receive)
-            check_files(body, self._folder)
-            await self._app(scope, _once(body, receive), send)
+            check_upload_paths(body, self._folder)
+            await self._app(scope, _replay_body(body, receive), send)
             return
-        check_length(headers, BODY)
-        if self._uploads >= AT_ONCE:
-            raise Refused(429, BUSY)
-        if occupied(self._folder) + int(headers[b"content-length"]) > FOLDER:
-            raise Refused(429, "Too many uploads wait to be read: try again in a few minutes.")
+        check_body_size(headers, MAX_UPLOAD_BYTES)
+        if self._uploads >= MAX_CONCURRENCY:
+            raise HttpError(429, BUSY)
+        if folder_bytes(self._folder) + int(headers[b"content-length"]) > MAX_UPLOAD_DIR_BYTES:
+            raise HttpError(429, "Too many uploads wait to be read: try again in a few minutes.")
         self._uploads += 1
         try:
             await self._app(scope, receive, send)
@@ -108,7 +114,7 @@ class Guard:
 
 
 def check_origin(headers: dict[bytes, str], host: str, first: bool = False) -> None:
-    """Raises `Refused` where the page was asked by another name, or by another site's script.
+    """Raises `HttpError` where the page was asked by another name, or by another site's script.
 
     A site may call its own name 127.0.0.1, and would then read what is here. first: the page itself,
     to which a link may lead from anywhere.
@@ -117,12 +123,12 @@ def check_origin(headers: dict[bytes, str], host: str, first: bool = False) -> N
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+))(?::\d+)?", asked)
     name = (match.group(1) or match.group(2)).lower() if match else ""
     if name not in {*LOOPBACK, host.lower()} and not (_is_any(host) and _is_own(name)):
-        raise Refused(421, f"This page answers to {host} alone.")
+        raise HttpError(421, f"This page answers to {host} alone.")
     origin = headers.get(b"origin")
     if origin is not None and origin.partition("://")[2] != asked:
-        raise Refused(403, "Other sites may not ask this page.")
+        raise HttpError(403, "Other sites may not ask this page.")
     if headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin") and not first:
-        raise Refused(403, "Other sites may not ask this page.")
+        raise HttpError(403, "Other sites may not ask this page.")
 
 
 def _is_any(host: str) -> bool:
@@ -145,32 +151,32 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_length(headers: dict[bytes, str], most: int) -> None:
-    """Raises `Refused` where a body is too long, or does not say how long it is: the server reads no
+def check_body_size(headers: dict[bytes, str], most: int) -> None:
+    """Raises `HttpError` where a body is too long, or does not say how long it is: the server reads no
     more of it than it says."""
     length = headers.get(b"content-length", "")
     if not re.fullmatch(r"\d{1,15}", length) or b"transfer-encoding" in headers:
-        raise Refused(411, "A request has to say how long it is.")
+        raise HttpError(411, "A request has to say how long it is.")
     if int(length) > most:
-        raise Refused(413, f"More than {most >> 20} MiB at once: drop fewer, or smaller files.")
+        raise HttpError(413, f"More than {most >> 20} MiB at once: drop fewer, or smaller files.")
 
 
-def check_files(body: bytes, folder: pathlib.Path) -> None:
-    """Raises `Refused` where a question is no JSON, or names a file that is not an upload.
+def check_upload_paths(body: bytes, folder: pathlib.Path) -> None:
+    """Raises `HttpError` where a question is no JSON, or names a file that is not an upload.
 
     gradio takes the path of an upload from the browser, that is from anybody.
     """
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError):
-        raise Refused(400, SENSELESS) from None
+        raise HttpError(400, BAD_REQUEST_MESSAGE) from None
     if not isinstance(asked, dict):
-        raise Refused(400, SENSELESS)
+        raise HttpError(400, BAD_REQUEST_MESSAGE)
     for each in _dicts(asked):
         if "path" in each or "url" in each:
             path = each.get("path")
             if not isinstance(path, str) or not is_upload(path, folder):
-                raise Refused(403, "This file was not uploaded here, or is read already.")
+                raise HttpError(403, "This file was not uploaded here, or is read already.")
 
 
 def is_upload(path: str, folder: pathlib.Path) -> bool:
@@ -193,7 +199,7 @@ def _dicts(value: Any) -> Iterator[dict]:
             left += each
 
 
-def occupied(folder: pathlib.Path) -> int:
+def folder_bytes(folder: pathlib.Path) -> int:
     """Bytes of all files below it."""
     sizes = 0
     for place, _, names in os.walk(folder):
@@ -217,7 +223,9 @@ class _Answer:
             status = message["status"]
             if status >= 500:
                 self._refused = True
-                busy = Refused(429, BUSY) if status == 503 else Refused(400, SENSELESS)
+                busy = (
+                    HttpError(429, BUSY) if status == 503 else HttpError(400, BAD_REQUEST_MESSAGE)
+                )
                 await _answer(self._send, busy)
             names = {name for name, _ in HEADERS}
             others = [pair for pair in message.get("headers", []) if pair[0].lower() not in names]
@@ -226,7 +234,7 @@ class _Answer:
             await self._send(message)
 
 
-async def _answer(send: Send, refused: Refused) -> None:
+async def _answer(send: Send, refused: HttpError) -> None:
     body = json.dumps({"detail": refused.line}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if refused.status == 429:
@@ -240,14 +248,14 @@ async def _whole(receive: Receive) -> bytes:
     body, more = b"", True
     while more:
         message = await receive()
-        if message["type"] != "http.request" or len(body) > QUESTION:
-            raise Refused(400, "The request ended before its end.")
+        if message["type"] != "http.request" or len(body) > MAX_JSON_BYTES:
+            raise HttpError(400, "The request ended before its end.")
         body += message.get("body", b"")
         more = message.get("more_body", False)
     return body
 
 
-def _once(body: bytes, receive: Receive) -> Receive:
+def _replay_body(body: bytes, receive: Receive) -> Receive:
     """The body again, for whoever comes behind; then whatever else is received."""
     given = iter([{"type": "http.request", "body": body, "more_body": False}])
 

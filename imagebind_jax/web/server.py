@@ -14,15 +14,15 @@ from typing import Any
 from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.runtime import console
 from imagebind_jax.search import query
-from imagebind_jax.search.encoders import Encoders
-from imagebind_jax.search.store import Store
+from imagebind_jax.search.encoders import CheckpointEncoders
+from imagebind_jax.search.store import EmbeddingStore
 from imagebind_jax.web import limits, ui
-from imagebind_jax.web.handlers import Page
-from imagebind_jax.web.request_guard import Guard, is_loopback
-from imagebind_jax.web.uploads import Reader
+from imagebind_jax.web.handlers import PageHandlers
+from imagebind_jax.web.request_guard import RequestGuard, is_loopback
+from imagebind_jax.web.uploads import UploadEmbedder
 
 # Nothing is told to anybody, and nothing looked up: these are read where gradio is imported.
-SILENT = {
+TELEMETRY_OFF = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_RUN_HISTORY": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -34,7 +34,7 @@ MONO = ["ui-monospace", "monospace"]
 STARTING = 30.0  # seconds
 
 
-def run(
+def serve_forever(
     index: str | os.PathLike | None = None,
     *,
     checkpoint: str | os.PathLike | None = None,
@@ -42,14 +42,14 @@ def run(
     fields: Mapping[str, Mapping[str, Any]] | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
-    say: Callable[[str], None] = console.say,
+    say: Callable[[str], None] = console.print_line,
 ) -> None:
     """Serves the page until Ctrl-C or SIGTERM. Raises UserError.
 
     index: a store to search in. checkpoint: default is the store's. fields: {modality: what its
     records have beside the file}. port: 0 for any that is free.
     """
-    with serving(
+    with serve(
         index, checkpoint=checkpoint, config=config, fields=fields, host=host, port=port, say=say
     ) as address:
         say(f"page: {address} (Ctrl-C ends it)")
@@ -71,7 +71,7 @@ def _until_stopped() -> None:
 
 
 @contextlib.contextmanager
-def serving(
+def serve(
     index: str | os.PathLike | None = None,
     *,
     checkpoint: str | os.PathLike | None = None,
@@ -79,7 +79,7 @@ def serving(
     fields: Mapping[str, Mapping[str, Any]] | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
-    say: Callable[[str], None] = console.say,
+    say: Callable[[str], None] = console.print_line,
 ) -> Iterator[str]:
     """The page's address, which is served in the block. Raises UserError."""
     if index is None and checkpoint is None:
@@ -88,27 +88,27 @@ def serving(
         _gradio()  # before gigabytes are read
         bound = _bound(host, port)
         with contextlib.closing(bound):
-            store = None if index is None else Store(index)
+            store = None if index is None else EmbeddingStore(index)
             if store is None:
-                encoders = Encoders(str(checkpoint), config=config, tell=say)
+                encoders = CheckpointEncoders(str(checkpoint), config=config, tell=say)
             else:
-                encoders = query.encoders_of(store, checkpoint, config, say)
+                encoders = query.load_store_encoders(store, checkpoint, config, say)
             folder = pathlib.Path(made).resolve()  # 0700
-            reader = Reader(encoders, folder, fields)
-            served = guarded(Page(reader, store), host, folder)
+            reader = UploadEmbedder(encoders, folder, fields)
+            served = build_app(PageHandlers(reader, store), host, folder)
             with _running(served, bound, reader):
                 name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
                 shown = f"[{name}]" if ":" in name else name
                 yield f"http://{shown}:{bound.getsockname()[1]}/"
 
 
-def guarded(page: Page, host: str, folder: pathlib.Path) -> Guard:
+def build_app(page: PageHandlers, host: str, folder: pathlib.Path) -> RequestGuard:
     """The page as an ASGI app behind its limits; `folder` is where uploads lie."""
     import fastapi
 
     gradio = _gradio()
     with _environment({"GRADIO_TEMP_DIR": str(folder)}):
-        blocks = ui.blocks(page)
+        blocks = ui.build_ui(page)
         # A mounted page does not check the paths it is given unless it believes to be launched.
         blocks.has_launched = True
         blocks.state_session_capacity = limits.SESSIONS
@@ -120,15 +120,15 @@ def guarded(page: Page, host: str, folder: pathlib.Path) -> Guard:
             run_history=False,
             allowed_paths=[],
             show_error=False,
-            max_file_size=limits.BODY,
+            max_file_size=limits.MAX_UPLOAD_BYTES,
             ssr_mode=False,
             enable_monitoring=False,
             pwa=False,
             mcp_server=False,
             theme=_theme(gradio),
-            css=ui.style(),
+            css=ui.load_css(),
         )  # fmt: skip
-    return Guard(inner, host, folder)
+    return RequestGuard(inner, host, folder)
 
 
 def _theme(gradio: Any) -> Any:
@@ -176,7 +176,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _running(served: Guard, bound: socket.socket, reader: Reader) -> Iterator[None]:
+def _running(served: RequestGuard, bound: socket.socket, reader: UploadEmbedder) -> Iterator[None]:
     """In a thread of its own, so that signals stay with whoever started it."""
     import uvicorn
 
@@ -204,7 +204,7 @@ def _running(served: Guard, bound: socket.socket, reader: Reader) -> Iterator[No
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    with _environment(SILENT):
+    with _environment(TELEMETRY_OFF):
         yield
 
 

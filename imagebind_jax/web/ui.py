@@ -4,14 +4,14 @@ import html
 import importlib.resources
 from typing import Any
 
-from imagebind_jax.search.store import Store
+from imagebind_jax.search.store import EmbeddingStore
 from imagebind_jax.web import limits, views
-from imagebind_jax.web.handlers import KINDS, VIEWS, Compared, Page
+from imagebind_jax.web.handlers import DISPLAY_MODES, MODALITY_CHOICES, CompareState, PageHandlers
 
-GENERAL = ("a dog barking", "waves on a beach", "a train passes by", "a wooden table")
+EXAMPLE_SENTENCES = ("a dog barking", "waves on a beach", "a train passes by", "a wooden table")
 
 
-def blocks(page: Page) -> Any:
+def build_ui(page: PageHandlers) -> Any:
     """The gradio Blocks of a page."""
     import gradio as gr
 
@@ -26,18 +26,20 @@ def blocks(page: Page) -> Any:
                     _search(gr, page, store)
             with gr.Tab("Compare", id="compare"):
                 _compare(gr, page)
-    made.queue(max_size=limits.WAITING, default_concurrency_limit=limits.AT_ONCE, api_open=False)
+    made.queue(
+        max_size=limits.MAX_QUEUE, default_concurrency_limit=limits.MAX_CONCURRENCY, api_open=False
+    )
     return made
 
 
 PRIVATE = {
     "api_visibility": "private",
     "concurrency_id": "page",
-    "concurrency_limit": limits.AT_ONCE,
+    "concurrency_limit": limits.MAX_CONCURRENCY,
 }
 
 
-def _head(page: Page) -> str:
+def _head(page: PageHandlers) -> str:
     senses = ", ".join(views.NAMES.get(m, m) for m in page.reader.modalities)
     there = f"; a store of {page.store.count:,} things to search in" if page.store else ""
     return (
@@ -47,14 +49,14 @@ def _head(page: Page) -> str:
     )
 
 
-def _kind(gr: Any, page: Page, name: str) -> Any:
+def _kind(gr: Any, page: PageHandlers, name: str) -> Any:
     """What no content tells."""
-    names = [name for name, m in KINDS.items() if not m or m in page.reader.modalities]
+    names = [name for name, m in MODALITY_CHOICES.items() if not m or m in page.reader.modalities]
     return gr.Dropdown(names, value=names[0], label="The next files are", elem_id=name)
 
 
-def _compare(gr: Any, page: Page) -> None:
-    state = gr.State(Compared(), time_to_live=3600)
+def _compare(gr: Any, page: PageHandlers) -> None:
+    state = gr.State(CompareState(), time_to_live=3600)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             drop = gr.File(
@@ -70,7 +72,9 @@ def _compare(gr: Any, page: Page) -> None:
             chosen = gr.CheckboxGroup(
                 [], label="Compared files", visible=False, elem_id="compare-chosen"
             )
-            view = gr.Radio(list(VIEWS), value=VIEWS[0], label="Show", elem_id="compare-view")
+            view = gr.Radio(
+                list(DISPLAY_MODES), value=DISPLAY_MODES[0], label="Show", elem_id="compare-view"
+            )
             temperature = gr.Slider(
                 0.01, 0.5, value=0.05, step=0.01, label="Temperature of the softmax",
                 visible=False, elem_id="compare-temperature",
@@ -80,7 +84,9 @@ def _compare(gr: Any, page: Page) -> None:
                 button = gr.Button("Compare", variant="primary", min_width=90, elem_id="compare-go")
         with gr.Column(scale=5, min_width=420):
             notes = gr.HTML(apply_default_css=False, elem_id="compare-notes")
-            shown = gr.HTML(views.matrix([]), apply_default_css=False, elem_id="compare-matrix")
+            shown = gr.HTML(
+                views.similarity_matrix_html([]), apply_default_css=False, elem_id="compare-matrix"
+            )
     asked = [chosen, words, view, temperature]
 
     def dropped(paths, kind, state, chosen, words, view, temperature):
@@ -90,11 +96,16 @@ def _compare(gr: Any, page: Page) -> None:
         matrix, more = page.compare(state, chosen, words or "", view, temperature)
         names = [(thing.name, i) for i, thing in enumerate(state.files)]
         group = gr.CheckboxGroup(names, value=chosen, visible=bool(names))
-        return None, state, group, matrix, views.problems([*problems, *more])
+        return None, state, group, matrix, views.problems_html([*problems, *more])
 
     def compared(state, chosen, words, view, temperature):
         matrix, problems = page.compare(state, chosen or [], words or "", view, temperature)
-        return state, matrix, views.problems(problems), gr.Slider(visible=view == VIEWS[1])
+        return (
+            state,
+            matrix,
+            views.problems_html(problems),
+            gr.Slider(visible=view == DISPLAY_MODES[1]),
+        )
 
     drop.upload(
         dropped, [drop, kind, state, *asked], [drop, state, chosen, shown, notes],
@@ -105,12 +116,12 @@ def _compare(gr: Any, page: Page) -> None:
         [state, shown, notes, temperature], show_progress_on=[shown], **PRIVATE,
     )  # fmt: skip
     clear.click(
-        lambda: (None, Compared(), gr.CheckboxGroup([], value=[], visible=False), "", views.matrix([]), ""),
+        lambda: (None, CompareState(), gr.CheckboxGroup([], value=[], visible=False), "", views.similarity_matrix_html([]), ""),
         None, [drop, state, chosen, words, shown, notes], **PRIVATE,
     )  # fmt: skip
 
 
-def _search(gr: Any, page: Page, store: Store) -> None:
+def _search(gr: Any, page: PageHandlers, store: EmbeddingStore) -> None:
     speaks = "text" in page.reader.modalities
     states, words, files, chips = [], [], [], []
     with gr.Row(equal_height=False):
@@ -154,7 +165,9 @@ def _search(gr: Any, page: Page, store: Store) -> None:
                     min_width=150,
                 )
             notes = gr.HTML(apply_default_css=False, elem_id="search-notes")
-            shown = gr.HTML(views.nothing_asked(), apply_default_css=False, elem_id="search-found")
+            shown = gr.HTML(
+                views.format_empty_results(), apply_default_css=False, elem_id="search-found"
+            )
     asked = [*words, *states, mix, only, k]
 
     def searched(a, b, file_a, file_b, mix, only, k):
@@ -162,8 +175,8 @@ def _search(gr: Any, page: Page, store: Store) -> None:
         a, b = a or "", b or ""
         file_a, file_b = None if a.strip() else file_a, None if b.strip() else file_b
         found, problems = page.search([(a, file_a), (b, file_b)], mix, only or [], k)
-        chips = [views.chip(file) for file in (file_a, file_b)]
-        return found, views.problems(problems), file_a, file_b, *chips
+        chips = [views.query_chip_html(file) for file in (file_a, file_b)]
+        return found, views.problems_html(problems), file_a, file_b, *chips
 
     def dropped(which):
         def take(path, kind, *asked):
@@ -173,7 +186,7 @@ def _search(gr: Any, page: Page, store: Store) -> None:
             if thing is not None:
                 given[which] = ""
             found, more, *rest = searched(*given)
-            return None, given[which], found, views.problems(problems) + more, *rest
+            return None, given[which], found, views.problems_html(problems) + more, *rest
 
         return take
 
@@ -189,7 +202,7 @@ def _search(gr: Any, page: Page, store: Store) -> None:
         )  # fmt: skip
 
 
-def _sentences(page: Page) -> list[str]:
+def _sentences(page: PageHandlers) -> list[str]:
     """Examples: of the store's own where it has some, as they fit what the checkpoint knows."""
     store, found = page.store, []
     if store is not None and "text" in store.note.modalities:
@@ -199,9 +212,9 @@ def _sentences(page: Page) -> list[str]:
             if 0 < len(text) <= 45 and text not in found:
                 found.append(text)
     step = max(len(found) // 4, 1)
-    return (found[::step][:4] if found else []) + list(GENERAL)[: max(4 - len(found), 0)]
+    return (found[::step][:4] if found else []) + list(EXAMPLE_SENTENCES)[: max(4 - len(found), 0)]
 
 
-def style() -> str:
+def load_css() -> str:
     """The page's style sheet."""
     return importlib.resources.files(__package__).joinpath("page.css").read_text("utf-8")

@@ -13,21 +13,21 @@ from jaxtyping import Float
 
 from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.inputs.decoders import media
-from imagebind_jax.inputs.decoders.audio_files import open_recording
+from imagebind_jax.inputs.decoders.audio_files import open_audio
 from imagebind_jax.inputs.decoders.containers import open_container
 from imagebind_jax.inputs.decoders.images import image_size
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.decoders.video import open_video
 from imagebind_jax.inputs.thumbnails import thumbnail
 from imagebind_jax.search import file_discovery
-from imagebind_jax.search.encoders import Encoders
+from imagebind_jax.search.encoders import CheckpointEncoders
 from imagebind_jax.web.limits import PIXELS, SECONDS
 from imagebind_jax.web.request_guard import is_upload
 
-UNREAD = 600.0  # seconds after which an upload that nobody asked about is removed
+UPLOAD_TTL = 600.0  # seconds after which an upload that nobody asked about is removed
 
 
-class Thing(NamedTuple):
+class EmbeddedItem(NamedTuple):
     """One thing that was embedded: a file, or a sentence."""
 
     name: str  # of the file without its folder, or the sentence
@@ -36,12 +36,12 @@ class Thing(NamedTuple):
     picture: bytes  # a small JPEG or PNG; empty: none
 
 
-class Reader:
+class UploadEmbedder:
     """Embeds uploads and sentences with one checkpoint; one at a time, as they share its devices."""
 
     def __init__(
         self,
-        encoders: Encoders,
+        encoders: CheckpointEncoders,
         folder: pathlib.Path,
         fields: Mapping[str, Mapping[str, Any]] | None = None,
     ):
@@ -53,11 +53,11 @@ class Reader:
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.encoders.encoders)
 
-    def words(self, text: str) -> Thing:
+    def words(self, text: str) -> EmbeddedItem:
         """A sentence. Raises UserError."""
         return self._embedded("text", text, text)
 
-    def file(self, path: str, assumed: str = "") -> Thing:
+    def file(self, path: str, assumed: str = "") -> EmbeddedItem:
         """An upload, which is removed. assumed: its modality where its content cannot tell.
 
         Raises UserError, which names the file without its folder.
@@ -85,13 +85,13 @@ class Reader:
         """Without where on this machine it happened."""
         return reason.replace(f"{self.folder}{os.sep}", "").replace(str(self.folder), "")
 
-    def _embedded(self, modality: str, name: str, medium: Any) -> Thing:
+    def _embedded(self, modality: str, name: str, medium: Any) -> EmbeddedItem:
         record = {**self._fields.get(modality, {}), "id": name, modality: medium}
         with self._lock:
             x, z = self.encoders.seen(modality, record)
         if not np.isfinite(z).all():
             raise UserError("gives a vector that is not finite")
-        return Thing(name, modality, z, thumbnail(modality, x))
+        return EmbeddedItem(name, modality, z, thumbnail(modality, x))
 
     def discard(self, path: str) -> None:
         """An upload that is not read; of other files, nothing."""
@@ -113,7 +113,7 @@ class Reader:
                 with contextlib.suppress(OSError):
                     status = os.lstat(path)
                     made = place == str(self.folder) and not status.st_size
-                    if now - status.st_mtime > (5 if made else UNREAD):
+                    if now - status.st_mtime > (5 if made else UPLOAD_TTL):
                         os.remove(path)
             for each in folders:
                 with contextlib.suppress(OSError):  # not empty
@@ -125,7 +125,7 @@ def modality_of(path: pathlib.Path, suffix: str) -> str:
 
     Lists of files are refused: they would name this machine's. Raises UserError.
     """
-    if not media.kind(path):
+    if not media.sniff_media_type(path):
         if suffix in file_discovery.TEXTS:
             return "text"
         if suffix in file_discovery.LINES:
@@ -133,7 +133,7 @@ def modality_of(path: pathlib.Path, suffix: str) -> str:
         if suffix not in file_discovery.TABLES:
             raise UserError("text, or of a format that is not read here")
         return "imu"
-    found = file_discovery.find([str(path)])
+    found = file_discovery.discover_files([str(path)])
     if found.unusable:
         raise UserError(found.unusable[0][1])
     return found.items[0].modality
@@ -141,14 +141,14 @@ def modality_of(path: pathlib.Path, suffix: str) -> str:
 
 def check_size(path: pathlib.Path) -> None:
     """Raises UserError, MediaError where an upload has too many pixels or lasts too long."""
-    kind = media.kind(path)
+    kind = media.sniff_media_type(path)
     if kind == "image":
         width, height = image_size(path)
         if width * height > PIXELS:
             raise UserError(f"{width} x {height} pixels: at most {PIXELS:,} are read here")
     seconds = 0.0
     if kind == "audio":
-        with open_recording(path) as recording:
+        with open_audio(path) as recording:
             seconds = recording.seconds
     elif kind == "container":
         with open_container(path) as container:
@@ -157,7 +157,7 @@ def check_size(path: pathlib.Path) -> None:
             with open_video(path) as video:
                 seconds = float(video.duration)
         else:
-            with open_recording(path) as recording:
+            with open_audio(path) as recording:
                 seconds = recording.seconds
     if seconds > SECONDS:
         raise UserError(f"{seconds:.0f} s: at most {SECONDS:.0f} s are read here, cut it")

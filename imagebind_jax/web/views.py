@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from imagebind_jax.reports.html import NAMES, cosine
+from imagebind_jax.reports.html import NAMES, format_cosine
 from imagebind_jax.search import results_html
 from imagebind_jax.search.exact import Hit
-from imagebind_jax.search.store import Store
-from imagebind_jax.web.uploads import Thing
+from imagebind_jax.search.store import EmbeddingStore
+from imagebind_jax.web.uploads import EmbeddedItem
 
 HEARD = 12  # sounds of one answer that can be played: each is part of the page
 LOOKED_AT = 10_000  # items whose files show which folder all have in common
@@ -28,13 +28,15 @@ SHARES = (
 )
 
 
-def cosines(things: Sequence[Thing]) -> Float[np.ndarray, "n n"]:
+def cosine_matrix(things: Sequence[EmbeddedItem]) -> Float[np.ndarray, "n n"]:
     """Of each with each."""
     z = np.stack([thing.vector for thing in things])
     return np.clip(z @ z.T, -1, 1)
 
 
-def shares(cosines: Float[np.ndarray, "n n"], temperature: float | int) -> Float[np.ndarray, "n n"]:
+def softmax_rows(
+    cosines: Float[np.ndarray, "n n"], temperature: float | int
+) -> Float[np.ndarray, "n n"]:
     """The softmax of each row over all others, at a temperature above 0; zero for the thing itself."""
     scores = np.where(np.eye(len(cosines), dtype=bool), -np.inf, cosines / temperature)
     if len(scores) < 2:
@@ -43,16 +45,18 @@ def shares(cosines: Float[np.ndarray, "n n"], temperature: float | int) -> Float
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def matrix(things: Sequence[Thing], temperature: float | int | None = None) -> str:
+def similarity_matrix_html(
+    things: Sequence[EmbeddedItem], temperature: float | int | None = None
+) -> str:
     """A heat map with numbers: cosines or, at a temperature, softmax; the best of each row has a ring."""
     if not things:
         return _empty(
             "Drop files on the left, or write sentences: here is what they have in common."
         )
-    values = cosines(things)
+    values = cosine_matrix(things)
     others = ~np.eye(len(things), dtype=bool)
     if temperature is not None:
-        values, low, high = shares(values, temperature), 0.0, 1.0
+        values, low, high = softmax_rows(values, temperature), 0.0, 1.0
     elif len(things) > 1:  # or else one modality's, which are close to 1, would hide all others
         low, high = float(values[others].min()), float(values[others].max())
     else:
@@ -65,7 +69,9 @@ def matrix(things: Sequence[Thing], temperature: float | int | None = None) -> s
             alone, ring = i == j, "best" if j == best[i] and len(things) > 1 else ""
             heat = 0.0 if alone else min(max((value - low) / max(high - low, 1e-6), 0.0), 1.0)
             shown = (
-                ("–" if alone else f"{100 * value:.0f}&#8239;%") if temperature else cosine(value)
+                ("–" if alone else f"{100 * value:.0f}&#8239;%")
+                if temperature
+                else format_cosine(value)
             )
             cells.append(
                 f'<td class="{"self" if alone else ring}" style="--heat:{heat:.2f}">{shown}</td>'
@@ -80,10 +86,10 @@ def matrix(things: Sequence[Thing], temperature: float | int | None = None) -> s
     )
 
 
-def _label(thing: Thing) -> str:
+def _label(thing: EmbeddedItem) -> str:
     name = html.escape(thing.name)
     shown = f"<q>{name}</q>" if thing.modality == "text" else f"<span>{name}</span>"
-    picture = results_html.img(thing.picture, "") if thing.picture else ""
+    picture = results_html.image_html(thing.picture, "") if thing.picture else ""
     return f'<div class="ib-label" title="{name}">{picture}<div>{shown}{_badge(thing.modality)}</div></div>'
 
 
@@ -92,7 +98,7 @@ def _badge(modality: str) -> str:
     return f'<i class="ib-badge {known}">{html.escape(NAMES.get(modality, modality))}</i>'
 
 
-def problems(lines: Sequence[str]) -> str:
+def problems_html(lines: Sequence[str]) -> str:
     """What could not be used, and why; nothing where all could."""
     if not lines:
         return ""
@@ -100,12 +106,14 @@ def problems(lines: Sequence[str]) -> str:
     return f'<ul class="ib-problems" role="alert">{items}</ul>'
 
 
-def chip(thing: Thing | None) -> str:
+def query_chip_html(thing: EmbeddedItem | None) -> str:
     """A file that is a query."""
     return f'<div class="ib-chip">{_label(thing)}</div>' if thing else ""
 
 
-def found(store: Store, asked: Sequence[tuple[Thing, float]], hits: Sequence[Hit]) -> str:
+def format_results(
+    store: EmbeddingStore, asked: Sequence[tuple[EmbeddedItem, float]], hits: Sequence[Hit]
+) -> str:
     """The query and its hits, best first, with pictures, texts and sounds; no file is linked."""
     parts = [
         f'<div class="ib-part">{_label(thing)}{f"<small>{100 * weight:.0f} %</small>" if len(asked) > 1 else ""}</div>'
@@ -121,31 +129,33 @@ def found(store: Store, asked: Sequence[tuple[Thing, float]], hits: Sequence[Hit
     return f'<div class="ib-asked">{head}<span class="ib-sign">→</span><b>{len(hits)} of {store.count:,}</b></div>{body}'
 
 
-def nothing_asked() -> str:
+def format_empty_results() -> str:
     """Before the first question."""
     return _empty(
         "Ask on the left, in words or with a file: the nearest things of the store come here."
     )
 
 
-def _hit(store: Store, hit: Hit, heard: bool) -> str:
-    name = html.escape(shown_name(store, hit.file))
+def _hit(store: EmbeddingStore, hit: Hit, heard: bool) -> str:
+    name = html.escape(display_name(store, hit.file))
     data = store.picture(hit.row)
     media = (
-        results_html.img(data, f"{NAMES.get(hit.modality, hit.modality)}: {name}") if data else ""
+        results_html.image_html(data, f"{NAMES.get(hit.modality, hit.modality)}: {name}")
+        if data
+        else ""
     )
     if hit.modality == "text":
         media = f"<blockquote>{html.escape(str(hit.item.get('text', '')))}</blockquote>"
-    sound = results_html.sound(hit, name) if hit.modality == "audio" and heard else ""
+    sound = results_html.audio_html(hit, name) if hit.modality == "audio" and heard else ""
     return (
         f'<li><div class="ib-media {html.escape(hit.modality)}">{media}</div>{sound}<div class="ib-line">'
-        f'<b title="cosine with the query">{cosine(hit.cosine)}</b>{_badge(hit.modality)}</div>'
+        f'<b title="cosine with the query">{format_cosine(hit.cosine)}</b>{_badge(hit.modality)}</div>'
         f'<div class="ib-name" title="{name}">{name}</div></li>'
     )
 
 
 @functools.lru_cache(maxsize=4)
-def _common(store: Store) -> str:
+def _common(store: EmbeddingStore) -> str:
     """The folder that all files lie in; empty where there is none."""
     rows = range(min(len(store), LOOKED_AT))
     folders = {os.path.dirname(str(store.item(row).get("file", ""))) for row in rows}
@@ -155,7 +165,7 @@ def _common(store: Store) -> str:
         return ""
 
 
-def shown_name(store: Store, file: str) -> str:
+def display_name(store: EmbeddingStore, file: str) -> str:
     """A file's name, relative to the folder of all: where that is is nobody's business."""
     common = _common(store)
     if common and file.startswith(common + os.sep):

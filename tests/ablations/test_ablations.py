@@ -13,10 +13,10 @@ import pytest
 
 from imagebind_jax import cli
 from imagebind_jax.ablations import budget, datasets, jobs, models, registry, run, scheduler, trial
-from imagebind_jax.ablations.array_cache import Folder, last_file
+from imagebind_jax.ablations.array_cache import ArrayCache, marker_file
 from imagebind_jax.ablations.baselines import AUDIO, BASELINE, DEPTH, THERMAL
-from imagebind_jax.ablations.jobs import Job, Results
-from imagebind_jax.ablations.spec import Ablation, Claim, Row, Setting
+from imagebind_jax.ablations.jobs import Job, TrialResults
+from imagebind_jax.ablations.spec import Ablation, AblationRow, Hypothesis, TrialConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.models.imagebind import init
 
@@ -77,7 +77,7 @@ def test_settings_of_an_ablation_differ_in_what_it_is_about_alone():
             ]
             found = {
                 field.name
-                for field in dataclasses.fields(Setting)
+                for field in dataclasses.fields(TrialConfig)
                 if len({getattr(setting, field.name) for setting in settings}) > 1
             }
             assert found and found <= fields, (name, task)
@@ -105,14 +105,16 @@ def test_as_many_steps_for_any_number_of_pairs():
 
 
 def test_a_setting_is_the_training_that_it_says():
-    config = models.config(dataclasses.replace(DEPTH, head="mlp", temperature=0.5), seed=3)
+    config = models.trial_config(dataclasses.replace(DEPTH, head="mlp", temperature=0.5), seed=3)
     encoder = config.model.encoders["depth"]
     assert (encoder.mlp_head, encoder.logit_scale, encoder.learn_scale) == (True, 2.0, False)
     assert (config.batch_size, config.steps, config.seed) == (32, 32 * 1024 // 32, 3)
-    sigmoid = models.config(dataclasses.replace(AUDIO, objective="sigmoid", batch_size=33), seed=0)
+    sigmoid = models.trial_config(
+        dataclasses.replace(AUDIO, objective="sigmoid", batch_size=33), seed=0
+    )
     assert sigmoid.objective == "sigmoid"
     assert sigmoid.model.encoders["audio"].logit_bias == pytest.approx(-math.log(32))
-    again = models.config(dataclasses.replace(DEPTH, repeat=1), seed=3)
+    again = models.trial_config(dataclasses.replace(DEPTH, repeat=1), seed=3)
     assert again.seed != config.seed and again.steps == config.steps
 
 
@@ -128,10 +130,10 @@ def on_circle(degrees):
 def test_numbers_known_by_hand():
     pictures = on_circle([0.0, 90.0, 180.0, 270.0])
     classes = on_circle([0.0, 90.0, 180.0, 270.0])
-    found = trial.numbers(pictures, pictures, classes, np.arange(4))
+    found = trial.trial_metrics(pictures, pictures, classes, np.arange(4))
     assert found.pop("gap") == 0 and found == dict.fromkeys(NAMES, 100)
     far = on_circle([0.0, 4.0, 8.0, 12.0])  # all beside the first class, in another order
-    found = trial.numbers(far, pictures, classes, np.arange(4))
+    found = trial.trial_metrics(far, pictures, classes, np.arange(4))
     assert found["top1"] == 25 and found["r1"] == 25
     assert found["gap"] == pytest.approx(1.0, abs=0.01)  # the pictures' mean is 0
 
@@ -143,7 +145,7 @@ def test_what_a_shared_offset_hides_centring_shows():
     offset[0, 0] = 12.0
     unit = lambda z: z / np.linalg.norm(z, axis=1, keepdims=True)  # noqa: E731
     moved = unit(pictures + rng.standard_normal((64, 16)).astype(np.float32) + offset)
-    found = trial.numbers(moved, unit(pictures), unit(pictures), np.arange(64))
+    found = trial.trial_metrics(moved, unit(pictures), unit(pictures), np.arange(64))
     assert found["r1_centred"] > found["r1"] + 20
 
 
@@ -163,7 +165,7 @@ def shrink(patch):
         patch.setattr(models, name, value)
     chained = dataclasses.replace(DEPTH, pairs=16, epochs=1, batch_size=8)
     patch.setattr(trial, "DEPTH", chained)
-    patch.setattr(jobs.worker_process, "tell", lambda number, share: None)
+    patch.setattr(jobs.worker_process, "report_progress", lambda number, share: None)
 
 
 @pytest.fixture
@@ -178,7 +180,7 @@ SETTINGS = tuple(dict.fromkeys(s for each in registry.ABLATIONS for s in each.se
 def made(tmp_path_factory):
     """made(settings): (a folder with their data, of seed 0; {part: the files written of it})"""
     folder, written = tmp_path_factory.mktemp("made"), {}
-    write = Folder.write
+    write = ArrayCache.write
 
     def spy(self, name, array):
         [*written.values()][-1].append(name)  # of the part that is being made
@@ -191,12 +193,14 @@ def made(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             shrink(patch)
             # What towers see matters here, not what they learn.
-            patch.setattr(models, "trained", untrained)
-            patch.setattr(Folder, "write", spy)
-            for part in dict.fromkeys(part for s in settings for part in datasets.needed(s)):
+            patch.setattr(models, "train_on_arrays", untrained)
+            patch.setattr(ArrayCache, "write", spy)
+            for part in dict.fromkeys(
+                part for s in settings for part in datasets.required_parts(s)
+            ):
                 if part not in written:
                     written[part] = []
-                    datasets.make(folder, 0, part)
+                    datasets.build_part(folder, 0, part)
         return folder, written
 
     return make
@@ -208,28 +212,28 @@ def ablation(**changed):
     other = dataclasses.replace(base, **changed)
     return Ablation(
         "small", "Small", "",
-        (Row("one", {"depth": base}), Row("other", {"depth": other})),
-        (Claim("one beats the other", "depth", "one", "other", ours=True),),
+        (AblationRow("one", {"depth": base}), AblationRow("other", {"depth": other})),
+        (Hypothesis("one beats the other", "depth", "one", "other", ours=True),),
         "Nothing that means anything.",
     )  # fmt: skip
 
 
 def test_parts_of_a_seed_come_one_after_the_other_and_before_its_runs():
-    needed = datasets.needed(DEPTH)
+    needed = datasets.required_parts(DEPTH)
     parts = [Job((seed,), part) for part in needed for seed in (0, 1)]
     runs_of = [Job((0,), setting=DEPTH), Job((0, 1), setting=AUDIO)]
     waiting = list(enumerate([*parts, *runs_of]))
-    first = {job for _, job in jobs.ready(waiting, set())}
+    first = {job for _, job in jobs.runnable_jobs(waiting, set())}
     assert first == {Job((0,), needed[0]), Job((1,), needed[0])}
     left = [(n, job) for n, job in waiting if not (job.part and job.seeds == (0,))]
-    assert Job((0,), setting=DEPTH) in {job for _, job in jobs.ready(left, set())}
+    assert Job((0,), setting=DEPTH) in {job for _, job in jobs.runnable_jobs(left, set())}
     running = {Job((0,), needed[-1])}
-    assert Job((0,), setting=DEPTH) not in {job for _, job in jobs.ready(left, running)}
-    assert Job((0, 1), setting=AUDIO) not in {job for _, job in jobs.ready(left, set())}
+    assert Job((0,), setting=DEPTH) not in {job for _, job in jobs.runnable_jobs(left, running)}
+    assert Job((0, 1), setting=AUDIO) not in {job for _, job in jobs.runnable_jobs(left, set())}
 
 
 def test_only_what_a_setting_needs_is_made(tmp_path):
-    todo = Results(tmp_path).todo([registry.BY_NAME["temperature"]], [0])
+    todo = TrialResults(tmp_path).todo([registry.BY_NAME["temperature"]], [0])
     parts = [job.part for job in todo if job.part]
     assert parts[:4] == ["captioned", "tower-base", "test", "test-base"]
     assert sorted(parts[4:]) == [
@@ -238,18 +242,18 @@ def test_only_what_a_setting_needs_is_made(tmp_path):
         "depth-strong-aligned-erased-base",
     ]
     [job, *_] = [
-        job for job in Results(tmp_path).todo([registry.BY_NAME["chained"]], [0]) if job.part
+        job for job in TrialResults(tmp_path).todo([registry.BY_NAME["chained"]], [0]) if job.part
     ]
     assert job.part == "captioned"
     (tmp_path / "seed-0").mkdir()
     (tmp_path / "seed-0" / "tower-base.npz").touch()
-    todo = Results(tmp_path).todo([registry.BY_NAME["temperature"]], [0])
+    todo = TrialResults(tmp_path).todo([registry.BY_NAME["temperature"]], [0])
     assert "captioned" not in [job.part for job in todo]
 
 
 def test_a_setting_that_two_ablations_share_is_run_once(tmp_path):
     chosen = [registry.BY_NAME["temperature"], registry.BY_NAME["head"], registry.BY_NAME["gap"]]
-    settings = [job.setting for job in Results(tmp_path).todo(chosen, range(3)) if job.setting]
+    settings = [job.setting for job in TrialResults(tmp_path).todo(chosen, range(3)) if job.setting]
     # Six temperatures of each, of which the gap has four and one is the baseline; an MLP of each.
     assert len(settings) == len(set(settings)) == 2 * 6 + 2
 
@@ -261,14 +265,14 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
 
     def do(folder, todo, workers, deadline, tell):
         for number, job in enumerate(todo):
-            jobs.work(folder, number, job, math.inf)
+            jobs.run_job(folder, number, job, math.inf)
             done.append(job)
 
-    monkeypatch.setattr(scheduler, "do", do)
+    monkeypatch.setattr(scheduler, "run_jobs", do)
     monkeypatch.setattr(registry, "ABLATIONS", (ablation(repeat=1),))
     said = []
-    found = run.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
-    assert len(done) == 3 * len(datasets.needed(DEPTH)) + 2
+    found = run.run_ablations(["all"], tmp_path, seeds=3, workers=1, say=said.append)
+    assert len(done) == 3 * len(datasets.required_parts(DEPTH)) + 2
     [told] = found["ablations"]
     scores = [row["scores"]["depth"]["top1"] for row in told["rows"]]
     assert np.shape(scores) == (2, 3) and all(0 <= x <= 100 for row in scores for x in row)
@@ -280,16 +284,16 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
 
     before, text = found["ablations"], (tmp_path / "science.md").read_text()
     done.clear()
-    again = run.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
+    again = run.run_ablations(["all"], tmp_path, seeds=3, workers=1, say=said.append)
     assert not done and again["ablations"] == before
-    results = Results(jobs.made(tmp_path))
+    results = TrialResults(jobs.results_dir(tmp_path))
     path = results._path(told_setting := ablation().settings[0], 101)
     path.write_text(path.read_text().replace('"top1"', '"top2"'))  # damaged: not believed
     assert results.get(told_setting, 101) is None
-    run.run(["all"], tmp_path, seeds=3, workers=1, say=said.append)
+    run.run_ablations(["all"], tmp_path, seeds=3, workers=1, say=said.append)
     assert [(job.setting, job.seeds) for job in done] == [(told_setting, (101,))]
     assert (
-        run.gather(results, registry.ABLATIONS, range(100, 103))["ablations"] == before
+        run.aggregate_results(results, registry.ABLATIONS, range(100, 103))["ablations"] == before
     )  # made the same
     assert text.split("## Small")[1] == (tmp_path / "science.md").read_text().split("## Small")[1]
 
@@ -298,25 +302,29 @@ def test_a_whole_bench_on_two_settings(tmp_path, small, monkeypatch):
 def test_every_setting_reads_nothing_but_its_data(made, small, monkeypatch):
     folder, written = made(SETTINGS)
     for part, names in written.items():
-        assert Folder(folder, 0).has(part)
-        assert last_file(part).endswith(".npz") or last_file(part) in names
-    read, of_folder = [], Folder.read
+        assert ArrayCache(folder, 0).has(part)
+        assert marker_file(part).endswith(".npz") or marker_file(part) in names
+    read, of_folder = [], ArrayCache.read
     monkeypatch.setattr(
-        Folder, "read", lambda self, name: read.append(name) or of_folder(self, name)
+        ArrayCache, "read", lambda self, name: read.append(name) or of_folder(self, name)
     )
     # Towers that are there look at the baseline's pictures together.
-    files = {part: {*names, last_file(part)} for part, names in written.items()}
+    files = {part: {*names, marker_file(part)} for part, names in written.items()}
     for setting in SETTINGS:
         read.clear()
-        trial._batches(dataclasses.replace(setting, pairs=16, batch_size=8), Folder(folder, 0))
+        trial._batches(dataclasses.replace(setting, pairs=16, batch_size=8), ArrayCache(folder, 0))
         listed = {
             name
-            for part in datasets.needed(setting)
-            for name in (*files[part], last_file(part), last_file(part.replace("-large", "-base")))
+            for part in datasets.required_parts(setting)
+            for name in (
+                *files[part],
+                marker_file(part),
+                marker_file(part.replace("-large", "-base")),
+            )
         }
-        assert set(read) <= listed | {f"depth-{datasets.named(datasets.way_of(setting))}.npy"}, (
-            setting
-        )
+        assert set(read) <= listed | {
+            f"depth-{datasets.augmentation_name(datasets.augmentation_key(setting))}.npy"
+        }, setting
 
 
 @pytest.mark.variants
@@ -327,8 +335,8 @@ def test_every_kind_of_setting_has_batches_that_its_encoder_takes(made, small):
     )
     assert len(short) >= 15
     for setting in short:
-        batch = trial._batches(setting, Folder(folder, 0))(1)
-        shape = models.config(setting, 0).model.encoders[setting.modality].shape
+        batch = trial._batches(setting, ArrayCache(folder, 0))(1)
+        shape = models.trial_config(setting, 0).model.encoders[setting.modality].shape
         assert batch[setting.modality].shape == (8, *shape)
         assert np.allclose(np.linalg.norm(batch["anchor:vision"], axis=1), 1, atol=1e-2)
 
@@ -349,7 +357,7 @@ def test_every_kind_of_setting_has_batches_that_its_encoder_takes(made, small):
 )  # fmt: skip
 def test_a_setting_trains(setting, made, small):
     setting = dataclasses.replace(setting, pairs=16, batch_size=8, epochs=1)
-    found, _ = trial.run(setting, 0, made([setting])[0])
+    found, _ = trial.run_trial(setting, 0, made([setting])[0])
     assert found.keys() == {*NAMES, "gap"}
     assert all(np.isfinite(value) for value in found.values())
 
@@ -357,7 +365,7 @@ def test_a_setting_trains(setting, made, small):
 def test_what_settings_share_is_drawn_the_same(made, small):
     base = dataclasses.replace(AUDIO, pairs=16, batch_size=16, mask_bands=0)
     apart = dataclasses.replace(base, aligned=False)
-    folder = Folder(made([base, apart])[0], 0)
+    folder = ArrayCache(made([base, apart])[0], 0)
     batches = [trial._batches(setting, folder) for setting in (base, apart)]
     for step in range(4):
         a, b = (batch(step) for batch in batches)
@@ -367,29 +375,29 @@ def test_what_settings_share_is_drawn_the_same(made, small):
     plain = trial._batches(base, folder)(0)["audio"]
     bands = (masked != plain).any(axis=(2, 3)).sum(axis=1)
     assert 0 < bands.max() <= 12
-    assert np.unique(masked[masked != plain]).tolist() == [np.float32(trial.MASKED)]
+    assert np.unique(masked[masked != plain]).tolist() == [np.float32(trial.MASKED_BAND_VALUE)]
 
 
 # ---- budgets and the command line
 
 
 def test_a_budget_takes_seeds_first_and_then_ablations(tmp_path):
-    results, chosen = Results(tmp_path), list(registry.ABLATIONS)
-    everything = budget.fit(results, chosen, range(6), math.inf, 2)
+    results, chosen = TrialResults(tmp_path), list(registry.ABLATIONS)
+    everything = budget.fit_to_budget(results, chosen, range(6), math.inf, 2)
     assert everything == (chosen, range(6), [])
 
     def cost(some, seeds, workers=2):
-        return jobs.lasts(results.todo(some, range(seeds)), workers)
+        return jobs.estimate_makespan(results.todo(some, range(seeds)), workers)
 
-    fitting, seeds, left = budget.fit(results, chosen, range(6), cost(chosen, 5) + 1, 2)
+    fitting, seeds, left = budget.fit_to_budget(results, chosen, range(6), cost(chosen, 5) + 1, 2)
     assert (len(fitting), len(seeds), left) == (len(chosen), 5, [])
-    fitting, seeds, left = budget.fit(results, chosen, range(6), cost(chosen, 5) / 2, 2)
+    fitting, seeds, left = budget.fit_to_budget(results, chosen, range(6), cost(chosen, 5) / 2, 2)
     assert len(seeds) == 5 and 1 < len(fitting) < len(chosen)
     assert [each["name"] for each in left] == [each.name for each in chosen[len(fitting) :]]
     assert cost(fitting, 5) <= cost(chosen, 5) / 2 < cost(chosen[: len(fitting) + 1], 5)
-    fitting, seeds, left = budget.fit(results, chosen, range(6), 1.0, 2)
+    fitting, seeds, left = budget.fit_to_budget(results, chosen, range(6), 1.0, 2)
     assert (len(fitting), len(seeds)) == (1, 3)  # as little as there is
-    parts = {part for each in chosen for s in each.settings for part in datasets.needed(s)}
+    parts = {part for each in chosen for s in each.settings for part in datasets.required_parts(s)}
     one_seed = sum(Job((0,), part).cost for part in parts)
     assert cost(chosen, 3, workers=1000) > one_seed  # its parts wait for each other
 
@@ -397,25 +405,32 @@ def test_a_budget_takes_seeds_first_and_then_ablations(tmp_path):
 @pytest.mark.parametrize("name", registry.BY_NAME)
 def test_any_ablation_takes_ten_minutes_on_two_cores(name, tmp_path):
     """By the costs, with the seeds that it then has."""
-    results, chosen = Results(tmp_path), [registry.BY_NAME[name]]
-    seeds = budget.few(results, chosen, range(100, 109), run.QUICKLY, 2)
+    results, chosen = TrialResults(tmp_path), [registry.BY_NAME[name]]
+    seeds = budget.seeds_within_budget(
+        results, chosen, range(100, 109), run.DEFAULT_BUDGET_SECONDS, 2
+    )
     assert 3 <= len(seeds) <= 9
-    assert jobs.lasts(results.todo(chosen, seeds), 2) <= run.QUICKLY
+    assert jobs.estimate_makespan(results.todo(chosen, seeds), 2) <= run.DEFAULT_BUDGET_SECONDS
 
 
 def test_the_same_command_takes_the_same_seeds_however_much_is_done(tmp_path):
-    results, chosen = Results(tmp_path), [registry.BY_NAME["temperature"]]
-    before = budget.few(results, chosen, range(9), run.QUICKLY, 2)
+    results, chosen = TrialResults(tmp_path), [registry.BY_NAME["temperature"]]
+    before = budget.seeds_within_budget(results, chosen, range(9), run.DEFAULT_BUDGET_SECONDS, 2)
     assert len(before) < 9
     for setting in chosen[0].settings:
         for seed in before:
             results.put(setting, seed, {"top1": 1.0})
-    assert budget.few(results, chosen, range(9), run.QUICKLY, 2) == before
-    assert budget.fit(results, chosen, range(9), 1.0, 2)[1] == before[:5]
+    assert (
+        budget.seeds_within_budget(results, chosen, range(9), run.DEFAULT_BUDGET_SECONDS, 2)
+        == before
+    )
+    assert budget.fit_to_budget(results, chosen, range(9), 1.0, 2)[1] == before[:5]
     for setting in chosen[0].settings:
         for seed in range(9):
             results.put(setting, seed, {"top1": 1.0})
-    assert budget.few(results, chosen, range(9), run.QUICKLY, 2) == range(9)  # nothing to do
+    assert budget.seeds_within_budget(
+        results, chosen, range(9), run.DEFAULT_BUDGET_SECONDS, 2
+    ) == range(9)  # nothing to do
 
 
 def test_no_two_verdicts_read_the_same():
@@ -424,14 +439,14 @@ def test_no_two_verdicts_read_the_same():
 
 
 def test_what_was_not_finished_is_said(tmp_path):
-    found = run.gather(Results(tmp_path), [ablation()], range(3))
+    found = run.aggregate_results(TrialResults(tmp_path), [ablation()], range(3))
     assert found["ablations"] == []
     assert found["left_out"] == [{"name": "small", "why": "was not finished within the budget"}]
 
 
 @pytest.mark.parametrize("text, seconds", [("30m", 1800), ("90s", 90), ("1.5h", 5400), ("2", 120)])
 def test_times(text, seconds):
-    assert budget.seconds(text) == seconds
+    assert budget.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -459,13 +474,13 @@ def test_the_list(capsys):
 
 
 def toy(folder, number, job, deadline):
-    """In place of `jobs.work`: leaves a note of when and where it was done."""
+    """In place of `jobs.run_job`: leaves a note of when and where it was done."""
     import jax
 
     begun = time.monotonic()
     if job.part == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    jobs.worker_process.tell(number, 0.5)
+    jobs.worker_process.report_progress(number, 0.5)
     time.sleep(0.3)
     said = {
         "begun": begun,
@@ -483,13 +498,13 @@ def test_jobs_wait_for_what_they_need_and_each_process_has_a_core(tmp_path, monk
     todo += [Job((0,), setting=DEPTH), Job((0, 1), setting=AUDIO)]
     heard = []
     before = os.environ.get("OPENBLAS_NUM_THREADS")
-    scheduler.do(tmp_path, todo, 2, math.inf, lambda done, job: heard.append(done), toy)
+    scheduler.run_jobs(tmp_path, todo, 2, math.inf, lambda done, job: heard.append(done), toy)
     assert os.environ.get("OPENBLAS_NUM_THREADS") == before
     done = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(len(todo))]
     for first, second in ((0, 1), (2, 3), (1, 4), (1, 5), (3, 5)):
         assert done[first]["ended"] <= done[second]["begun"], (first, second)
     assert all(len(each["cores"]) == 1 and each["threads"] == "1" for each in done)
-    assert len({each["cores"][0] for each in done}) == min(2, jobs.worker_process.count())
+    assert len({each["cores"][0] for each in done}) == min(2, jobs.worker_process.available_cores())
     assert all(each["kept"] for each in done)  # compiled programs
     assert heard == sorted(heard) and heard[-1] == pytest.approx(sum(job.cost for job in todo))
 
@@ -498,12 +513,12 @@ def test_jobs_wait_for_what_they_need_and_each_process_has_a_core(tmp_path, monk
 def test_a_process_that_is_killed_ends_all_with_what_to_do(tmp_path):
     todo = [Job((0,), "captioned"), Job((1,), "kill"), Job((2,), "captioned")]
     with pytest.raises(UserError, match="ended before its time .*the same command goes on"):
-        scheduler.do(tmp_path, todo, 2, math.inf, lambda done, job: None, toy)
+        scheduler.run_jobs(tmp_path, todo, 2, math.inf, lambda done, job: None, toy)
 
 
 def test_a_deadline_begins_nothing(tmp_path):
     todo = [Job((0,), "captioned")]
-    scheduler.do(tmp_path, todo, 1, time.monotonic() - 1, lambda done, job: None, toy)
+    scheduler.run_jobs(tmp_path, todo, 1, time.monotonic() - 1, lambda done, job: None, toy)
     assert not list(tmp_path.iterdir())
 
 
@@ -511,7 +526,9 @@ def test_a_deadline_begins_nothing(tmp_path):
 def test_an_error_in_a_process_is_heard(tmp_path):
     """Its data are not there, so the run fails, and all ends with what to do."""
     with pytest.raises(UserError, match="seed-0 are damaged .*: remove the folder"):
-        scheduler.do(tmp_path, [Job((0,), setting=DEPTH)], 1, math.inf, lambda done, job: None)
+        scheduler.run_jobs(
+            tmp_path, [Job((0,), setting=DEPTH)], 1, math.inf, lambda done, job: None
+        )
 
 
 @pytest.mark.parametrize(
@@ -526,4 +543,4 @@ def test_an_error_in_a_process_is_heard(tmp_path):
 )
 def test_settings_that_nothing_stands_for_are_refused(wrong, said):
     with pytest.raises(UserError, match=said):
-        Setting(**wrong)
+        TrialConfig(**wrong)

@@ -15,12 +15,12 @@ from saver import bits, facts, state
 
 from imagebind_jax.checkpointing import async_save, step_dir
 from imagebind_jax.checkpointing.checkpointer import (
-    CheckpointCorrupt,
+    Checkpointer,
     CheckpointError,
-    Checkpoints,
-    abstract,
+    CorruptCheckpointError,
+    abstract_state,
 )
-from imagebind_jax.errors import SavesFail
+from imagebind_jax.errors import CheckpointWriteError
 from imagebind_jax.runtime import fault_injection
 
 
@@ -28,7 +28,7 @@ from imagebind_jax.runtime import fault_injection
 def run(tmp_path):
     """(checkpoints, lines): with step 1 committed, and the lines of those that failed."""
     lines = []
-    checkpoints = Checkpoints(tmp_path / "run", failed=lines.append)
+    checkpoints = Checkpointer(tmp_path / "run", failed=lines.append)
     save(checkpoints, 1)
     assert checkpoints.steps() == [1]
     yield checkpoints, lines
@@ -51,7 +51,7 @@ def whole(checkpoints):
         assert time.monotonic() < until, found
         time.sleep(0.1)
     for step in steps:
-        assert bits(checkpoints.restore(step, abstract(state(0)))) == bits(state(step))
+        assert bits(checkpoints.restore(step, abstract_state(state(0)))) == bits(state(step))
     return steps
 
 
@@ -87,7 +87,7 @@ def test_a_full_disk_is_one_line_each_and_the_run_goes_on(tmp_path, monkeypatch,
     usage = shutil.disk_usage("/")
     lines = []
     with small_disk(tmp_path / "disk", "4m") as disk:
-        checkpoints = Checkpoints(disk / "run", failed=lines.append)
+        checkpoints = Checkpointer(disk / "run", failed=lines.append)
         save(checkpoints, 1, 2)
         assert whole(checkpoints) == [2, 1]
         with monkeypatch.context() as patch:
@@ -105,7 +105,7 @@ def test_a_full_disk_is_one_line_each_and_the_run_goes_on(tmp_path, monkeypatch,
             ballast = filled(disk)
             save(checkpoints, 5, 6, 7)
             with pytest.raises(
-                SavesFail, match="3 checkpoints in a row .* last committed step 4"
+                CheckpointWriteError, match="3 checkpoints in a row .* last committed step 4"
             ) as stop:
                 save(checkpoints, 8)
             assert stop.value.code == 5
@@ -113,7 +113,7 @@ def test_a_full_disk_is_one_line_each_and_the_run_goes_on(tmp_path, monkeypatch,
         ballast.unlink()
         assert whole(checkpoints) == [4, 2]
         checkpoints.abandon()
-        assert whole(Checkpoints(disk / "run")) == [4, 2]
+        assert whole(Checkpointer(disk / "run")) == [4, 2]
         assert sorted(os.listdir(disk / "run")) == ["2", "4"]
     assert capfd.readouterr() == ("", "")  # none of orbax's pages
     measured(
@@ -135,9 +135,9 @@ def test_too_little_room_is_found_before_anything_is_written(run, monkeypatch):
         assert len(lines) == 1
         assert "(no space left on device: a checkpoint takes 262 kB and" in lines[0]
         assert "has 1 kB free" in lines[0]
-        with pytest.raises(SavesFail, match="the last checkpoint could not be written"):
+        with pytest.raises(CheckpointWriteError, match="the last checkpoint could not be written"):
             checkpoints.close()
-    save_again = Checkpoints(checkpoints.folder)
+    save_again = Checkpointer(checkpoints.folder)
     save(save_again, 2)
     assert whole(save_again) == [2, 1]
     save_again.close()
@@ -145,16 +145,16 @@ def test_too_little_room_is_found_before_anything_is_written(run, monkeypatch):
 
 def test_a_fault_on_purpose_fails_while_the_step_is_written(run, monkeypatch):
     checkpoints, lines = run
-    monkeypatch.setenv(fault_injection.VARIABLE, "kind=disk_full,step=2,steps=2")
+    monkeypatch.setenv(fault_injection.ENV_VAR, "kind=disk_full,step=2,steps=2")
     save(checkpoints, 2, 3, 4)
     assert whole(checkpoints) == [4, 1]
     assert [line.split(" failed ")[0] for line in lines] == [
         "checkpoint of step 2", "checkpoint of step 3"
     ]  # fmt: skip
     assert checkpoints.failures == 2
-    monkeypatch.setenv(fault_injection.VARIABLE, "kind=disk_full,step=5,steps=9")
+    monkeypatch.setenv(fault_injection.ENV_VAR, "kind=disk_full,step=5,steps=9")
     save(checkpoints, 5, 6)  # not the third in a row: step 4 was committed
-    with pytest.raises(SavesFail, match="last committed step 4"):
+    with pytest.raises(CheckpointWriteError, match="last committed step 4"):
         save(checkpoints, 7)
         checkpoints.close()
 
@@ -181,7 +181,7 @@ def test_a_step_is_told_when_all_of_it_is_durable(tmp_path, monkeypatch):
         events.append(pathlib.Path(os.readlink(f"/proc/self/fd/{descriptor}")))
 
     monkeypatch.setattr(os, "fsync", synced)
-    checkpoints = Checkpoints(tmp_path / "run", committed=events.append)
+    checkpoints = Checkpointer(tmp_path / "run", committed=events.append)
     save(checkpoints, 1)
     checkpoints.close()
     step = tmp_path / "run" / "1"
@@ -197,7 +197,7 @@ def test_what_committed_raises_is_raised_at_the_next_call(tmp_path, capfd):
     def committed(step):
         raise BrokenPipeError("nobody listens")
 
-    checkpoints = Checkpoints(tmp_path / "run", committed=committed)
+    checkpoints = Checkpointer(tmp_path / "run", committed=committed)
     save(checkpoints, 1)
     with pytest.raises(BrokenPipeError):
         checkpoints.close()
@@ -219,15 +219,17 @@ def test_remains_are_gone_at_the_start_and_nothing_else(run):
     save(checkpoints, 2)
     checkpoints.close()
     folder = checkpoints.folder
-    step_dir.mark(folder / "1", "removing")  # and killed: the commit file may still be there
+    step_dir.mark_in_progress(
+        folder / "1", "removing"
+    )  # and killed: the commit file may still be there
     shutil.copytree(folder / "2", folder / "3")
-    step_dir.mark(folder / "3")
+    step_dir.mark_in_progress(folder / "3")
     (folder / "3" / "commit_success.txt").unlink()
-    step_dir.mark(folder / "2")  # killed between its commit and the end of the mark
+    step_dir.mark_in_progress(folder / "2")  # killed between its commit and the end of the mark
     shutil.copytree(folder / "2", folder / "4.orbax-checkpoint-tmp-0")
     (folder / "notes").mkdir()
     (folder / "007").mkdir()
-    again = Checkpoints(folder)
+    again = Checkpointer(folder)
     assert sorted(os.listdir(folder)) == ["007", "2", "notes"]
     again.close()
 
@@ -247,7 +249,7 @@ def test_what_is_no_checkpoint_of_ours_is_refused_and_stays(other, run, tmp_path
     with pytest.raises(
         CheckpointError, match="1000 is named as a checkpoint of this run and is none"
     ):
-        Checkpoints(checkpoints.folder)
+        Checkpointer(checkpoints.folder)
     assert (real / "default" / "weights").read_text() == "of years"
     assert sorted(os.listdir(checkpoints.folder)) == ["1", "1000"]
 
@@ -260,18 +262,18 @@ def test_steps_that_lost_their_commit_file_are_told_and_kept_and_nothing_begins_
     for step in "12":
         (folder / step / "commit_success.txt").unlink()
     (folder / "1.damaged").write_text("somebody's")
-    again = Checkpoints(folder, failed=lines.append)
+    again = Checkpointer(folder, failed=lines.append)
     assert [line.partition(":")[0] for line in lines] == [
         f"checkpoint {step} has lost its commit file" for step in (1, 2)
     ]
     assert sorted(os.listdir(folder)) == ["1.damaged", "1.damaged.2", "2.damaged"]
     assert (folder / "1.damaged").read_text() == "somebody's"
-    with pytest.raises(CheckpointCorrupt, match="no whole checkpoint is left"):
+    with pytest.raises(CorruptCheckpointError, match="no whole checkpoint is left"):
         again.check_begun()
     (folder / "2.damaged" / "commit_success.txt").touch()
     (folder / "2.damaged").rename(folder / "2")
     again.check_begun()
-    assert bits(again.restore_newest(abstract(state(0)))[1]) == bits(state(2))
+    assert bits(again.restore_newest(abstract_state(state(0)))[1]) == bits(state(2))
     again.close()
 
 
@@ -283,7 +285,7 @@ def test_a_save_in_flight_is_committed_when_an_error_ends_the_run(zygote, tmp_pa
     assert (code, out) == (1, "1\n")
     assert err.splitlines()[-1] == "ZeroDivisionError: division by zero"
     assert "schedule" not in err
-    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints = Checkpointer(tmp_path / "run")
     assert whole(checkpoints) == [1]
     checkpoints.close()
 
@@ -298,7 +300,7 @@ def abandoned_is_over(folder):
 def test_abandoning_takes_no_longer_than_it_may(run, monkeypatch):
     checkpoints, lines = run
     free = threading.Event()
-    monkeypatch.setattr(async_save.step_dir, "sync", lambda folder: free.wait(30))
+    monkeypatch.setattr(async_save.step_dir, "fsync_tree", lambda folder: free.wait(30))
     save(checkpoints, 2)
     begun = time.monotonic()
     checkpoints.abandon(patience=0.3)
@@ -307,8 +309,8 @@ def test_abandoning_takes_no_longer_than_it_may(run, monkeypatch):
     late = time.monotonic() + 30  # as long as the abandoned save still writes, nobody else may
     while not abandoned_is_over(checkpoints.folder) and time.monotonic() < late:
         time.sleep(0.05)
-    monkeypatch.setenv(fault_injection.VARIABLE, "kind=disk_full,step=3")
-    again = Checkpoints(checkpoints.folder, failed=lines.append)
+    monkeypatch.setenv(fault_injection.ENV_VAR, "kind=disk_full,step=3")
+    again = Checkpointer(checkpoints.folder, failed=lines.append)
     again.save(3, state(3) | {"extra": jnp.ones(2)}, {})
     again.abandon()
     again.abandon()

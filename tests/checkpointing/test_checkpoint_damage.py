@@ -19,12 +19,12 @@ from saver import bits, facts, state
 
 from imagebind_jax.checkpointing import restore, step_dir
 from imagebind_jax.checkpointing.checkpointer import (
-    CheckpointCorrupt,
+    Checkpointer,
     CheckpointError,
-    Checkpoints,
-    abstract,
+    CorruptCheckpointError,
+    abstract_state,
 )
-from imagebind_jax.checkpointing.step_dir import CheckpointUnreadable
+from imagebind_jax.checkpointing.step_dir import UnreadableCheckpointError
 from imagebind_jax.storage import checksummed
 
 FORMAT_1 = pathlib.Path(__file__).parents[1] / "golden" / "run_format_1"
@@ -35,7 +35,7 @@ KINDS = ("delete", "empty", "truncate", "append", "zero", "flip", "flip", "flip"
 def whole(tmp_path_factory):
     """A folder with steps 1 and 2."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpointer(folder)
     for step in (1, 2):
         checkpoints.save(step, state(step), facts(step))
     checkpoints.close()
@@ -72,7 +72,7 @@ def outcome(read, expected):
     """Whether it is refused in one line; else it must be what was saved."""
     try:
         found = read()
-    except CheckpointCorrupt as error:  # and no word of another model, version or disk
+    except CorruptCheckpointError as error:  # and no word of another model, version or disk
         assert str(error)
         assert "\n" not in str(error)
         return True
@@ -87,7 +87,7 @@ def outcome(read, expected):
 @pytest.mark.goal("G4")
 def test_a_damaged_file_gives_exact_values_or_one_line(run, capfd, measured):
     gc.freeze()  # so that what failed reads leave is collected in little time
-    checkpoints, like, chance = Checkpoints(run), abstract(state(0)), random.Random(4)
+    checkpoints, like, chance = Checkpointer(run), abstract_state(state(0)), random.Random(4)
     files = sorted(path for path in (run / "2").rglob("*") if path.is_file())
     expected = bits(state(2)), facts(2)["config"]
     refused, mutants = 0, goals.size(300, 5000)
@@ -131,12 +131,12 @@ def biggest(folder):
 
 @pytest.mark.goal("G5")
 def test_a_damaged_newest_is_told_in_one_line_and_the_one_before_used(run, measured):
-    chance, like = random.Random(5), abstract(state(0))
+    chance, like = random.Random(5), abstract_state(state(0))
     for kind in ("flip", "empty", "delete"):
         damaged = shutil.copytree(run, run.with_name(kind))
         mutate(biggest(damaged / "2" / "state" / "ocdbt.process_0"), kind, chance)
-        checkpoints, lines = Checkpoints(damaged), []
-        with pytest.raises(CheckpointCorrupt) as refused:
+        checkpoints, lines = Checkpointer(damaged), []
+        with pytest.raises(CorruptCheckpointError) as refused:
             checkpoints.restore_newest(like, lines.append, fallback=False)
         assert refused.value.code == 4
         assert (lines, checkpoints.steps()) == ([], [2, 1])
@@ -170,10 +170,10 @@ def failing(error, times):
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "?"), ValueError(STALE)], ids=str)
 def test_a_passing_error_is_waited_for(error, run, monkeypatch):
-    monkeypatch.setattr(restore, "AGAIN", (0.01, 0.01))
+    monkeypatch.setattr(restore, "RETRY_DELAYS", (0.01, 0.01))
     monkeypatch.setattr(restore, "_arrays", failing(error, 2))
-    checkpoints, lines = Checkpoints(run), []
-    step, found = checkpoints.restore_newest(abstract(state(0)), lines.append)
+    checkpoints, lines = Checkpointer(run), []
+    step, found = checkpoints.restore_newest(abstract_state(state(0)), lines.append)
     assert (step, lines, bits(found)) == (2, [], bits(state(2)))
     checkpoints.close()
 
@@ -182,13 +182,13 @@ def test_a_passing_error_is_waited_for(error, run, monkeypatch):
     "error", [OSError(errno.EIO, "?"), ValueError(STALE), MemoryError()], ids=repr
 )
 def test_what_cannot_be_read_is_no_damage_and_stays(error, run, monkeypatch):
-    monkeypatch.setattr(restore, "AGAIN", (0.01, 0.01))
+    monkeypatch.setattr(restore, "RETRY_DELAYS", (0.01, 0.01))
     monkeypatch.setattr(restore, "_arrays", failing(error, 99))
-    checkpoints, lines = Checkpoints(run), []
+    checkpoints, lines = Checkpointer(run), []
     with pytest.raises(
-        CheckpointUnreadable, match=r"cannot be read \(.*start the same command"
+        UnreadableCheckpointError, match=r"cannot be read \(.*start the same command"
     ) as end:
-        checkpoints.restore_newest(abstract(state(0)), lines.append)
+        checkpoints.restore_newest(abstract_state(state(0)), lines.append)
     assert (end.value.code, lines, checkpoints.steps()) == (1, [], [2, 1])
     checkpoints.close()
 
@@ -200,12 +200,12 @@ def test_a_newer_format_says_so_and_is_not_stepped_over(run):
     path = run / "2" / "meta" / "metadata"
     meta = json.loads(path.read_text())
     del meta["seal"]
-    newer = checksummed.sealed(meta | {"format": step_dir.FORMAT + 1})
+    newer = checksummed.add_checksum(meta | {"format": step_dir.FORMAT + 1})
     path.write_text(json.dumps(newer))
-    checkpoints = Checkpoints(run)
+    checkpoints = Checkpointer(run)
     with pytest.raises(CheckpointError, match="written by a newer version") as refused:
-        checkpoints.restore_newest(abstract(state(0)))
-    assert not isinstance(refused.value, CheckpointCorrupt)
+        checkpoints.restore_newest(abstract_state(state(0)))
+    assert not isinstance(refused.value, CorruptCheckpointError)
     checkpoints.close()
 
 
@@ -214,12 +214,12 @@ def test_a_flipped_bit_in_the_format_is_damage_and_no_newer_version(run):
     text = path.read_text()
     number = f'"format": {step_dir.FORMAT}'
     assert number in text
-    checkpoints, lines = Checkpoints(run), []
+    checkpoints, lines = Checkpointer(run), []
     for other in ("1", "3", "6"):
         path.write_text(text.replace(number, f'"format": {other}'))
-        with pytest.raises(CheckpointCorrupt):
+        with pytest.raises(CorruptCheckpointError):
             checkpoints.meta(2)
-    assert checkpoints.restore_newest(abstract(state(0)), lines.append)[0] == 1
+    assert checkpoints.restore_newest(abstract_state(state(0)), lines.append)[0] == 1
     assert len(lines) == 1
     checkpoints.close()
 
@@ -231,7 +231,7 @@ def test_meta_tells_the_versions_that_wrote_it(run):
 
 
 def test_a_target_without_placement_is_no_damage(run):
-    checkpoints = Checkpoints(run)
+    checkpoints = Checkpointer(run)
     bare = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state(0))
     with pytest.raises(TypeError, match="like has no sharding at "):
         checkpoints.restore_newest(bare)
@@ -240,8 +240,8 @@ def test_a_target_without_placement_is_no_damage(run):
 
 def test_a_folder_under_another_step_is_refused(run):
     shutil.copytree(run / "2", run / "3")
-    checkpoints, lines = Checkpoints(run), []
-    assert checkpoints.restore_newest(abstract(state(0)), lines.append)[0] == 2
+    checkpoints, lines = Checkpointer(run), []
+    assert checkpoints.restore_newest(abstract_state(state(0)), lines.append)[0] == 2
     assert len(lines) == 1
     checkpoints.close()
 
@@ -277,14 +277,14 @@ def format_1():
 @pytest.fixture
 def old(tmp_path):
     """Never write these files anew: runs of that format must go on for ever."""
-    checkpoints = Checkpoints(shutil.copytree(FORMAT_1, tmp_path / "old") / "checkpoints")
+    checkpoints = Checkpointer(shutil.copytree(FORMAT_1, tmp_path / "old") / "checkpoints")
     yield checkpoints
     checkpoints.close()
 
 
 @pytest.mark.jax
 def test_a_checkpoint_of_format_1_loads(old):
-    like = abstract(format_1())
+    like = abstract_state(format_1())
     step, found = old.restore_newest(like)
     assert step == 30
     assert jax.tree.structure(found) == jax.tree.structure(like)
@@ -299,7 +299,7 @@ def test_leaves_that_an_older_version_lacked_get_defaults_and_no_others(old):
     new = NewState(
         made.step, made.params, made.opt_state, {"skipped": jnp.int32(9), "mean": jnp.ones(3)}
     )
-    like = abstract(new)
+    like = abstract_state(new)
     with pytest.raises(CheckpointError, match="health/mean: missing saved, float32"):
         old.restore(30, like)
     found = old.restore(30, like, {"health": {"skipped": 0, "mean": np.full(3, 2.0)}})
@@ -307,10 +307,10 @@ def test_leaves_that_an_older_version_lacked_get_defaults_and_no_others(old):
     np.testing.assert_array_equal(found.health["mean"], np.full(3, 2.0))
     assert found.health["mean"].dtype == jnp.float32
     assert found.health["mean"].sharding == like.health["mean"].sharding
-    assert bits(found.opt_state) == bits(old.restore(30, abstract(made)).opt_state)
+    assert bits(found.opt_state) == bits(old.restore(30, abstract_state(made)).opt_state)
     with pytest.raises(CheckpointError, match="logit_scale: float32.* saved, float32.2. wanted"):
         wrong = made.replace(params=made.params | {"logit_scale": jnp.ones(2)})
-        old.restore(30, abstract(wrong), {"params": {"logit_scale": np.ones(2)}})
+        old.restore(30, abstract_state(wrong), {"params": {"logit_scale": np.ones(2)}})
     # What is saved counts, and not a default.
     old.save(31, new, {"config": {}})
     found = old.restore(31, like, {"health": {"skipped": 0, "mean": np.zeros(3)}})

@@ -10,11 +10,11 @@ import pytest
 
 from imagebind_jax.checkpointing import checkpointer
 from imagebind_jax.checkpointing.checkpointer import (
-    CheckpointCorrupt,
+    Checkpointer,
     CheckpointError,
-    Checkpoints,
-    abstract,
-    digest,
+    CorruptCheckpointError,
+    abstract_state,
+    tree_checksums,
 )
 from imagebind_jax.distributed import sharding
 from imagebind_jax.storage import checksummed
@@ -37,12 +37,12 @@ def state(seed=0):
 
 
 def place(tree, fsdp, devices=None):
-    return sharding.Sharded(fsdp, devices).place(tree)
+    return sharding.ShardedStrategy(fsdp, devices).place(tree)
 
 
 @pytest.fixture(autouse=True)
 def split_small_arrays(monkeypatch):
-    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
+    monkeypatch.setattr(sharding, "MIN_SHARD_ELEMENTS", 64)
 
 
 def bits(tree):
@@ -51,7 +51,7 @@ def bits(tree):
 
 def saved(folder, steps=(1,), **options):
     """A folder with `state(step)` at each step."""
-    checkpoints = Checkpoints(folder, **options)
+    checkpoints = Checkpointer(folder, **options)
     for step in steps:
         checkpoints.save(step, state(step), {"config": {"seed": step}})
     checkpoints.close()
@@ -64,7 +64,7 @@ def opened(tmp_path):
     kept = []
 
     def open_(folder=tmp_path / "run", **options):
-        kept.append(Checkpoints(folder, **options))
+        kept.append(Checkpointer(folder, **options))
         return kept[-1]
 
     yield open_
@@ -86,16 +86,16 @@ def biggest(folder):
 
 
 def test_a_digest_is_the_same_however_the_arrays_are_split():
-    wanted, finite = digest(state())
+    wanted, finite = tree_checksums(state())
     assert finite
     assert set(wanted) == {"params/w", "params/half", "params/scale", "mu", "step"}
     assert wanted["params/w"].startswith("float32[64, 64]:")
     for fsdp in WIDTHS:
         placed = place(state(), fsdp)
         assert (placed["mu"].sharding.shard_shape(placed["mu"].shape) == (256, 128)) == (fsdp == 1)
-        assert digest(placed) == (wanted, True)
+        assert tree_checksums(placed) == (wanted, True)
     host = jax.tree.map(np.asarray, state())
-    assert digest(jax.device_put(host, jax.devices()[3])) == (wanted, True)
+    assert tree_checksums(jax.device_put(host, jax.devices()[3])) == (wanted, True)
 
 
 def test_a_digest_is_another_for_any_other_array():
@@ -106,14 +106,16 @@ def test_a_digest_is_another_for_any_other_array():
     sign[5, 5] = -sign[5, 5]
     swapped, columns = w[[1, 0, *range(2, 64)]], w[:, [1, 0, *range(2, 64)]]
     others = [w, flipped, sign, swapped, columns, w.T, w[::-1], np.roll(w, 1), w.reshape(32, 128)]
-    assert len({digest({"w": jnp.asarray(other)})[0]["w"] for other in others}) == len(others)
+    assert len({tree_checksums({"w": jnp.asarray(other)})[0]["w"] for other in others}) == len(
+        others
+    )
     zeros = [jnp.zeros(3), -jnp.zeros(3), jnp.zeros(4), jnp.zeros(3, jnp.int32), jnp.zeros((3, 1))]
-    assert len({digest({"w": zero})[0]["w"] for zero in zeros}) == len(zeros)
+    assert len({tree_checksums({"w": zero})[0]["w"] for zero in zeros}) == len(zeros)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_digest_tells_what_is_not_finite(value):
-    assert not digest({"a": jnp.ones(3), "b": jnp.ones(3).at[1].set(value)})[1]
+    assert not tree_checksums({"a": jnp.ones(3), "b": jnp.ones(3).at[1].set(value)})[1]
 
 
 # ---- save and restore
@@ -126,7 +128,7 @@ def test_any_placement_restores_into_any_other_bit_for_bit(source, opened, measu
     checkpoints.save(3, place(state(), source), {"config": {"seed": 0}})
     for target in WIDTHS:
         devices = jax.devices()[:1] if target == 1 else None
-        like = abstract(place(state(9), target, devices))
+        like = abstract_state(place(state(9), target, devices))
         restored = checkpoints.restore(3, like)
         assert bits(restored) == bits(state())
         assert jax.tree.structure(restored) == jax.tree.structure(state())
@@ -144,7 +146,7 @@ def test_facts_are_kept_beside_the_state(opened):
     meta = checkpoints.meta(3)
     assert meta["config"] == {"seed": 7, "pair": ["a", "b"], "fsdp": None}
     assert (meta["step"], meta["format"]) == (3, checkpointer.FORMAT)
-    assert meta["digest"] == digest(state())[0]
+    assert meta["digest"] == tree_checksums(state())[0]
 
 
 def test_what_changes_after_the_save_is_not_saved(opened):
@@ -154,7 +156,7 @@ def test_what_changes_after_the_save_is_not_saved(opened):
     tree = jax.jit(lambda t: jax.tree.map(lambda x: x * 0, t), donate_argnums=0)(
         tree
     )  # as training does
-    assert bits(checkpoints.restore(1, abstract(tree))) == wanted
+    assert bits(checkpoints.restore(1, abstract_state(tree))) == wanted
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -177,8 +179,8 @@ def test_another_model_is_named_by_its_leaf(tmp_path, opened):
         like = state()
         change(like)
         with pytest.raises(CheckpointError) as raised:
-            checkpoints.restore(1, abstract(like))
-        assert not isinstance(raised.value, CheckpointCorrupt)
+            checkpoints.restore(1, abstract_state(like))
+        assert not isinstance(raised.value, CorruptCheckpointError)
         return str(raised.value)
 
     shape = message(lambda like: like["params"].update(w=jnp.zeros((64, 32))))
@@ -205,13 +207,13 @@ def test_the_newest_two_stay_and_commits_are_told(tmp_path, opened):
     assert told == [(step, True) for step in (1, 2, 3, 4)]
     checkpoints = opened()
     assert checkpoints.steps() == [4, 3]
-    assert bits(checkpoints.restore(3, abstract(state()))) == bits(state(3))
-    assert bits(checkpoints.restore_newest(abstract(state()))[1]) == bits(state(4))
+    assert bits(checkpoints.restore(3, abstract_state(state()))) == bits(state(3))
+    assert bits(checkpoints.restore_newest(abstract_state(state()))[1]) == bits(state(4))
 
 
 def test_a_folder_without_a_checkpoint_says_so(opened):
     with pytest.raises(FileNotFoundError):
-        opened().restore_newest(abstract(state()))
+        opened().restore_newest(abstract_state(state()))
 
 
 # ---- damage
@@ -219,7 +221,7 @@ def test_a_folder_without_a_checkpoint_says_so(opened):
 
 def newest(checkpoints):
     lines = []
-    step, tree = checkpoints.restore_newest(abstract(state()), lines.append)
+    step, tree = checkpoints.restore_newest(abstract_state(state()), lines.append)
     assert bits(tree) == bits(state(step))
     assert all("\n" not in line for line in lines)
     return step, lines
@@ -232,12 +234,14 @@ def meta_file(folder, step):
 def test_bytes_that_read_well_but_are_others_are_found_by_the_digest(tmp_path, opened):
     folder = saved(tmp_path / "run", (1, 2))
     path = meta_file(folder, 2)
-    good, bad = (digest(state(seed))[0]["params/w"] for seed in (2, 3))
+    good, bad = (tree_checksums(state(seed))[0]["params/w"] for seed in (2, 3))
     meta = json.loads(path.read_text().replace(good, bad))
     meta.pop("seal")
-    path.write_text(json.dumps(checksummed.sealed(meta)))
-    with pytest.raises(CheckpointCorrupt, match="1 leaves are not what was saved, first params/w"):
-        opened().restore(2, abstract(state()))
+    path.write_text(json.dumps(checksummed.add_checksum(meta)))
+    with pytest.raises(
+        CorruptCheckpointError, match="1 leaves are not what was saved, first params/w"
+    ):
+        opened().restore(2, abstract_state(state()))
 
 
 def test_all_damaged_is_one_error(tmp_path, opened):
@@ -245,8 +249,8 @@ def test_all_damaged_is_one_error(tmp_path, opened):
     for step in (1, 2):
         flip(biggest(folder / str(step)))
     lines = []
-    with pytest.raises(CheckpointCorrupt, match="every checkpoint in"):
-        opened().restore_newest(abstract(state()), lines.append)
+    with pytest.raises(CorruptCheckpointError, match="every checkpoint in"):
+        opened().restore_newest(abstract_state(state()), lines.append)
     assert len(lines) == 2
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from imagebind_jax import __version__, cli
 from imagebind_jax.cli import exit_codes
-from imagebind_jax.config import TrainConfig, load
+from imagebind_jax.config import TrainConfig, load_config
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation.benchmark import EvalConfig
 from imagebind_jax.storage import atomic
@@ -19,7 +19,7 @@ CONFIG = """
 import dataclasses
 import numpy as np
 from imagebind_jax.models.encoder import EncoderConfig
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.models.imagebind import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.config import TrainConfig
@@ -42,7 +42,7 @@ def get_config():
     return TrainConfig(
         model=ImageBindConfig(encoders, embed_dim=16),
         inputs={"vision": X(), "imu": X()},
-        pairs=(Pair(("vision", "imu"), Toy()),),
+        pairs=(ModalityPair(("vision", "imu"), Toy()),),
         steps=2,
         batch_size=8,
         optimizer=OptimizerConfig(warmup_steps=1),
@@ -153,8 +153,8 @@ def test_what_a_full_disk_had_no_room_for_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError) as raised:
-        atomic.replace_text(tmp_path / "records.json", "[]")
-    line, code, _ = exit_codes.of(raised.value, ["train"])
+        atomic.write_text_atomic(tmp_path / "records.json", "[]")
+    line, code, _ = exit_codes.exit_status(raised.value, ["train"])
     assert (line, code) == (f"{tmp_path / 'records.json'}: No space left on device", 2)
 
 
@@ -213,8 +213,8 @@ def test_a_field_that_is_wrong(override, words, mistake, config, tmp_path):
 @pytest.mark.parametrize("spelling", ["learning-rate", "learning_rate"])
 def test_overrides_reach_nested_fields_and_nothing_else(spelling, config):
     changed = [f"--optimizer.{spelling}", "0.25", "--steps", "7", "--model.embed-dim", "32"]
-    found = load(config, TrainConfig, changed)
-    wanted = load(config, TrainConfig)
+    found = load_config(config, TrainConfig, changed)
+    wanted = load_config(config, TrainConfig)
     assert (found.optimizer.learning_rate, found.steps, found.model.embed_dim) == (0.25, 7, 32)
     assert (wanted.optimizer.learning_rate, wanted.steps, wanted.model.embed_dim) == (1.6e-3, 2, 16)
     assert found.batch_size == wanted.batch_size == 8
@@ -229,4 +229,4 @@ def test_the_configs_of_the_project_load(request):
     assert files
     for path in files:
         kind = EvalConfig if path.name.startswith("eval_") else TrainConfig
-        assert load(path, kind, ["--seed", "3"]).seed == 3
+        assert load_config(path, kind, ["--seed", "3"]).seed == 3

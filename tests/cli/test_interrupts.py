@@ -40,7 +40,7 @@ def in_a_destructor():
 
 @pytest.mark.parametrize("arrives", [in_a_callback_of_gc, in_a_destructor])
 def test_where_python_drops_it_it_comes_again(arrives, capsys):
-    with interrupts.heard(), pytest.raises(KeyboardInterrupt):
+    with interrupts.deliver_keyboard_interrupts(), pytest.raises(KeyboardInterrupt):
         arrives()
         time.sleep(10)
     assert capsys.readouterr().err == ""
@@ -54,7 +54,7 @@ def test_other_errors_that_python_drops_are_told_as_ever(monkeypatch):
         def __del__(self):
             raise ValueError
 
-    with interrupts.heard():
+    with interrupts.deliver_keyboard_interrupts():
         Broken()
     assert [each.exc_type for each in told] == [ValueError]
     assert sys.unraisablehook == told.append

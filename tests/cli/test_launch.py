@@ -48,9 +48,9 @@ def launch_it(arguments):
     """For `zygote`: FOLDER RESTARTS ...: launches the folder's fake.py in place of a command."""
     folder, restarts, *arguments = arguments
     os.chdir(folder)
-    launch.HELD = 0.5
+    launch.STDERR_HOLD_SECONDS = 0.5
     launch.COMMAND[:] = [sys.executable, "-S", "fake.py"]
-    return launch.run(arguments, int(restarts), pause=0.1)
+    return launch.supervise(arguments, int(restarts), pause=0.1)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def launched(zygote, tmp_path):
 )
 def test_a_page_becomes_a_line(page, who, launched):
     code, _, lines = launched(says("train 5/10\n" + page, ABORT), "train", "c.py", "--out", "run")
-    said = f"{ERROR}{who} stopped answering; last committed step none; {errors.RESTART}"
+    said = f"{ERROR}{who} stopped answering; last committed step none; {errors.RESTART_HINT}"
     assert (code, lines) == (70, ["train 5/10", said])
 
 
@@ -88,7 +88,7 @@ def test_the_page_can_be_seen(launched):
     code, _, lines = launched(says(SILENT, ABORT), "evaluate", "c.py", "--debug")
     assert code == 70
     assert "\n".join(lines).startswith(SILENT.rstrip())
-    assert lines[-1] == f"{ERROR}host 3 stopped answering; {errors.RESTART}"
+    assert lines[-1] == f"{ERROR}host 3 stopped answering; {errors.RESTART_HINT}"
 
 
 def test_the_last_commit_is_found_in_the_run_folder(launched, tmp_path):
@@ -99,14 +99,14 @@ def test_the_last_commit_is_found_in_the_run_folder(launched, tmp_path):
             (folder / "commit_success.txt").touch()
     code, _, lines = launched("os.kill(os.getpid(), 9)", "train", "configs/mine.py", "--host=2")
     line = "host 2 (this one) was killed by SIGKILL; last committed step 10"
-    assert (code, lines) == (70, [f"{ERROR}{line}; {errors.RESTART}"])
+    assert (code, lines) == (70, [f"{ERROR}{line}; {errors.RESTART_HINT}"])
 
 
 def test_a_command_that_is_killed_is_not_called_this_process(launched):
     code, _, lines = launched("os.kill(os.getpid(), 9)", "evaluate", "c.py")
     assert (code, lines) == (
         70,
-        [f"{ERROR}the command was killed by SIGKILL; {errors.RESTART}"],
+        [f"{ERROR}the command was killed by SIGKILL; {errors.RESTART_HINT}"],
     )
 
 
@@ -198,4 +198,4 @@ def _status(process):
 
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="--restarts must not be negative, got -1"):
-        launch.run(["train"], -1)
+        launch.supervise(["train"], -1)

@@ -20,7 +20,7 @@ from imagebind_jax.inputs.world import World
 
 
 def pixels(encoded: bytes) -> np.ndarray:
-    assert media.kind(encoded) == "image"
+    assert media.sniff_media_type(encoded) == "image"
     return np.asarray(Image.open(io.BytesIO(encoded)))
 
 

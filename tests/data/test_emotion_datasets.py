@@ -29,8 +29,8 @@ def test_a_sample_is_listed_by_actors(samples, name):
 def test_what_a_record_holds_is_seen_and_heard(samples, name):
     listing = dataset(name).listing(samples(name))
     record = dataset(name).record(listing.splits["train"][0])
-    assert media.kind(record["vision"]) == "container"
-    assert vision.Clip(16)(record, None).shape == (2, 16, 16, 3)
+    assert media.sniff_media_type(record["vision"]) == "container"
+    assert vision.FramesTransform(16)(record, None).shape == (2, 16, 16, 3)
     assert audio_files.duration(record["audio"]) == pytest.approx(1.0, abs=1e-3)
     assert audio_files.duration(record["vision"]) == pytest.approx(1.0, abs=0.15)
 

@@ -48,7 +48,7 @@ def test_a_sample_is_listed_and_its_records_hold_media(samples, name):
     for row in everything:
         record = record_of(row)
         held = {
-            field: media.kind(record[field])
+            field: media.sniff_media_type(record[field])
             for field in {"audio", "vision", "thermal"} & set(record)
         }
         assert held in ALL[name][0]

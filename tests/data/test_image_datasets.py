@@ -18,7 +18,7 @@ from imagebind_jax.data.llvip import sample as llvip_sample
 from imagebind_jax.data.places365 import builder as places365
 from imagebind_jax.data.places365 import sample as places365_sample
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.datasets import embed
+from imagebind_jax.inputs.datasets import inline_files
 from imagebind_jax.inputs.decoders import images, media
 from imagebind_jax.inputs.transforms import thermal
 
@@ -58,8 +58,8 @@ def test_imagenet_in_each_layout(layout, tmp_path):
         ("train/n15075141_999", 999),
     ]
     assert len(found.classes) == 1000 and len(found.prompts) == 80
-    record = embed(found.splits["val"][0])
-    assert media.kind(record["vision"]) == "image"
+    record = inline_files(found.splits["val"][0])
+    assert media.sniff_media_type(record["vision"]) == "image"
 
 
 def test_imagenet_by_the_folder_itself_or_its_parent(tmp_path):
@@ -127,7 +127,7 @@ def test_places365(tmp_path):
         ("val/Places365_val_00000004.jpg", 8),
     ]
     assert found.missing == {"val": 1} and found.notes == () and len(found.classes) == 365
-    assert media.kind(embed(found.splits["val"][0])["vision"]) == "image"
+    assert media.sniff_media_type(inline_files(found.splits["val"][0])["vision"]) == "image"
 
 
 def test_places365_lists_that_do_not_fit(tmp_path):

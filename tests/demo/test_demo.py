@@ -14,7 +14,7 @@ from imagebind_jax.evaluation.tasks import zero_shot
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.pipeline import batches
 from imagebind_jax.inputs.transforms import vision
-from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.inputs.world.world import world_source
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import TINY, ImageBind, embed
 from imagebind_jax.optimizer import OptimizerConfig
@@ -42,7 +42,7 @@ def small(config, steps, batch_size):
 @pytest.mark.notebooks
 def test_the_demo_writes_its_results_and_its_report(tmp_path, monkeypatch):
     def config(seed):
-        full = run.config(seed)
+        full = run.demo_config(seed)
         pairs = tuple(
             dataclasses.replace(pair, source=dataclasses.replace(pair.source, count=24))
             for pair in full.pairs[:2]  # the others' encoders stay as they were made
@@ -50,7 +50,7 @@ def test_the_demo_writes_its_results_and_its_report(tmp_path, monkeypatch):
         return small(dataclasses.replace(full, pairs=pairs), steps=10, batch_size=16)
 
     said, spaces = [], []
-    evaluate = binding.evaluate
+    evaluate = binding.evaluate_world
 
     def evaluated(space, tell):
         """Evaluate once: what is embedded the same has the same numbers."""
@@ -61,8 +61,8 @@ def test_the_demo_writes_its_results_and_its_report(tmp_path, monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, space.classes, spaces[0].classes)
         return dict(results)
 
-    monkeypatch.setattr(binding, "evaluate", evaluated)
-    results = run.run(tmp_path, seed=3, config=config, probe=128, test=24, say=said.append)
+    monkeypatch.setattr(binding, "evaluate_world", evaluated)
+    results = run.run_demo(tmp_path, seed=3, config=config, probe=128, test=24, say=said.append)
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert results["seed"] == 3
     assert {m: [row["task"] for row in rows] for m, rows in results["zero_shot"].items()} == {
@@ -86,13 +86,13 @@ def test_the_demo_writes_its_results_and_its_report(tmp_path, monkeypatch):
     assert 'src="http' not in page
     assert any("committed step 10" in line for line in said)
 
-    run.run(tmp_path, seed=3, config=config, probe=128, test=24, say=said.append)
+    run.run_demo(tmp_path, seed=3, config=config, probe=128, test=24, say=said.append)
     assert any("going on from step 10" in line for line in said)  # nothing is trained twice
     assert len(spaces) == 2
 
 
 def test_no_training_sample_is_in_two_pairs_and_none_is_tested_on():
-    config = run.config()
+    config = run.demo_config()
     spans = [(p.source.make.first, p.source.make.first + p.source.count) for p in config.pairs]
     assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:]))
     assert {p.source.make.split for p in config.pairs} == {"train"}
@@ -117,12 +117,14 @@ class Shuffled:
 def test_audio_meets_text_through_vision_and_not_with_shuffled_pairs(tmp_path):
     scenes = world.World(0, size=32, antialias=False)
     pairs = [
-        batches.Pair(("vision", m), samples(scenes, "train", 512, 512 * i, ("vision", m)))
+        batches.ModalityPair(
+            ("vision", m), world_source(scenes, "train", 512, 512 * i, ("vision", m))
+        )
         for i, m in enumerate(("text", "audio"))
     ]
-    tested = samples(scenes, "test", 128, modalities=("audio",)).open()
+    tested = world_source(scenes, "test", 128, modalities=("audio",)).open()
     labels = np.array([record["labels"]["material"] for record in tested])
-    full = run.config()
+    full = run.demo_config()
     encoders = {
         "vision": EncoderConfig((2, 32, 32, 3), patch=(2, 16, 16), stem_norm=True, **SMALL),
         "text": dataclasses.replace(
@@ -130,13 +132,13 @@ def test_audio_meets_text_through_vision_and_not_with_shuffled_pairs(tmp_path):
         ),
         "audio": dataclasses.replace(TINY.encoders["audio"], **SMALL | {"patch": (128, 34)}),
     }  # few tokens and words, for a run of seconds
-    spoken = models.Spoken()
+    spoken = models.WorldTokens()
 
     def emergent(name, pairs):
         config = dataclasses.replace(
             full,
             model=dataclasses.replace(TINY, encoders=encoders, embed_dim=32),
-            inputs=dict(full.inputs) | {"vision": vision.Clip(32), "text": spoken},
+            inputs=dict(full.inputs) | {"vision": vision.FramesTransform(32), "text": spoken},
             pairs=tuple(pairs),
             steps=300,
             batch_size=64,
@@ -145,9 +147,9 @@ def test_audio_meets_text_through_vision_and_not_with_shuffled_pairs(tmp_path):
         )
         params = fit.fit(config, tmp_path / name)
         model = ImageBind(config.model)
-        rows = batches.evaluation_inputs(tested, config.inputs["audio"], "audio", "tested")
+        rows = batches.iterate_inputs(tested, config.inputs["audio"], "audio", "tested")
         z = np.asarray(embed(model, params, {"audio": np.stack([x for x, _ in rows])})["audio"])
-        classes = zero_shot.classifier(
+        classes = zero_shot.zero_shot_weights(
             lambda texts: np.asarray(
                 embed(
                     model, params, {"text": np.stack([spoken({"text": t}, None) for t in texts])}
@@ -169,13 +171,13 @@ def test_a_searched_space_of_perfect_embeddings_scores_perfectly():
     rng = np.random.default_rng(0)
     n, axes = 384, {t: rng.standard_normal((8, 64)) for t in world.PROMPTS}
     labels = {t: rng.integers(len(world.ATTRIBUTES[t]), size=n) for t in world.PROMPTS}
-    noise = {m: 0.01 * rng.standard_normal((n, 64)) for m in world.ALL}
+    noise = {m: 0.01 * rng.standard_normal((n, 64)) for m in world.MODALITIES}
     both = sum(axes[t][labels[t]] for t in world.PROMPTS)
-    z = {m: both + noise[m] for m in world.ALL}
+    z = {m: both + noise[m] for m in world.MODALITIES}
     z["audio"] = axes["material"][labels["material"]] + noise["audio"]
     classes = {t: axes[t][: len(world.ATTRIBUTES[t])] for t in world.PROMPTS}
-    space = binding.Space(z, z, labels, labels, classes, [{}] * n)
-    results = binding.evaluate(space)
+    space = binding.EmbeddedWorld(z, z, labels, labels, classes, [{}] * n)
+    results = binding.evaluate_world(space)
     assert results["summary"]["emergent_top1"] > 0.95
     assert results["summary"]["least_times_chance"] > 7
     mixed = results["arithmetic"]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from imagebind_jax.demo import report, report_curves, report_gallery
 from imagebind_jax.demo import report as overview
-from imagebind_jax.inputs.world import ALL, ATTRIBUTES, MATERIALS, TASKS, World
+from imagebind_jax.inputs.world import ATTRIBUTES, MATERIALS, MODALITIES, TASKS, World
 
 RECORDS = [World(0, size=32, antialias=False).record("test", i) for i in range(4)]
 ATTACK = '<script>alert("1")</script> & "quoted"'
@@ -45,8 +45,8 @@ def results():
         },
         "retrieval": {
             f"{a}->{b}": {"r1": next(r1), "chance": 0.0026, "probe": next(mapped), "n": 384}
-            for a in ALL
-            for b in ALL
+            for a in MODALITIES
+            for b in MODALITIES
             if a != b
         },
         "arithmetic": {
@@ -57,7 +57,7 @@ def results():
             "n": 299,
         },
         "summary": {"emergent_top1": 0.7123, "fraction_of_probe": 0.8765},
-        "trained_pairs": [f"vision+{modality}" for modality in ALL[1:]],
+        "trained_pairs": [f"vision+{modality}" for modality in MODALITIES[1:]],
         "versions": {"jax": "0.10.2", "imagebind_jax": "0.1.0"},
         "chance_loss": 9.7041,
     }
@@ -67,19 +67,20 @@ def results():
 def folder(results, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     found = [
-        (modality, HOSTILE, np.float32(0.731), np.bool_(modality != "imu")) for modality in ALL
+        (modality, HOSTILE, np.float32(0.731), np.bool_(modality != "imu"))
+        for modality in MODALITIES
     ]
-    report.write_report(
+    report.write_demo_report(
         folder / "report.html",
         results=results,
         history=[
-            {"step": step, "pair": f"vision+{ALL[1 + step % 5]}", "loss": 9.7 - step / 10}
+            {"step": step, "pair": f"vision+{MODALITIES[1 + step % 5]}", "loss": 9.7 - step / 10}
             for step in range(50)
         ],
-        similarity=[report.Similarity("Sounds & sentences", np.eye(8), MATERIALS, MATERIALS)],
+        similarity=[report.SimilarityTable("Sounds & sentences", np.eye(8), MATERIALS, MATERIALS)],
         gallery=[
-            report.Retrieval(ATTACK, [("text", HOSTILE)], found),
-            report.Retrieval("Sum", [("vision", RECORDS[1]), ("audio", RECORDS[2])], found[:1]),
+            report.ExampleSearch(ATTACK, [("text", HOSTILE)], found),
+            report.ExampleSearch("Sum", [("vision", RECORDS[1]), ("audio", RECORDS[2])], found[:1]),
         ],
     )
     return folder
@@ -104,7 +105,7 @@ def test_replaces_atomically(folder, page, results, monkeypatch):
 
     monkeypatch.setattr(pathlib.Path, "replace", fails)
     with pytest.raises(OSError, match="disk full"):
-        report.write_report(
+        report.write_demo_report(
             folder / "report.html", results=results, history=[], similarity=[], gallery=[]
         )
     assert [path.name for path in folder.iterdir()] == ["report.html"]
@@ -119,14 +120,16 @@ def test_shows_every_number(page, results):
             value for name, value in entry.items() if name in ("top1", "r1", "chance", "probe")
         ]
     assert len(shares) == 5 + 3 * (9 + 30)
-    missing = [share for share in shares if report.percent(share) not in page]
+    missing = [share for share in shares if report.format_percent(share) not in page]
     assert not missing
     for said in ("384", "299", "301.2 s", "9.70", "demo --seed 17", "jax 0.10.2", "0.73"):
         assert said in page
 
 
 def test_percent():
-    assert [report.percent(x).replace("\u202f", " ") for x in (0.784, 0.125, 0.0026, 0, None)] == [
+    assert [
+        report.format_percent(x).replace("\u202f", " ") for x in (0.784, 0.125, 0.0026, 0, None)
+    ] == [
         "78.4 %",
         "12.5 %",
         "0.26 %",
@@ -157,16 +160,16 @@ def test_says_what_was_trained(page):
 
 
 def test_headline_follows_the_numbers(results):
-    assert overview.headline(results).startswith(
+    assert overview.main_finding(results).startswith(
         "Audio was never trained with text, yet a sentence"
     )
     failed = json.loads(json.dumps(results))
     failed["zero_shot"]["audio"][0]["top1"] = 0.13
-    assert "in only 13\u202f% of held-out sounds: chance is 12.5\u202f%" in overview.headline(
+    assert "in only 13\u202f% of held-out sounds: chance is 12.5\u202f%" in overview.main_finding(
         failed
     )
     failed["trained_pairs"].append("audio+text")
-    assert not overview.headline(failed).startswith("Audio")
+    assert not overview.main_finding(failed).startswith("Audio")
 
 
 def test_every_medium_is_described_and_decodes(page):
@@ -195,7 +198,7 @@ def test_near_is_bright_and_warm_is_bright():
     def brightness(modality, levels):
         buffer = io.BytesIO()
         Image.fromarray(levels).save(buffer, "PNG")
-        figure = report_gallery.figure(modality, {"id": "a", modality: buffer.getvalue()})
+        figure = report_gallery.figure_html(modality, {"id": "a", modality: buffer.getvalue()})
         data = re.search(r'base64,([^"]+)"', figure).group(1)
         image = Image.open(io.BytesIO(base64.b64decode(data)))
         return np.asarray(image.convert("L"), int)[0]

@@ -51,16 +51,17 @@ def company(monkeypatch, capfd):
         raise SystemExit
 
     monkeypatch.setattr(failure_detection.os, "_exit", leave)
-    monkeypatch.setattr(failure_detection, "GRACE", GRACE)
+    monkeypatch.setattr(failure_detection, "ERROR_GRACE_SECONDS", GRACE)
     monkeypatch.setattr(
-        failure_detection, "_say_no_more", lambda: None
+        failure_detection, "_silence_stderr", lambda: None
     )  # all share one stderr here
 
     def start(count):
         store = Store()
         words = [lambda host=host: f"last committed step {host}" for host in range(count)]
         hosts[:] = [
-            failure_detection.Company(store, h, count, SILENCE, words[h]) for h in range(count)
+            failure_detection.FailureDetector(store, h, count, SILENCE, words[h])
+            for h in range(count)
         ]
         for host in hosts:
             host.listen()
@@ -92,7 +93,7 @@ def company(monkeypatch, capfd):
 @pytest.mark.parametrize("host", [0, pytest.param(5, marks=pytest.mark.processes)])
 def test_all_end_with_the_error_of_the_one_that_failed(host, company):
     company(8)
-    company.main(host, failure_detection.Company.leave, "OSError: it broke", 1)
+    company.main(host, failure_detection.FailureDetector.leave, "OSError: it broke", 1)
     lines = company.wait(8)
     assert f"{ERROR}OSError: it broke" in lines
     others = [h for h in range(8) if h != host]
@@ -110,7 +111,7 @@ def test_all_end_with_the_error_of_the_one_that_failed(host, company):
 )
 def test_what_would_come_again_has_its_code_everywhere(code, company):
     company(3)
-    company.main(1, failure_detection.Company.leave, "a reason", code)
+    company.main(1, failure_detection.FailureDetector.leave, "a reason", code)
     lines = company.wait(3)
     assert [company.ends[h][0] for h in range(3)] == [code] * 3
     assert [line for line in lines if line.startswith(ERROR)].count(f"{ERROR}host 1: a reason") == 2
@@ -119,7 +120,7 @@ def test_what_would_come_again_has_its_code_everywhere(code, company):
 def test_an_error_that_all_meet_is_each_ones_own(company):
     company(4)
     for host in range(4):
-        company.main(host, failure_detection.Company.leave, "the loss is not finite", 1)
+        company.main(host, failure_detection.FailureDetector.leave, "the loss is not finite", 1)
         time.sleep(GRACE / 10)
     assert company.wait(4) == [f"{ERROR}the loss is not finite"] * 4
     assert [company.ends[h][0] for h in range(4)] == [1] * 4
@@ -129,10 +130,10 @@ def test_a_broken_exchange_is_not_the_reason(company):
     """The others' connections to a host that leaves break before they hear of it."""
     company(3)
     broken = "ValueError: UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:49"
-    company.main(0, failure_detection.Company.leave, broken, 1)
-    company.main(2, failure_detection.Company.leave, broken, 1)
+    company.main(0, failure_detection.FailureDetector.leave, broken, 1)
+    company.main(2, failure_detection.FailureDetector.leave, broken, 1)
     time.sleep(0.2)
-    company.main(1, failure_detection.Company.leave, "MemoryError: no more", 1)
+    company.main(1, failure_detection.FailureDetector.leave, "MemoryError: no more", 1)
     lines = company.wait(3)
     assert lines == sorted(
         [f"{ERROR}MemoryError: no more"]
@@ -144,7 +145,7 @@ def test_a_broken_exchange_is_not_the_reason(company):
 @pytest.mark.processes
 def test_a_broken_exchange_of_which_nobody_is_the_reason(company):
     company(2)
-    company.main(1, failure_detection.Company.leave, "ValueError: Gloo timed out", 1)
+    company.main(1, failure_detection.FailureDetector.leave, "ValueError: Gloo timed out", 1)
     lines = company.wait(2)
     assert lines == sorted(
         [f"{ERROR}ValueError: Gloo timed out",
@@ -181,10 +182,10 @@ def test_a_host_0_that_is_stopped_is_named_by_all(company):
 @pytest.mark.variants
 def test_an_orderly_end_waits_for_all_and_is_nobodys_error(company, capfd):
     company(4)
-    threads = [company.main(host, failure_detection.Company.part) for host in range(3)]
+    threads = [company.main(host, failure_detection.FailureDetector.part) for host in range(3)]
     time.sleep(1.5 * SILENCE)  # the last one has a lot to write
     assert all(thread.is_alive() for thread in threads)
-    threads.append(company.main(3, failure_detection.Company.part))
+    threads.append(company.main(3, failure_detection.FailureDetector.part))
     for thread in threads:
         thread.join(timeout=5)
         assert not thread.is_alive()
@@ -197,9 +198,9 @@ def test_an_orderly_end_waits_for_all_and_is_nobodys_error(company, capfd):
 def test_a_host_that_fails_while_others_wait_at_their_end(company):
     company(3)
     for host in (0, 1):
-        company.main(host, failure_detection.Company.part)
+        company.main(host, failure_detection.FailureDetector.part)
     time.sleep(0.3)
-    company.main(2, failure_detection.Company.leave, "OSError: no more disk", 1)
+    company.main(2, failure_detection.FailureDetector.leave, "OSError: no more disk", 1)
     lines = company.wait(3)
     assert f"{ERROR}host 2: OSError: no more disk; last committed step 1" in lines
     assert [company.ends[h][0] for h in range(3)] == [70, 70, 1]
@@ -208,5 +209,5 @@ def test_a_host_that_fails_while_others_wait_at_their_end(company):
 def test_last_words_that_fail_say_nothing(company):
     company(2)
     company.hosts[1]._last_words = lambda: 1 / 0
-    company.main(0, failure_detection.Company.leave, "a reason", 1)
+    company.main(0, failure_detection.FailureDetector.leave, "a reason", 1)
     assert f"{ERROR}host 0: a reason" in company.wait(2)

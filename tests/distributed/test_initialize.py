@@ -19,7 +19,7 @@ from test_fit import Toy, distance, make_config, quiet, steps_logged
 
 from imagebind_jax import cli
 from imagebind_jax.checkpointing import checkpointer
-from imagebind_jax.cli.arguments import parser
+from imagebind_jax.cli.arguments import build_parser
 from imagebind_jax.distributed import agreement, cluster_env, initialize, sharding
 from imagebind_jax.inputs.pipeline import batches
 from imagebind_jax.runtime import metrics_log
@@ -53,7 +53,7 @@ def get_config():
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, encoders=encoders),
-        pairs=(batches.Pair(("vision", "audio"), Spoilt(0)),),
+        pairs=(batches.ModalityPair(("vision", "audio"), Spoilt(0)),),
     )
 
 
@@ -65,8 +65,8 @@ def train_as_a_host(arguments):
         command = ["train", f"{folder}/config.py", "--out", f"{folder}/{name}", *options, *asked]
         os.write(1, f"\ncode {cli.main(command)}\n".encode())  # at once, whole
     rows = np.arange(16, dtype=np.float32).reshape(-1, 2)
-    place = jax.sharding.NamedSharding(sharding.Sharded().mesh, P(sharding.BATCH))
-    shards = sharding.put(rows, place).addressable_shards
+    place = jax.sharding.NamedSharding(sharding.ShardedStrategy().mesh, P(sharding.BATCH_AXES))
+    shards = sharding.device_put_global(rows, place).addressable_shards
     assert len(shards) == DEVICES
     for shard in shards:
         np.testing.assert_array_equal(shard.data, rows[shard.index])
@@ -123,12 +123,12 @@ def together(made_once, alone, zygote):
 def saved(folder):
     """The parameters of a run's last checkpoint, on the devices of this process."""
     like = jax.eval_shape(lambda: step.create_state(get_config()))
-    shardings = sharding.Sharded().state_shardings(like)
+    shardings = sharding.ShardedStrategy().state_shardings(like)
     assert not all(each.is_fully_replicated for each in jax.tree.leaves(shardings))
     like = jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), like, shardings
     )
-    checkpoints = checkpointer.Checkpoints(folder / "checkpoints")
+    checkpoints = checkpointer.Checkpointer(folder / "checkpoints")
     assert checkpoints.steps() == [STEPS, HALF]
     state = checkpoints.restore(STEPS, like)
     checkpoints.close()
@@ -177,11 +177,13 @@ def test_a_run_of_two_hosts_goes_on_with_one(together, tmp_path):
 def test_one_host_writes_and_tells_for_all(run, together):
     folder, said = together(run)
     assert steps_logged(folder / run) == list(range(STEPS))
-    mine, theirs = (metrics_log.read(folder / name / "metrics.jsonl") for name in (run, "one"))
+    mine, theirs = (
+        metrics_log.read_metrics(folder / name / "metrics.jsonl") for name in (run, "one")
+    )
     losses = [[line["loss"] for line in lines] for lines in (mine, theirs)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert len(list((folder / run / "tensorboard").iterdir())) == (2 if run == "half" else 1)
-    counts = checksummed.read_sealed(folder / run / "records.json")
+    counts = checksummed.read_checksummed_json(folder / run / "records.json")
     assert counts == {"records": [["vision+audio", 32]]}
     first, second = (out for out, _ in said)
     # Gloo writes to the same stream, in the middle of lines.
@@ -232,48 +234,50 @@ def test_a_coordinator_that_nobody_is(mistake, tmp_path):
 )
 def test_mistakes_are_named(asked, words):
     with pytest.raises(initialize.UserError, match=words):
-        initialize.start(*asked)
+        initialize.initialize(*asked)
 
 
 def test_alone_nothing_is_started(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", None)  # would raise
-    initialize.start()
-    initialize.start(None, 1, 0)
-    assert agreement.first() and agreement.total(3) == 3
-    assert agreement.together(lambda: 5) == 5
+    initialize.initialize()
+    initialize.initialize(None, 1, 0)
+    assert agreement.is_main_process() and agreement.allreduce_sum(3) == 3
+    assert agreement.raise_on_all(lambda: 5) == 5
 
 
 def test_jax_is_told_what_was_asked(monkeypatch):
     told, met = [], []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **b: told.append((a, b)))
-    monkeypatch.setattr(initialize.rendezvous, "meet", lambda *a: met.append(a))
+    monkeypatch.setattr(initialize.rendezvous, "rendezvous", lambda *a: met.append(a))
     monkeypatch.setenv("IMAGEBIND_JAX_SILENCE", "7")
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:80")
     before = jax.config.jax_enable_preemption_service
     try:
-        initialize.start(None, 4, 0)
+        initialize.initialize(None, 4, 0)
         slurm = dict(zip(cluster_env.SLURM, ("7", "node[1-4]", "4", "0", "0")))
         monkeypatch.delenv("JAX_COORDINATOR_ADDRESS")
         for name, value in slurm.items():
             monkeypatch.setenv(name, value)
-        initialize.start()
+        initialize.initialize()
     finally:
         jax.config.update("jax_enable_preemption_service", before)
     assert [a for a, _ in told] == [("10.0.0.1:80", 4, 0), (None, None, None)]
     assert [b["cluster_detection_method"] for _, b in told] == ["deactivate", None]
     assert all(b["heartbeat_timeout_seconds"] > 2 * 7 for _, b in told)  # ours is first
-    assert met == [("10.0.0.1:80", 4, 0, initialize.WAIT)]  # clusters have ways of their own
+    assert met == [
+        ("10.0.0.1:80", 4, 0, initialize.INIT_TIMEOUT)
+    ]  # clusters have ways of their own
 
 
 @pytest.mark.parametrize("text", ["", "1", "-5", "soon", "2.5"])
 def test_a_silence_that_is_none(text, monkeypatch):
     monkeypatch.setenv("IMAGEBIND_JAX_SILENCE", text)
     with pytest.raises(initialize.UserError, match=f"SILENCE={text}: expected seconds, at least 2"):
-        initialize.start("10.0.0.1:80", 2, 0)
+        initialize.initialize("10.0.0.1:80", 2, 0)
 
 
 def test_alone_nobody_is_told():
-    initialize.leave("a line", 1)  # returns
+    initialize.abort_all("a line", 1)  # returns
 
 
 SLURM = {name: "1" for name in cluster_env.SLURM}
@@ -295,7 +299,7 @@ SLURM = {name: "1" for name in cluster_env.SLURM}
     ],
 )
 def test_what_clusters_say(environ, several):
-    assert cluster_env.detected(environ) == several
+    assert cluster_env.in_multi_process_cluster(environ) == several
 
 
 def test_what_the_metadata_server_of_a_tpu_says():
@@ -321,7 +325,7 @@ def test_what_the_metadata_server_of_a_tpu_says():
 def test_the_address_of_a_bucket_is_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(initialize.UserError, match="gs:/mine/run is the address of a bucket"):
-        fit.check(get_config(), "gs://mine/run")
+        fit.preflight_check(get_config(), "gs://mine/run")
     assert not list(tmp_path.iterdir())
 
 
@@ -330,7 +334,7 @@ def test_the_address_of_a_bucket_is_no_folder(tmp_path, monkeypatch):
 
 def test_every_option_of_the_page_is_one():
     text = (HERE.parent / "docs" / "pods.md").read_text().replace("\\\n", " ")
-    commands = parser("")._subparsers._group_actions[0].choices
+    commands = build_parser("")._subparsers._group_actions[0].choices
     fields = {f.name.replace("_", "-") for f in dataclasses.fields(fit.TrainConfig)}
     seen = set()
     text = re.sub(r"launch --restarts \d+ ", "", text)  # before another command

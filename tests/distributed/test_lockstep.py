@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from imagebind_jax.distributed import agreement, lockstep
-from imagebind_jax.errors import Stopped, UserError
+from imagebind_jax.errors import FatalRunError, UserError
 
 HOSTS = 3
 pytestmark = pytest.mark.jax  # whose errors are told apart
@@ -37,7 +37,7 @@ def company(monkeypatch):
             return list(pool.map(run, range(HOSTS)))
 
     monkeypatch.setattr(jax, "process_count", lambda: HOSTS)
-    monkeypatch.setattr(agreement, "of_all", of_all)
+    monkeypatch.setattr(agreement, "allgather_text", of_all)
     return start
 
 
@@ -46,13 +46,15 @@ def measure(fails=lambda host, batch: None, batches=5, rows=lambda host, batch: 
 
     def do(host):
         try:
-            with lockstep.together("pairs"):
+            with lockstep.lockstep("pairs"):
                 for batch in range(batches):
                     fails(host, batch)
-                    lockstep.meet(f"batch {batch}", rows(host, batch), " (noted)" if host else "")
-        except lockstep.Apart as error:
-            with lockstep.together("the next one"):
-                lockstep.meet("its batch")
+                    lockstep.lockstep_barrier(
+                        f"batch {batch}", rows(host, batch), " (noted)" if host else ""
+                    )
+        except lockstep.OutOfStepError as error:
+            with lockstep.lockstep("the next one"):
+                lockstep.lockstep_barrier("its batch")
             return str(error)
 
     return do
@@ -64,7 +66,7 @@ def measure(fails=lambda host, batch: None, batches=5, rows=lambda host, batch: 
     ("error", "line"),
     [
         (UserError("no permission"), "no permission"),
-        (Stopped("stuck for 60 s reading a.mp4"), "stuck for 60 s reading a.mp4"),
+        (FatalRunError("stuck for 60 s reading a.mp4"), "stuck for 60 s reading a.mp4"),
         (IndexError("out\nof range"), "IndexError: out"),
         (OSError(32, "Broken pipe"), "BrokenPipeError: [Errno 32] Broken pipe"),
     ],
@@ -80,8 +82,8 @@ def test_what_fails_on_one_fails_on_all_and_is_the_same_line(error, line, host, 
 
 def test_what_fails_after_the_last_batch_fails_on_all(company):
     def do(host):
-        with lockstep.together("pairs"):
-            lockstep.meet("batch 0")
+        with lockstep.lockstep("pairs"):
+            lockstep.lockstep_barrier("batch 0")
             if host == 1:
                 raise UserError("not finite")
 
@@ -116,13 +118,13 @@ def test_an_error_of_the_devices_ends_the_run(company):
     for error in broken:
 
         def do(host, error=error):
-            with lockstep.together("pairs"):
+            with lockstep.lockstep("pairs"):
                 raise error
 
         assert company(do) == [error] * HOSTS
 
 
 def test_alone_errors_are_what_they_are():
-    with pytest.raises(Stopped, match="stuck"), lockstep.together("pairs"):
-        lockstep.meet("batch 0", object())  # not looked at
-        raise Stopped("stuck")
+    with pytest.raises(FatalRunError, match="stuck"), lockstep.lockstep("pairs"):
+        lockstep.lockstep_barrier("batch 0", object())  # not looked at
+        raise FatalRunError("stuck")

@@ -132,7 +132,7 @@ def test_an_evaluation_that_fails_on_one_host_ends_on_both_and_no_run(both, tmp_
     for line, words in zip(said, wanted):
         assert re.fullmatch(words, line), line
     assert start not in second.out
-    lines = metrics_log.read(tmp_path / "run" / "metrics.jsonl")
+    lines = metrics_log.read_metrics(tmp_path / "run" / "metrics.jsonl")
     measured = [line for line in lines if "evaluation/pairs/r1" in line]
     assert [line["step"] for line in measured] == [STEPS - 1]  # the last one alone
     assert [line["step"] for line in lines if "loss" in line] == list(range(STEPS))

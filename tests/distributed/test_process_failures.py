@@ -131,9 +131,9 @@ def exchange(arguments):
 
     def run(arguments):
         coordinator, host = arguments
-        initialize.start(coordinator, 2, int(host), wait=60)
+        initialize.initialize(coordinator, 2, int(host), wait=60)
         while True:
-            agreement.of_all("here")
+            agreement.allgather_text("here")
             print("together", flush=True)
             time.sleep(0.1)
 

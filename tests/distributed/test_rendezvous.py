@@ -26,7 +26,7 @@ def meet(address, *hosts, of=4, wait=3, after=None):
         time.sleep((after or {}).get(index, 0))
         begun = time.monotonic()
         try:
-            said = rendezvous.meet(address, of, host, wait)
+            said = rendezvous.rendezvous(address, of, host, wait)
         except UserError as mistake:
             said = str(mistake)
         told[index] = time.monotonic() - begun, said
@@ -53,13 +53,13 @@ def test_a_host_that_comes_again_is_no_second_one():
         ends = [stack.enter_context(each) for _ in range(3) for each in socket.socketpair()]
         for theirs in ends[1::2]:
             theirs.sendall(b"imagebind-jax host 1 of 3\n")
-        first, again, second = (rendezvous._Line(ours) for ours in ends[::2])
-        assert rendezvous._heard(first, 3, came)
+        first, again, second = (rendezvous._LineSocket(ours) for ours in ends[::2])
+        assert rendezvous._read_greeting(first, 3, came)
         ends[1].close()
-        assert rendezvous._heard(again, 3, came)
+        assert rendezvous._read_greeting(again, 3, came)
         assert came == {1: again}
         with pytest.raises(UserError, match="two processes say that they are host 1"):
-            rendezvous._heard(second, 3, came)
+            rendezvous._read_greeting(second, 3, came)
 
 
 @pytest.mark.parametrize("late", [0, 1, 3])
@@ -73,7 +73,7 @@ def test_hosts_that_all_come_go_on_together(late, address):
 def test_the_address_is_free_again_at_once(address):
     for _ in range(5):
         assert lines(meet(address, 0, 1, of=2)) == {None}
-        with socket.create_server(rendezvous.place(address)):
+        with socket.create_server(rendezvous.parse_address(address)):
             pass
 
 
@@ -134,7 +134,7 @@ def test_strangers_change_nothing(address):
     first.start()
     time.sleep(0.3)
     for junk in JUNK * goals.size(3, 100):
-        connection = socket.create_connection(rendezvous.place(address))
+        connection = socket.create_connection(rendezvous.parse_address(address))
         made.append(connection)
         with contextlib.suppress(ConnectionError):
             connection.sendall(junk)
@@ -147,15 +147,15 @@ def test_strangers_change_nothing(address):
 
 
 def test_a_port_that_something_else_has(address):
-    with socket.create_server(rendezvous.place(address)):
+    with socket.create_server(rendezvous.parse_address(address)):
         (line,) = lines(meet(address, 0, of=2, wait=1))
-    _, port = rendezvous.place(address)
+    _, port = rendezvous.parse_address(address)
     assert line.startswith(f"port {port} cannot be listened at within 1 s (Address already in use)")
 
 
 @pytest.mark.variants
 def test_somebody_else_at_the_coordinators_address(address):
-    server = socket.create_server(rendezvous.place(address))
+    server = socket.create_server(rendezvous.parse_address(address))
 
     def answer():
         while True:

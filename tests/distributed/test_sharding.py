@@ -10,9 +10,9 @@ from jax.sharding import PartitionSpec as P
 
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.distributed import sharding
-from imagebind_jax.distributed.sharding import Replicated, Sharded, parameter_spec
+from imagebind_jax.distributed.sharding import PmapStrategy, ShardedStrategy, fsdp_spec
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
@@ -41,7 +41,7 @@ class Nothing:
 CONFIG = TrainConfig(
     model=MODEL,
     inputs={"vision": np.asarray, "text": np.asarray},
-    pairs=(Pair(("vision", "text"), Nothing()),),
+    pairs=(ModalityPair(("vision", "text"), Nothing()),),
     steps=100,
     batch_size=16,
     # A large epsilon: gradients that are zero but for rounding make no step.
@@ -68,8 +68,8 @@ STEPS = 3
     ],
 )
 def test_where_a_parameter_is_split(shape, fsdp, spec):
-    assert parameter_spec(shape, fsdp) == spec
-    assert parameter_spec((8, *shape), fsdp, layers=1) == (P(None, *spec) if spec else P())
+    assert fsdp_spec(shape, fsdp) == spec
+    assert fsdp_spec((8, *shape), fsdp, layers=1) == (P(None, *spec) if spec else P())
 
 
 @pytest.mark.parametrize(("fsdp", "shape"), [(None, (1, 8)), (1, (8, 1)), (2, (4, 2)), (8, (1, 8))])
@@ -88,7 +88,7 @@ def test_the_mesh_holds_all_devices(fsdp, shape):
         (lambda: sharding.make_mesh(-1), "fsdp -1"),
         (lambda: sharding.make_mesh(0), "fsdp 0"),
         (lambda: sharding.check_batch_size(30), "batch_size 30 is not divisible by 8 devices"),
-        (lambda: sharding.placement("split"), "'split': not one of sharded, pmap"),
+        (lambda: sharding.make_strategy("split"), "'split': not one of sharded, pmap"),
     ],
 )
 def test_mistakes_are_named(mistake, words):
@@ -127,12 +127,12 @@ def run(place, before=None):
 @pytest.fixture(scope="module")
 def runs():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "SMALLEST_SPLIT", 64)  # so that a width of 32 is split
-        one = run(Sharded(devices=jax.devices()[:1]))
+        patch.setattr(sharding, "MIN_SHARD_ELEMENTS", 64)  # so that a width of 32 is split
+        one = run(ShardedStrategy(devices=jax.devices()[:1]))
         yield {
             "one device": one,
-            "sharded": run(Sharded(fsdp=4), one[0]),  # a mesh with two axes
-            "replicated": run(Replicated(), one[0]),
+            "sharded": run(ShardedStrategy(fsdp=4), one[0]),  # a mesh with two axes
+            "replicated": run(PmapStrategy(), one[0]),
         }
 
 
@@ -199,12 +199,12 @@ def test_a_state_is_really_split_after_its_steps(runs):
 
 
 def test_no_device_holds_a_whole_state_from_the_start(monkeypatch):
-    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
+    monkeypatch.setattr(sharding, "MIN_SHARD_ELEMENTS", 64)
     make = lambda: {"w": jnp.ones((32, 64)), "moment": jnp.ones((64, 3)), "b": jnp.ones(8)}  # noqa: E731
-    state = Sharded().create(make)
+    state = ShardedStrategy().create(make)
     shapes = {name: leaf.addressable_shards[0].data.shape for name, leaf in state.items()}
     assert shapes == {"w": (4, 64), "moment": (8, 3), "b": (8,)}
-    placed = Sharded(fsdp=2).place(state)
+    placed = ShardedStrategy(fsdp=2).place(state)
     assert {name: leaf.addressable_shards[0].data.shape for name, leaf in placed.items()} == {
         "w": (16, 64), "moment": (32, 3), "b": (8,),
     }  # fmt: skip
@@ -212,7 +212,7 @@ def test_no_device_holds_a_whole_state_from_the_start(monkeypatch):
 
 def test_a_batch_is_split_by_row_in_order():
     rows = np.arange(32, dtype=np.float32).reshape(16, 2)
-    split = Sharded(fsdp=4).batch({"imu": rows})["imu"]
+    split = ShardedStrategy(fsdp=4).batch({"imu": rows})["imu"]
     np.testing.assert_array_equal(split, rows)
     assert [shard.data[0, 0].item() for shard in split.addressable_shards] == [
         0,
@@ -224,16 +224,16 @@ def test_a_batch_is_split_by_row_in_order():
         24,
         28,
     ]
-    np.testing.assert_array_equal(Replicated().batch({"imu": rows})["imu"].reshape(16, 2), rows)
+    np.testing.assert_array_equal(PmapStrategy().batch({"imu": rows})["imu"].reshape(16, 2), rows)
 
 
 @pytest.mark.parametrize("split", [False, True])
 def test_a_replica_is_what_was_placed(split, monkeypatch):
-    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 16)
+    monkeypatch.setattr(sharding, "MIN_SHARD_ELEMENTS", 16)
     state = {"w": jnp.arange(24.0).reshape(8, 3), "step": jnp.int32(4)}
-    before = Sharded().place(state) if split else state  # split, as from a checkpoint
+    before = ShardedStrategy().place(state) if split else state  # split, as from a checkpoint
     assert before["w"].is_fully_replicated == (not split)
-    place = Replicated()
+    place = PmapStrategy()
     copies = place.place(before)
     assert copies["w"].shape == (8, 8, 3)
     assert all((copy == state["w"]).all() for copy in np.asarray(copies["w"]))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Items
+from imagebind_jax.evaluation.benchmark import EvalInputs
 from imagebind_jax.evaluation.tasks import arithmetic
 from imagebind_jax.evaluation.tasks.arithmetic import Arithmetic
 
@@ -37,7 +37,7 @@ def test_the_first_k_that_are_not_excluded_are_looked_at(excluded, first):
     left = [i for i in range(4) if i not in excluded]
     for wanted, k in itertools.product(([5, 7], [0, 7], [5, 0], [7, 5]), (1, 2, 3, 9)):
         hit = any(labels[i].tolist() == wanted for i in left[:k])
-        found = arithmetic.found(
+        found = arithmetic.composed_hit(
             QUERY, KEYS, np.array([wanted]), labels, np.array([excluded], int), k
         )
         assert found.tolist() == [hit]
@@ -48,7 +48,11 @@ def test_what_is_not_a_number_is_neither_found_nor_finds():
     keys = np.where(np.arange(4)[:, None] < 2, np.nan, KEYS)
     queries = np.array([[1.0, 0], [1, 0], [np.nan, 0]])
     wanted = np.array([[0], [1], [1]])
-    assert arithmetic.found(queries, keys, wanted, labels, k=4).tolist() == [False, True, False]
+    assert arithmetic.composed_hit(queries, keys, wanted, labels, k=4).tolist() == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_chance_is_the_mean_over_all_orders_of_the_keys():
@@ -62,9 +66,11 @@ def test_chance_is_the_mean_over_all_orders_of_the_keys():
             for order in itertools.permutations(left):
                 weight = 1 / len(list(itertools.permutations(left)))
                 hits.append(weight * any((labels[i] == want).all() for i in order[:k]))
-        assert arithmetic.chance(wanted, labels, excluded, k) == pytest.approx(sum(hits) / 4)
-    assert arithmetic.chance(wanted, labels) == pytest.approx((2 + 1 + 0 + 1) / 5 / 4)
-    assert arithmetic.answers(wanted, labels).tolist() == [2, 1, 0, 1]
+        assert arithmetic.chance_hit_rate(wanted, labels, excluded, k) == pytest.approx(
+            sum(hits) / 4
+        )
+    assert arithmetic.chance_hit_rate(wanted, labels) == pytest.approx((2 + 1 + 0 + 1) / 5 / 4)
+    assert arithmetic.count_answers(wanted, labels).tolist() == [2, 1, 0, 1]
 
 
 def test_random_vectors_are_found_at_chance():
@@ -73,8 +79,8 @@ def test_random_vectors_are_found_at_chance():
     excluded = rng.integers(300, size=(2000, 1))
     query, keys = rng.standard_normal((2000, 32)), rng.standard_normal((300, 32))
     for k in (1, 5):
-        chance = arithmetic.chance(wanted, labels, excluded, k)
-        hits = arithmetic.found(query, keys, wanted, labels, excluded, k)
+        chance = arithmetic.chance_hit_rate(wanted, labels, excluded, k)
+        hits = arithmetic.composed_hit(query, keys, wanted, labels, excluded, k)
         assert abs(hits.mean() - chance) < 5 * (chance * (1 - chance) / 2000) ** 0.5
 
 
@@ -128,7 +134,7 @@ def planted():
 
 
 def measured(bench, first="vision", second="audio", keys="vision", wanted=("shape", "material")):
-    items = (Items(SOURCE, modality, SOURCE) for modality in (first, second, keys))
+    items = (EvalInputs(SOURCE, modality, SOURCE) for modality in (first, second, keys))
     return Arithmetic(*items, wanted=wanted).measure(bench)
 
 
@@ -191,7 +197,7 @@ def test_a_label_of_the_record_itself_will_do():
 
 
 def test_arithmetic_says_what_it_needs():
-    items = [Items(SOURCE, modality, SOURCE) for modality in ("vision", "audio", "vision")]
+    items = [EvalInputs(SOURCE, modality, SOURCE) for modality in ("vision", "audio", "vision")]
     found = Arithmetic(*items, wanted=("shape", "material"))
     assert found.sources == (SOURCE,)
     assert found.modalities == {"vision", "audio"}

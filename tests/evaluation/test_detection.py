@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Items
+from imagebind_jax.evaluation.benchmark import EvalInputs
 from imagebind_jax.evaluation.tasks import detection, external_detectors
 from imagebind_jax.evaluation.tasks.detection import Detection
 from imagebind_jax.inputs.decoders.media import MediaError
-from imagebind_jax.inputs.transforms.rle import box_of, run_lengths
-from imagebind_jax.inputs.transforms.tiles import Windows
+from imagebind_jax.inputs.transforms.rle import mask_to_box, rle_encode
+from imagebind_jax.inputs.transforms.tiles import Tiles
 from imagebind_jax.models import patch_embeddings
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import HUGE, ImageBind, ImageBindConfig, embed, init
@@ -66,7 +66,9 @@ def test_attending_as_the_encoder_does_its_embedding_comes_out(name):
     x = jnp.repeat(images(), 2, axis=1)
 
     def but_the_first(qkv, *bias, shift, heads, causal):
-        y = patch_embeddings.attention(qkv[:, 1:], *bias, shift=shift, heads=heads, causal=causal)
+        y = patch_embeddings.self_attention(
+            qkv[:, 1:], *bias, shift=shift, heads=heads, causal=causal
+        )
         return jnp.concatenate([y[:, :1], y], axis=1)
 
     @jax.jit
@@ -75,7 +77,7 @@ def test_attending_as_the_encoder_does_its_embedding_comes_out(name):
         last = jax.tree.map(lambda leaf: leaf[-1], tower["trunk"]["blocks"])
         # All tokens behind one that is dropped: the first of what is left is the cls token itself.
         every = jnp.concatenate([tokens[:, :1], tokens], axis=1)
-        block = patch_embeddings.LastBlock(c, "float32", but_the_first, None)
+        block = patch_embeddings.PatchBlock(c, "float32", but_the_first, None)
         z = patch_embeddings._head(c, "float32", tower, block.apply({"params": last}, every))[:, 0]
         return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
 
@@ -83,7 +85,7 @@ def test_attending_as_the_encoder_does_its_embedding_comes_out(name):
     np.testing.assert_allclose(z, embed(model, params, {"vision": x})["vision"], atol=2e-6)
 
 
-@pytest.mark.parametrize("how", patch_embeddings.HOW)
+@pytest.mark.parametrize("how", patch_embeddings.METHODS)
 def test_a_unit_vector_for_every_patch(how):
     model, params = model_of()
     z = patch_embeddings.patch_embeddings(model, params, images(), how=how)
@@ -104,7 +106,7 @@ def placeless(c):
     return model, params
 
 
-@pytest.mark.parametrize("how", patch_embeddings.HOW)
+@pytest.mark.parametrize("how", patch_embeddings.METHODS)
 def test_where_patches_are_as_one_all_say_the_same(how):
     model, params = placeless(SMALL)
     z = patch_embeddings.patch_embeddings(model, params, jnp.full((1, 1, 16, 16, 3), 0.7), how=how)
@@ -125,7 +127,7 @@ def test_a_colour_is_found_where_it_is(how):
     heat = detection.heat_map(z, z[1, 2], against=others[:1])
     assert np.unravel_index(heat.argmax(), heat.shape) == (1, 2)
     assert heat[1, 2] > 0.01 and np.abs(np.delete(heat.ravel(), 6) - heat[0, 0]).max() < 1e-4
-    [box], _ = detection.boxes(heat, 16, 16, threshold=0.5, most=1)
+    [box], _ = detection.boxes_from_heat_map(heat, 16, 16, threshold=0.5, most=1)
     assert detection.iou(box[None], np.array([[8.0, 4, 12, 8]]))[0, 0] > 0.6
 
 
@@ -153,7 +155,7 @@ def test_a_grid_need_not_be_square_or_of_a_picture():
 def test_the_released_model_has_a_vector_for_each_of_its_256_patches():
     params = jax.eval_shape(lambda key: init(HUGE, key), jax.random.key(0))
     x = jax.ShapeDtypeStruct((2, 1, 224, 224, 3), jnp.float32)
-    for how in patch_embeddings.HOW:
+    for how in patch_embeddings.METHODS:
         seen = functools.partial(patch_embeddings.patch_embeddings, ImageBind(HUGE), how=how)
         assert jax.eval_shape(seen, params, x).shape == (2, 16, 16, 1024)
 
@@ -182,28 +184,32 @@ def block(left, top, right, bottom, h=8, w=12):
 
 
 def test_a_bright_block_is_the_box():
-    found, scores = detection.boxes(block(3, 2, 7, 5), 12, 8)
+    found, scores = detection.boxes_from_heat_map(block(3, 2, 7, 5), 12, 8)
     np.testing.assert_array_equal(found, [[3, 2, 7, 5]])
     assert scores == 1
-    found, _ = detection.boxes(block(3, 2, 7, 5), 120, 80)  # ten times as large, whatever between
+    found, _ = detection.boxes_from_heat_map(
+        block(3, 2, 7, 5), 120, 80
+    )  # ten times as large, whatever between
     assert detection.iou(found, np.array([[30.0, 20, 70, 50]]))[0, 0] > 0.9
 
 
 def test_two_blocks_are_two_boxes_the_brighter_first():
     heat = block(0, 0, 2, 2) + 2 * block(9, 5, 12, 8)
-    found, scores = detection.boxes(heat, 12, 8, threshold=0.4)
+    found, scores = detection.boxes_from_heat_map(heat, 12, 8, threshold=0.4)
     np.testing.assert_array_equal(found, [[9, 5, 12, 8], [0, 0, 2, 2]])
     np.testing.assert_array_equal(scores, [2, 1])
-    assert len(detection.boxes(heat, 12, 8, threshold=0.4, most=1)[0]) == 1
-    assert len(detection.boxes(heat, 12, 8, threshold=0.6)[0]) == 1
-    found, scores = detection.boxes(0.1 * heat - 5, 12, 8, threshold=0.4)  # in whatever unit
+    assert len(detection.boxes_from_heat_map(heat, 12, 8, threshold=0.4, most=1)[0]) == 1
+    assert len(detection.boxes_from_heat_map(heat, 12, 8, threshold=0.6)[0]) == 1
+    found, scores = detection.boxes_from_heat_map(
+        0.1 * heat - 5, 12, 8, threshold=0.4
+    )  # in whatever unit
     np.testing.assert_array_equal(found, [[9, 5, 12, 8], [0, 0, 2, 2]])
     with pytest.raises(UserError, match="threshold 1.0"):
-        detection.boxes(heat, 12, 8, threshold=1.0)
+        detection.boxes_from_heat_map(heat, 12, 8, threshold=1.0)
 
 
 def test_where_all_is_alike_the_box_is_the_picture():
-    found, _ = detection.boxes(np.full((3, 4), 0.2), 40, 30)
+    found, _ = detection.boxes_from_heat_map(np.full((3, 4), 0.2), 40, 30)
     np.testing.assert_array_equal(found, [[0, 0, 40, 30]])
 
 
@@ -226,12 +232,12 @@ def test_heat_is_the_cosine_less_that_of_what_is_not_meant():
 
 
 def test_windows_are_put_together_where_they_were_cut():
-    windows = Windows(size=8, picture=12, stride=4)  # 2 x 2 patches of 4 pixels in each of four
+    windows = Tiles(size=8, picture=12, stride=4)  # 2 x 2 patches of 4 pixels in each of four
     whole = np.eye(9).reshape(3, 3, 9)
     views = np.stack([whole[t // 4 :, w // 4 :][:2, :2] for t, w in windows.places])
-    np.testing.assert_allclose(detection.merged(views, windows), whole)
+    np.testing.assert_allclose(detection.merge_tiles(views, windows), whole)
     with pytest.raises(UserError, match="multiple of a patch"):
-        detection.merged(views, Windows(size=8, picture=10, stride=2))
+        detection.merge_tiles(views, Tiles(size=8, picture=10, stride=2))
 
 
 # ---- the benchmark
@@ -263,7 +269,7 @@ class Stored:
                 mask = np.zeros((16, 16), bool)
                 mask[top : top + 8, left : left + 8] = True
                 note = {"id": f"{scene}.{which}", "scene": scene, "colour": which}
-                self.asked.append({**note, "mask": run_lengths(mask), "box": box_of(mask)})
+                self.asked.append({**note, "mask": rle_encode(mask), "box": mask_to_box(mask)})
             self.pictures.append({"id": str(scene), "scene": scene, "pixels": pixels})
         flat = [np.broadcast_to(c, (1, 16, 16, 3)) for c in colours]
         seen = patch_embeddings.patch_embeddings(self.model, params, jnp.asarray(np.stack(flat)))
@@ -296,7 +302,7 @@ class Planted(Stored):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pixels(Windows):
+class Pixels(Tiles):
     """Windows of what is decoded already."""
 
     def __call__(self, record, rng):
@@ -309,8 +315,8 @@ WHOLE = Pixels(size=16, picture=16, stride=16)
 
 
 def measured(bench, **options):
-    queries = Items(Given("asked"), "audio", WHOLE)
-    pictures = Items(Given("pictures"), "vision", WHOLE)
+    queries = EvalInputs(Given("asked"), "audio", WHOLE)
+    pictures = EvalInputs(Given("pictures"), "vision", WHOLE)
     return Detection(queries, pictures, reach=0, **options).measure(bench)
 
 
@@ -329,7 +335,7 @@ def test_what_a_colour_asks_for_is_boxed():
 def test_what_stands_in_the_middle_of_a_wide_picture_is_found_by_chance():
     bench, mask = Planted(), np.zeros((16, 32), bool)
     mask[6:10, 12:20] = True
-    where = {"mask": run_lengths(mask), "box": box_of(mask)}
+    where = {"mask": rle_encode(mask), "box": mask_to_box(mask)}
     bench.asked = [{**note, **where} for note in bench.asked]
     assert measured(bench).chance == {"mean_iou": 1, "success": 1, "pointing": 1}
 
@@ -356,7 +362,10 @@ def test_queries_and_pictures_that_cannot_be_read_are_counted():
 
 
 def test_detection_says_what_it_needs():
-    asked, seen = Items(Given("asked"), "audio", WHOLE), Items(Given("seen"), "vision", WHOLE)
+    asked, seen = (
+        EvalInputs(Given("asked"), "audio", WHOLE),
+        EvalInputs(Given("seen"), "vision", WHOLE),
+    )
     found = Detection(asked, seen)
     assert found.sources == (asked.source, seen.source)
     assert found.modalities == {"audio", "vision"}
@@ -418,18 +427,18 @@ def test_nothing_found_is_no_error():
 
 def test_suppression_by_hand():
     scores = np.array([0.5, 0.9, 0.1, 0.8])
-    assert external_detectors.suppress(BOXES, scores, 0.5).tolist() == [1, 2]
-    assert external_detectors.suppress(BOXES, scores, 0.85).tolist() == [1, 3, 2]
-    assert external_detectors.suppress(BOXES, scores, 1.0).tolist() == [1, 3, 0, 2]
-    assert external_detectors.suppress(BOXES[:0], scores[:0]).tolist() == []
+    assert external_detectors.nms(BOXES, scores, 0.5).tolist() == [1, 2]
+    assert external_detectors.nms(BOXES, scores, 0.85).tolist() == [1, 3, 2]
+    assert external_detectors.nms(BOXES, scores, 1.0).tolist() == [1, 3, 0, 2]
+    assert external_detectors.nms(BOXES[:0], scores[:0]).tolist() == []
 
 
 def test_detics_file_is_read_as_it_reads_it(tmp_path):
     classes = np.random.default_rng(0).standard_normal((5, 512))
-    external_detectors.write_zs_weight(tmp_path / "esc.npy", classes)
+    external_detectors.write_detic_zs_weight(tmp_path / "esc.npy", classes)
     read = np.load(tmp_path / "esc.npy", allow_pickle=False)
     assert read.shape == (5, 512) and read.dtype == np.float32
-    weight = external_detectors.zs_weight(classes)
+    weight = external_detectors.detic_zs_weight(classes)
     assert weight.shape == (512, 6)
     np.testing.assert_array_equal(weight[:, :5], read.T)
     np.testing.assert_array_equal(weight[:, 5], 0)
@@ -438,9 +447,9 @@ def test_detics_file_is_read_as_it_reads_it(tmp_path):
 
 def test_widths_that_do_not_fit_are_said_with_the_remedy(tmp_path):
     with pytest.raises(UserError, match="1024 numbers, and a detector of 512: .*ViT-B/32"):
-        external_detectors.write_zs_weight(tmp_path / "a.npy", np.ones((3, 1024)))
+        external_detectors.write_detic_zs_weight(tmp_path / "a.npy", np.ones((3, 1024)))
     with pytest.raises(UserError, match="of 4 numbers, and a detector of 3"):
         external_detectors.classify_boxes(np.eye(3), BOXES[:3], np.ones(3), np.eye(4))
     with pytest.raises(UserError, match="npy file"):
-        external_detectors.write_zs_weight(tmp_path / "a.txt", np.ones((3, 512)))
+        external_detectors.write_detic_zs_weight(tmp_path / "a.txt", np.ones((3, 512)))
     assert not list(tmp_path.iterdir())

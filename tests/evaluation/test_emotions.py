@@ -7,16 +7,16 @@ import pathlib
 import pytest
 from test_paper_benchmarks import CONFIGS, MODEL, knows_nothing
 
-from imagebind_jax.config import load
+from imagebind_jax.config import load_config
 from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig
-from imagebind_jax.evaluation.run import run
-from imagebind_jax.evaluation.trained.fit_classifier import Learning
+from imagebind_jax.evaluation.run import run_benchmarks
+from imagebind_jax.evaluation.trained.fit_classifier import TrainingSchedule
 from imagebind_jax.evaluation.trained.fusion import Fusion
 from imagebind_jax.models.imagebind import ImageBindConfig
-from imagebind_jax.prepare.run import prepare
+from imagebind_jax.prepare.run import prepare_dataset
 
 pytest.importorskip("av")
-BRIEF = Learning(epochs=1, batch_size=8)
+BRIEF = TrainingSchedule(epochs=1, batch_size=8)
 HEADS = ("concatenation", "tuned")
 
 
@@ -40,10 +40,12 @@ def quick(benchmark: Benchmark) -> Benchmark:
 )
 def test_a_sample_is_measured(dataset, name, which, tmp_path):
     """Each benchmark but the dearest heads, on one of the datasets: their configs differ in names alone."""
-    prepare(dataset, None, tmp_path / dataset, workers=1, allow_missing=1.0, say=lambda line: None)
+    prepare_dataset(
+        dataset, None, tmp_path / dataset, workers=1, allow_missing=1.0, say=lambda line: None
+    )
     encoders = {m: MODEL.encoders[m] for m in ("vision", "audio")}
     knows_nothing(ImageBindConfig(encoders, MODEL.embed_dim), tmp_path / "tiny")
-    config = load(
+    config = load_config(
         CONFIGS / f"eval_{dataset}.py",
         EvalConfig,
         ["--records", str(tmp_path), "--resamples", "20", "--unusable", "0"],
@@ -54,7 +56,9 @@ def test_a_sample_is_measured(dataset, name, which, tmp_path):
     ]
     chosen = (quick(config.benchmarks[which]),)
     config = dataclasses.replace(config, benchmarks=chosen)
-    run(config, checkpoint=tmp_path / "tiny", out=tmp_path / "out", say=lambda line: None)
+    run_benchmarks(
+        config, checkpoint=tmp_path / "tiny", out=tmp_path / "out", say=lambda line: None
+    )
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["missing"] == {}
     assert list(results["benchmarks"]) == [each.name for each in chosen]

@@ -7,7 +7,7 @@ import re
 import pytest
 from test_docs import EVALUATION, table
 
-from imagebind_jax.config import load
+from imagebind_jax.config import load_config
 from imagebind_jax.data import reading
 from imagebind_jax.evaluation.benchmark import EvalConfig
 from imagebind_jax.inputs.sources import Prepared
@@ -25,7 +25,7 @@ COLUMNS = ("where", "config", "records", "item", "prompts", "paper", "others", "
 
 @pytest.fixture(scope="module")
 def configs():
-    return {stem: load(CONFIGS / f"{stem}.py", EvalConfig) for stem in STEMS}
+    return {stem: load_config(CONFIGS / f"{stem}.py", EvalConfig) for stem in STEMS}
 
 
 def docstring(stem):

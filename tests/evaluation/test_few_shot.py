@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Bench, Evaluation, Items
+from imagebind_jax.evaluation.benchmark import Embedder, EvalInputs, Evaluator
 from imagebind_jax.evaluation.tasks import few_shot, linear_probe, retrieval
-from imagebind_jax.evaluation.tasks.few_shot import FewShot, Pool
+from imagebind_jax.evaluation.tasks.few_shot import FewShot, LabelledPool
 
 # What is compiled here takes longer to compile than to run.
 
@@ -29,7 +29,7 @@ class Named:
 
 
 def items(name):
-    return Items(Named(name), "audio", lambda record, rng: record["audio"])
+    return EvalInputs(Named(name), "audio", lambda record, rng: record["audio"])
 
 
 class Planted:
@@ -75,7 +75,7 @@ def clusters(n, classes, noise, seed, width=64):
 
 def pool_of(labels, splits, usable=None):
     usable = np.ones(len(labels), bool) if usable is None else usable
-    return Pool(np.asarray(labels), usable, splits)
+    return LabelledPool(np.asarray(labels), usable, splits)
 
 
 def halves(n):
@@ -84,7 +84,7 @@ def halves(n):
 
 def test_an_episode_has_k_samples_of_each_class_and_none_that_it_is_tested_on():
     labels = np.arange(60) % 5 + 10
-    for each in few_shot.episodes(pool_of(labels, halves(60)), 3, draws=2, seed=0):
+    for each in few_shot.sample_episodes(pool_of(labels, halves(60)), 3, draws=2, seed=0):
         assert collections.Counter(labels[each.train]) == dict.fromkeys(range(10, 15), 3)
         assert (each.labels + 10 == labels[each.train]).all() and each.classes == 5
         assert len(np.unique(each.train)) == 15 and not set(each.train) & set(each.test)
@@ -93,14 +93,14 @@ def test_an_episode_has_k_samples_of_each_class_and_none_that_it_is_tested_on():
 
 def test_the_samples_of_fewer_shots_are_among_those_of_more():
     pool = pool_of(np.arange(60) % 5, halves(60))
-    for one, four in zip(*(few_shot.episodes(pool, k, draws=3, seed=0) for k in (1, 4))):
+    for one, four in zip(*(few_shot.sample_episodes(pool, k, draws=3, seed=0) for k in (1, 4))):
         assert (one.split, one.draw) == (four.split, four.draw)
         assert set(one.train) < set(four.train)
 
 
 def test_draws_follow_the_seed_and_differ_from_each_other():
     pool = pool_of(np.arange(60) % 5, halves(60))
-    first, again, other = (few_shot.episodes(pool, 2, draws=3, seed=s) for s in (0, 0, 1))
+    first, again, other = (few_shot.sample_episodes(pool, 2, draws=3, seed=s) for s in (0, 0, 1))
     drawn = [tuple(each.train) for each in (*first, *other)]
     assert drawn[:6] == [tuple(each.train) for each in again]
     assert len(set(drawn)) == 12
@@ -108,10 +108,10 @@ def test_draws_follow_the_seed_and_differ_from_each_other():
 
 def test_a_sample_that_is_not_usable_is_not_drawn_and_changes_no_other():
     pool = pool_of(np.arange(60) % 5, halves(60))
-    whole = few_shot.episodes(pool, 2, draws=1, seed=0)[0]
+    whole = few_shot.sample_episodes(pool, 2, draws=1, seed=0)[0]
     usable = np.ones(60, bool)
     usable[[whole.train[0], whole.test[0]]] = False
-    part = few_shot.episodes(dataclasses.replace(pool, usable=usable), 2, draws=1, seed=0)[0]
+    part = few_shot.sample_episodes(dataclasses.replace(pool, usable=usable), 2, draws=1, seed=0)[0]
     assert usable[part.train].all() and usable[part.test].all()
     assert len(part.train) == 10 and len(part.test) == 29
     assert set(whole.train) - set(part.train) == {whole.train[0]}
@@ -128,7 +128,7 @@ def test_numbers_by_hand_from_learners_that_answer_always_the_same():
     # Fold 0 is tested on 1 x class 0 and 3 x class 1, fold 1 on 2 and 2.
     pool = pool_of([0, 1, 1, 1, 0, 0, 1, 1], ((np.arange(4, 8), np.arange(4)), halves(8)[0]))
     learners = {"": constant(lambda each: 0), "turns": constant(lambda each: each.draw)}
-    found = few_shot.run(Planted({}), pool, learners, shots=(1, 2), draws=2)
+    found = few_shot.run_episodes(Planted({}), pool, learners, shots=(1, 2), draws=2)
     assert list(found.numbers) == ["shot1", "shot1_turns", "shot2", "shot2_turns"]
     assert (found.samples, found.unusable) == (8, 0) and found.chance["shot1_turns"] == 0.5
     zero, turns = found.numbers["shot1"], found.numbers["shot1_turns"]
@@ -142,7 +142,9 @@ def test_numbers_by_hand_from_learners_that_answer_always_the_same():
 def test_folds_count_alike_whatever_their_sizes():
     pool = pool_of([0] * 10 + [1] * 2 + [0], ((np.arange(10, 13), np.arange(10)), halves(26)[0]))
     pool = dataclasses.replace(pool, splits=(pool.splits[0], (np.arange(10), np.arange(10, 13))))
-    found = few_shot.run(Planted({}), pool, {"": constant(lambda each: 0)}, shots=(1,), draws=1)
+    found = few_shot.run_episodes(
+        Planted({}), pool, {"": constant(lambda each: 0)}, shots=(1,), draws=1
+    )
     assert found.numbers["shot1"].value == pytest.approx((1 + 1 / 3) / 2)
     assert found.numbers["shot1"].spread is None
 
@@ -151,7 +153,7 @@ def test_a_class_without_samples_counts_as_wrong_and_short_classes_are_said():
     # To learn from: 3 of class 4, 1 of class 5, none of class 7, on which one test sample is.
     pool = pool_of([4, 4, 4, 5, 4, 7], ((np.arange(4), np.arange(4, 6)),))
     learners = {"": constant(lambda each: 0), "lucky": constant(lambda each: 2)}
-    found = few_shot.run(Planted({}), pool, learners, shots=(1, 2), draws=2)
+    found = few_shot.run_episodes(Planted({}), pool, learners, shots=(1, 2), draws=2)
     assert found.numbers["shot2"].value == 0.5 and found.numbers["shot2_lucky"].value == 0
     assert found.chance["shot1"] == 1 / 3
     (note,) = found.notes
@@ -164,7 +166,9 @@ def test_a_split_of_which_nothing_is_usable_is_refused(rows, what):
     usable[rows] = False
     pool = pool_of([0, 1, 0, 1], ((np.arange(2), np.arange(2, 4)),), usable)
     with pytest.raises(UserError, match=what):
-        few_shot.run(Planted({}), pool, {"": constant(lambda each: 0)}, shots=(1,), draws=1)
+        few_shot.run_episodes(
+            Planted({}), pool, {"": constant(lambda each: 0)}, shots=(1,), draws=1
+        )
 
 
 # ---- embeddings
@@ -173,7 +177,7 @@ def test_a_split_of_which_nothing_is_usable_is_refused(rows, what):
 def test_a_planted_embedding_is_told_apart_at_every_shot():
     bench, parts = folds(2, lambda f: clusters(40, 4, 0.0, f))
     evaluation = FewShot(parts, shots=(1, 2), draws=2)
-    assert isinstance(evaluation, Evaluation) and isinstance(bench, Bench)
+    assert isinstance(evaluation, Evaluator) and isinstance(bench, Embedder)
     assert evaluation.sources == tuple(part.source for part in parts)
     found = evaluation.measure(bench)
     assert list(found.numbers) == ["shot1", "shot1_ridge", "shot2", "shot2_ridge"]
@@ -251,7 +255,7 @@ def test_the_probe_gets_the_fields_and_vectors_of_the_scale(monkeypatch):
         classifier[:, 0, 0], classifier[:, 3, 1] = 1, 6  # class 0 from a first coordinate of 6 on
         return classifier
 
-    monkeypatch.setattr(linear_probe, "adamw", adamw)
+    monkeypatch.setattr(linear_probe, "fit_probe_adamw", adamw)
     z = np.tile(np.float32([[1, 0, 0]]), (8, 1))
     bench, parts = folds(2, lambda f: (z, [0, 1, 1, 1] * 2))
     fields = {"learning_rate": 0.1, "weight_decay": 0.2, "epochs": 3, "batch_size": 4}
@@ -337,7 +341,7 @@ def test_the_probe_is_adamw_by_hand_and_sets_do_not_mix():
     x, labels = normal(9, 3), LABELS
     rows = [np.array([0, 1, 2, 3]), np.array([8, 4, 1, 7]), np.arange(9)]
     given = [labels[each] for each in rows]
-    found = linear_probe.adamw(x, rows, given, 3, batch_size=9, epochs=4, **SETTINGS)
+    found = linear_probe.fit_probe_adamw(x, rows, given, 3, batch_size=9, epochs=4, **SETTINGS)
     assert found.shape == (3, 4, 3)
     for weights, each in zip(found, rows):
         wanted = by_hand(x, labels, [each] * 4, **SETTINGS)
@@ -347,7 +351,7 @@ def test_the_probe_is_adamw_by_hand_and_sets_do_not_mix():
 def test_an_epoch_is_every_sample_once_in_batches_of_like_size():
     x, labels = normal(9, 3), LABELS
     given = {"batch_size": 5, "epochs": 3, "seed": 7}
-    (found,) = linear_probe.adamw(x, [np.arange(9)], [labels], 3, **given, **SETTINGS)
+    (found,) = linear_probe.fit_probe_adamw(x, [np.arange(9)], [labels], 3, **given, **SETTINGS)
     rng = np.random.default_rng(7)
     batches = [part for _ in range(3) for part in np.array_split(rng.permutation(9), 2)]
     assert [len(part) for part in batches] == [5, 4] * 3
@@ -360,7 +364,7 @@ def test_one_program_serves_all_sets_of_a_size():
     before = linear_probe._descend._cache_size()
     for seed, rate in ((0, 0.1), (1, 0.2), (2, 0.3)):
         settings = {"learning_rate": rate, "weight_decay": rate, "epochs": 3, "batch_size": 5}
-        linear_probe.adamw(x, [np.arange(12)] * 2, [labels] * 2, 2, seed=seed, **settings)
+        linear_probe.fit_probe_adamw(x, [np.arange(12)] * 2, [labels] * 2, 2, seed=seed, **settings)
     assert linear_probe._descend._cache_size() == before + 1
 
 
@@ -372,7 +376,7 @@ def test_the_papers_rate_tells_one_sample_a_class_apart():
     names = ("learning_rate", "weight_decay", "epochs", "batch_size")
 
     def share(scale):
-        (weights,) = linear_probe.adamw(
+        (weights,) = linear_probe.fit_probe_adamw(
             scale * x, [labels], [labels], 50, **{name: fields[name] for name in names}
         )
         logits = scale * x @ weights[:-1] + weights[-1]
@@ -403,7 +407,9 @@ def brute(x, targets, penalty):
 def test_leaving_out_in_closed_form_is_leaving_out(width):
     x, labels = normal(12, width) + 2, np.arange(12) % 3
     targets = np.eye(3)[labels]
-    for penalty, found in zip((0.01, 1.0), linear_probe.left_out(x, targets, (0.01, 1.0))):
+    for penalty, found in zip(
+        (0.01, 1.0), linear_probe.leave_one_out_predictions(x, targets, (0.01, 1.0))
+    ):
         np.testing.assert_allclose(found, brute(x, targets, penalty), atol=1e-5)
 
 
@@ -414,12 +420,13 @@ def test_ridge_takes_the_penalty_that_leaves_out_best():
     )
     targets = np.eye(3)[labels]
     errors = [
-        np.mean((brute(x, targets, penalty) - targets) ** 2) for penalty in linear_probe.RIDGES
+        np.mean((brute(x, targets, penalty) - targets) ** 2)
+        for penalty in linear_probe.RIDGE_PENALTIES
     ]
-    best = linear_probe.RIDGES[int(np.argmin(errors))]
-    assert best != linear_probe.RIDGES[0]
+    best = linear_probe.RIDGE_PENALTIES[int(np.argmin(errors))]
+    assert best != linear_probe.RIDGE_PENALTIES[0]
     np.testing.assert_allclose(
-        linear_probe.ridge(x, labels, 3), solved(x, targets, best), atol=1e-5
+        linear_probe.fit_probe_ridge(x, labels, 3), solved(x, targets, best), atol=1e-5
     )
 
 
@@ -432,17 +439,21 @@ def solved(x, targets, penalty):
 
 def test_ridge_at_one_shot_has_its_fixed_penalty_and_finds_every_sample():
     x, labels = normal(6, 32) + 3, np.array([3, 0, 1, 5, 4, 2])
-    classifier = linear_probe.ridge(x, labels, 7)  # of the class 6 there is none
+    classifier = linear_probe.fit_probe_ridge(x, labels, 7)  # of the class 6 there is none
     np.testing.assert_allclose(
-        classifier, solved(x, np.eye(7)[labels], linear_probe.ALONE), atol=1e-5
+        classifier, solved(x, np.eye(7)[labels], linear_probe.NO_LEAVE_ONE_OUT_BELOW), atol=1e-5
     )
-    assert linear_probe.predict(x, classifier).tolist() == labels.tolist()
+    assert linear_probe.predict_class(x, classifier).tolist() == labels.tolist()
 
 
 def test_samples_that_are_all_alike_give_a_finite_classifier():
-    classifier = linear_probe.ridge(np.ones((4, 3), np.float32), np.array([0, 0, 0, 1]), 2)
-    assert linear_probe.predict(np.ones((1, 3), np.float32), classifier).tolist() == [0]
-    assert np.isfinite(linear_probe.ridge(np.ones((1, 3), np.float32), np.array([0]), 2)).all()
+    classifier = linear_probe.fit_probe_ridge(
+        np.ones((4, 3), np.float32), np.array([0, 0, 0, 1]), 2
+    )
+    assert linear_probe.predict_class(np.ones((1, 3), np.float32), classifier).tolist() == [0]
+    assert np.isfinite(
+        linear_probe.fit_probe_ridge(np.ones((1, 3), np.float32), np.array([0]), 2)
+    ).all()
 
 
 # ---- of many samples
@@ -469,21 +480,21 @@ def test_a_linear_probe_sees_what_differs_by_a_thousandth():
 def test_a_linear_map_undoes_a_rotation_and_leaves_what_agrees_alone():
     turn = np.linalg.qr(normal(8, 8))[0]
     query, new = normal(400, 8, seed=1), normal(50, 8, seed=2)
-    assert retrieval.recall(retrieval.ranks(new, new @ turn)) < 0.3
+    assert retrieval.recall_at_k(retrieval.retrieval_ranks(new, new @ turn)) < 0.3
     for rotation in (turn, np.eye(8)):
-        fitted = linear_probe.linear_map(query, query @ rotation)
+        fitted = linear_probe.fit_linear_map(query, query @ rotation)
         assert fitted.shape == (9, 8)  # with the bias
-        mapped = linear_probe.with_bias(new) @ fitted
-        assert retrieval.recall(retrieval.ranks(mapped, new @ rotation)) == 1.0
+        mapped = linear_probe.append_bias(new) @ fitted
+        assert retrieval.recall_at_k(retrieval.retrieval_ranks(mapped, new @ rotation)) == 1.0
 
 
 def test_an_unusable_first_row_reaches_no_classifier():
     """Sets of unequal sizes are filled up: with rows of their own, or NaN times 0 would be learnt."""
     x = np.concatenate([np.full((1, 4), np.nan), 5 * np.eye(4)[[0, 1, 0, 1]]]).astype(np.float32)
     rows, labels = [np.array([1, 2, 3, 4]), np.array([1, 2])], [np.array([0, 1, 0, 1])] * 2
-    found = linear_probe.adamw(
+    found = linear_probe.fit_probe_adamw(
         x, rows, [labels[0], labels[1][:2]], 2, learning_rate=0.1, weight_decay=0.0, epochs=20,
         batch_size=4,
     )  # fmt: skip
     assert np.isfinite(found).all()
-    assert all(linear_probe.predict(x[1:3], each).tolist() == [0, 1] for each in found)
+    assert all(linear_probe.predict_class(x[1:3], each).tolist() == [0, 1] for each in found)

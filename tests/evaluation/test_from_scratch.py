@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imagebind_jax import UserError
-from imagebind_jax.evaluation.benchmark import Items
+from imagebind_jax.evaluation.benchmark import EvalInputs
 from imagebind_jax.evaluation.trained import from_scratch
 from imagebind_jax.evaluation.trained.from_scratch import FromScratch
 from imagebind_jax.models.encoder import EncoderConfig
@@ -79,7 +79,8 @@ class Planted:
 
 def folds(*counts, **options):
     return tuple(
-        Items(Labels(count, f"fold{i}", **options), "imu", never) for i, count in enumerate(counts)
+        EvalInputs(Labels(count, f"fold{i}", **options), "imu", never)
+        for i, count in enumerate(counts)
     )
 
 
@@ -107,8 +108,10 @@ def test_it_learns_nothing_of_labels_that_say_nothing():
 
 
 def test_an_episode_is_a_function_of_the_seed_alone():
-    x, pool = from_scratch.few_shot.pooled(Planted(), folds(30), folds(30, 9)[1:], Planted().inputs)
-    first, *_ = from_scratch.few_shot.episodes(pool, 1, 1, 0)
+    x, pool = from_scratch.few_shot.load_pool(
+        Planted(), folds(30), folds(30, 9)[1:], Planted().inputs
+    )
+    first, *_ = from_scratch.few_shot.sample_episodes(pool, 1, 1, 0)
     config = baseline(30, 30)
     once, again, other = (config._fit(x, first, seed) for seed in (0, 0, 1))
     same = [(a == b).all() for a, b in zip(*map(from_scratch.jax.tree.leaves, (once[0], again[0])))]
@@ -132,5 +135,5 @@ def test_what_does_not_fit_is_refused():
 
 def test_one_view_may_come_without_an_axis_for_it():
     x = np.zeros((3, 8, 2), np.float32)
-    assert from_scratch.views(ENCODER, x).shape == (3, 1, 8, 2)
-    assert from_scratch.views(ENCODER, x[:, None]).shape == (3, 1, 8, 2)
+    assert from_scratch.as_views(ENCODER, x).shape == (3, 1, 8, 2)
+    assert from_scratch.as_views(ENCODER, x[:, None]).shape == (3, 1, 8, 2)

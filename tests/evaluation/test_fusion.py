@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from imagebind_jax import UserError
-from imagebind_jax.evaluation.benchmark import UNUSABLE, Bench, Items
+from imagebind_jax.evaluation.benchmark import UNUSABLE_KEY, Embedder, EvalInputs
 from imagebind_jax.evaluation.trained import fit_classifier, speaker_splits
-from imagebind_jax.evaluation.trained.cnn import Convolutional
-from imagebind_jax.evaluation.trained.fit_classifier import Learning
-from imagebind_jax.evaluation.trained.fusion import Fusion, frozen
+from imagebind_jax.evaluation.trained.cnn import CnnBaseline
+from imagebind_jax.evaluation.trained.fit_classifier import TrainingSchedule
+from imagebind_jax.evaluation.trained.fusion import Fusion, frozen_features
 from imagebind_jax.evaluation.trained.fusion_heads import HEADS
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig, init
 
-QUICK = Learning(epochs=12, patience=12, batch_size=32, learning_rate=3e-3)
+QUICK = TrainingSchedule(epochs=12, patience=12, batch_size=32, learning_rate=3e-3)
 # The dearest to compile has a tier of its own.
 SOME_HEADS = [
     pytest.param(head, marks=[pytest.mark.variants] * (head == "transformer")) for head in HEADS
@@ -46,7 +46,7 @@ class Exclusive:
                 record["label"] = int(rng.integers(2))
             if self.speakers:
                 record["actor"] = self.speakers[i % len(self.speakers)]
-            found.append(record if i != 5 or not self.wrong else {UNUSABLE: self.wrong})
+            found.append(record if i != 5 or not self.wrong else {UNUSABLE_KEY: self.wrong})
         return found
 
 
@@ -97,7 +97,9 @@ def never(record, rng):
 
 
 def items(count, name, **options):
-    return tuple(Items(Exclusive(count, name, **options), m, never) for m in ("audio", "vision"))
+    return tuple(
+        EvalInputs(Exclusive(count, name, **options), m, never) for m in ("audio", "vision")
+    )
 
 
 def fusion(train=256, test=64, same=None, **options):
@@ -107,7 +109,7 @@ def fusion(train=256, test=64, same=None, **options):
 
 
 def test_the_planted_bench_is_one():
-    assert isinstance(Planted(), Bench)
+    assert isinstance(Planted(), Embedder)
 
 
 @pytest.mark.jax
@@ -133,7 +135,7 @@ def test_nothing_is_learned_of_labels_that_say_nothing():
 
 def test_equal_seeds_give_equal_numbers():
     def values(seed):
-        bench, few = Planted(seed), Learning(epochs=2, batch_size=32)
+        bench, few = Planted(seed), TrainingSchedule(epochs=2, batch_size=32)
         measured = fusion(learning=few, same={"shuffled": True}).measure(bench)
         return {name: dataclasses.astuple(each)[:3] for name, each in measured.numbers.items()}
 
@@ -179,8 +181,8 @@ class Far(Planted):
 
 def test_embeddings_are_standardised_by_those_to_learn_from_alone():
     learned = np.arange(192)  # of 256: the others are held out
-    found = frozen(Far(), fusion().splits, learned)
-    near = frozen(Planted(), fusion().splits, learned)
+    found = frozen_features(Far(), fusion().splits, learned)
+    near = frozen_features(Planted(), fusion().splits, learned)
     for modality, x in found.samples.x.items():
         np.testing.assert_allclose(x[learned].mean(axis=0), 0, atol=1e-5)
         assert x[learned].std() == pytest.approx(1, rel=1e-4)
@@ -200,9 +202,13 @@ def test_patience_begins_anew_where_the_loss_falls(monkeypatch):
     """Two epochs in a row without a smaller loss end it, and not two of all."""
     losses = iter([3.0, 4.0, 2.0, 4.0, 1.0, 4.0, 4.0])  # more would be asked for in vain
     monkeypatch.setattr(fit_classifier, "_loss", lambda *_: next(losses))
-    samples = fit_classifier.Samples.of({"audio": (np.eye(4, dtype=np.float32), np.ones(4, bool))})
-    rows, learning = np.arange(4), Learning(epochs=20, patience=2)
-    found = fit_classifier.fit(Linear(), samples, rows % 2, rows, rows, learning, seed=(0,))
+    samples = fit_classifier.MultimodalArrays.of(
+        {"audio": (np.eye(4, dtype=np.float32), np.ones(4, bool))}
+    )
+    rows, learning = np.arange(4), TrainingSchedule(epochs=20, patience=2)
+    found = fit_classifier.fit_classifier(
+        Linear(), samples, rows % 2, rows, rows, learning, seed=(0,)
+    )
     assert (found.epoch, found.loss, list(losses)) == (5, 1.0, [])
 
 
@@ -214,7 +220,7 @@ def parts(train, test, validation=None, seed=0, **options):
         Exclusive(48, name, speakers=who) if who else None
         for name, who in (("train", train), ("validation", validation), ("test", test))
     ]
-    return speaker_splits.parts(Planted(seed), *sources, group="actor", **options)
+    return speaker_splits.split_by_speaker(Planted(seed), *sources, group="actor", **options)
 
 
 def test_nobody_is_in_two_splits():
@@ -223,7 +229,9 @@ def test_nobody_is_in_two_splits():
     with pytest.raises(UserError, match="actor 4 is in two splits"):
         parts((1, 2), (3, 4), validation=(5, 6, 4))
     with pytest.raises(UserError, match="has no single 'actor'.*it has heard, id, label, seen"):
-        speaker_splits.parts(Planted(), Exclusive(4, "a"), None, Exclusive(4, "b"), group="actor")
+        speaker_splits.split_by_speaker(
+            Planted(), Exclusive(4, "a"), None, Exclusive(4, "b"), group="actor"
+        )
 
 
 def test_whole_speakers_are_held_out():
@@ -233,8 +241,8 @@ def test_whole_speakers_are_held_out():
     assert not who["train"] & who["held_out"] and not who["train"] & who["test"]
     again = parts(tuple(range(8)), (20, 21), share=0.25)
     np.testing.assert_array_equal(found.held_out, again.held_out)
-    assert speaker_splits.hold_out(None, 2, 0.01, 0).sum() == 1
-    assert speaker_splits.hold_out(np.array([4, 4, 9, 9]), 4, 0.99, 0).sum() == 2
+    assert speaker_splits.hold_out_groups(None, 2, 0.01, 0).sum() == 1
+    assert speaker_splits.hold_out_groups(np.array([4, 4, 9, 9]), 4, 0.99, 0).sum() == 2
 
 
 def test_anyone_may_be_held_out_as_the_seed_has_it():
@@ -285,19 +293,19 @@ def test_encoders_learn_where_they_may():
 def test_a_tuned_encoder_moves_and_starts_where_it_was():
     import jax
 
-    from imagebind_jax.evaluation.trained.fine_tuning import FineTuning
+    from imagebind_jax.evaluation.trained.fine_tuning import FineTuningInputs
 
     config = fusion(fine_tune=True)
     bench = Tunable()
-    tuned = FineTuning.of(bench, config.splits)
+    tuned = FineTuningInputs.of(bench, config.splits)
     module = tuned.module(HEADS["concatenation"](2, 16))
     standard = {m: {"mean": np.zeros((1, 8), np.float32), "deviation": np.ones((1, 1), np.float32)}
                 for m in tuned.params}  # fmt: skip
     labels = np.array([each["label"] for each in config.train[0].source.open()] + [0] * 64)
     rows = np.arange(64)
     learned = {
-        factor: fit_classifier.fit(
-            module, tuned.samples, labels, rows, rows, Learning(epochs=1), seed=(0,),
+        factor: fit_classifier.fit_classifier(
+            module, tuned.samples, labels, rows, rows, TrainingSchedule(epochs=1), seed=(0,),
             start=tuned.params, fixed={"standard": standard}, factors={"audio": factor},
         ).variables["params"]
         for factor in (1e-12, 1.0)
@@ -316,9 +324,9 @@ def test_a_tuned_encoder_moves_and_starts_where_it_was():
 
 def network(modality, train=256, test=64, **options):
     sources = Exclusive(train, "train"), Exclusive(test, "test")
-    one, other = (Items(source, modality, never) for source in sources)
+    one, other = (EvalInputs(source, modality, never) for source in sources)
     settings = {"learning": QUICK, "seeds": 1, "channels": (8,), "dropout": 0.0}
-    return Convolutional(one, other, **(settings | options))
+    return CnnBaseline(one, other, **(settings | options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,7 +342,9 @@ def test_a_convolutional_network_learns_what_one_modality_tells():
     sources = Heard(256, "train"), Heard(64, "test")
     config = network("audio")
     told = dataclasses.replace(
-        config, train=Items(sources[0], "audio", never), test=Items(sources[1], "audio", never)
+        config,
+        train=EvalInputs(sources[0], "audio", never),
+        test=EvalInputs(sources[1], "audio", never),
     )
     numbers = told.measure(Planted()).numbers
     assert next(iter(numbers)) == "accuracy" and numbers["accuracy"].value == 1.0
@@ -360,9 +370,9 @@ def test_mistakes_are_one_line():
         with pytest.raises(UserError, match=message):
             dataclasses.replace(good, **change)
     with pytest.raises(UserError, match="epochs must be at least 1, got 0"):
-        Learning(epochs=0)
+        TrainingSchedule(epochs=0)
     with pytest.raises(UserError, match="learning_rate must be > 0"):
-        Learning(learning_rate=0.0)
+        TrainingSchedule(learning_rate=0.0)
     with pytest.raises(UserError, match=r"channels \(12,\): one layer or more"):
         network("audio", channels=(12,))
     with pytest.raises(UserError, match="no record of train.audio to learn from"):

@@ -12,20 +12,23 @@ import pytest
 from imagebind_jax import UserError
 from imagebind_jax.checkpointing import checkpointer
 from imagebind_jax.distributed import sharding
-from imagebind_jax.evaluation.benchmark import Items
+from imagebind_jax.evaluation.benchmark import EvalInputs
 from imagebind_jax.evaluation.tasks import linear_probe
 from imagebind_jax.evaluation.tasks.few_shot import FewShot
 from imagebind_jax.evaluation.trained import mae_pretraining
-from imagebind_jax.evaluation.trained.mae_pretraining import AUDIO, Pretraining, pretrain
-from imagebind_jax.evaluation.trained.masked_autoencoder import Masked, features
+from imagebind_jax.evaluation.trained.mae_pretraining import AUDIO, MaePretraining, pretrain_mae
+from imagebind_jax.evaluation.trained.masked_autoencoder import (
+    MaskedAutoencoderBaseline,
+    mean_pooled_features,
+)
 from imagebind_jax.inputs.decoders.media import MediaError
-from imagebind_jax.inputs.pipeline.bad_records import BadRecords
-from imagebind_jax.inputs.pipeline.batches import single_batches
-from imagebind_jax.inputs.pipeline.examples import Rows, ToInputs
-from imagebind_jax.inputs.sources.fingerprint import identity
+from imagebind_jax.inputs.pipeline.bad_records import BadRecordLog
+from imagebind_jax.inputs.pipeline.batches import unpaired_batches
+from imagebind_jax.inputs.pipeline.examples import Examples, ToModelInputs
+from imagebind_jax.inputs.sources.fingerprint import source_fingerprint
 from imagebind_jax.models import masked_autoencoder
-from imagebind_jax.models.encoder import Encoder, EncoderConfig, patches
-from imagebind_jax.models.masked_autoencoder import MaskedAutoencoder, MaskedConfig, Tokens
+from imagebind_jax.models.encoder import Encoder, EncoderConfig, extract_patches
+from imagebind_jax.models.masked_autoencoder import MaskedAutoencoder, MaskedConfig, UnpooledEncoder
 
 ENCODER = EncoderConfig((40, 2), patch=(4,), width=16, depth=1, heads=2)  # 10 patches
 CONFIG = MaskedConfig(ENCODER, mask=0.5, decoder_width=16, decoder_depth=1, decoder_heads=2)
@@ -64,12 +67,12 @@ class Wave:
 
 
 def items(count=40, first=0, **options):
-    return Items(Waves(count, first, name=f"waves{first}"), "imu", Wave(**options))
+    return EvalInputs(Waves(count, first, name=f"waves{first}"), "imu", Wave(**options))
 
 
 def pretraining(**options):
     settings = {"steps": 6, "batch_size": 16, "checkpoint_every": 3, "log_every": 1}
-    return Pretraining(options.pop("items", items()), model=CONFIG, **{**settings, **options})
+    return MaePretraining(options.pop("items", items()), model=CONFIG, **{**settings, **options})
 
 
 @functools.cache
@@ -80,7 +83,9 @@ def model():
 
 
 def error(prediction, x, order):
-    return np.asarray(masked_autoencoder.error(CONFIG, jnp.asarray(prediction), x, order))
+    return np.asarray(
+        masked_autoencoder.reconstruction_loss(CONFIG, jnp.asarray(prediction), x, order)
+    )
 
 
 # ---- what is hidden
@@ -103,7 +108,7 @@ def test_two_seconds_of_sound_are_96_patches_of_which_19_are_seen():
     config = MaskedConfig(AUDIO)
     assert (config.patches, config.visible) == (96, 19)
     state = jax.eval_shape(
-        functools.partial(mae_pretraining.create_state, config, pretraining().optimizer, 0)
+        functools.partial(mae_pretraining.create_mae_state, config, pretraining().optimizer, 0)
     )
     count = {
         name: sum(leaf.size for leaf in jax.tree.leaves(part))
@@ -139,7 +144,7 @@ def test_the_loss_sees_hidden_patches_only():
 
 def test_targets_are_patches_less_their_mean_by_their_deviation():
     _, x, order = model()
-    cut = np.asarray(patches(ENCODER, x))
+    cut = np.asarray(extract_patches(ENCODER, x))
     np.testing.assert_array_equal(cut[1, 2], np.asarray(x)[1, 8:12].ravel())
     wanted = (cut - cut.mean(-1, keepdims=True)) / cut.std(-1, keepdims=True)
     np.testing.assert_allclose(error(wanted, x, order), 0, atol=1e-5)
@@ -152,7 +157,7 @@ def test_targets_are_patches_less_their_mean_by_their_deviation():
 
 
 def tokens(x, visible=None):
-    return jax.jit(Tokens(ENCODER).apply)({"params": model()[0]["encoder"]}, x, visible)
+    return jax.jit(UnpooledEncoder(ENCODER).apply)({"params": model()[0]["encoder"]}, x, visible)
 
 
 def test_its_encoder_is_an_encoder_once_it_has_a_head():
@@ -195,21 +200,21 @@ def steps_logged(folder):
 @pytest.fixture
 def two_devices(monkeypatch):
     """Among which a batch is split as among eight, which take longer to compile for."""
-    two = functools.partial(sharding.Sharded, devices=jax.devices()[:2])
-    monkeypatch.setattr(sharding, "Sharded", two)
+    two = functools.partial(sharding.ShardedStrategy, devices=jax.devices()[:2])
+    monkeypatch.setattr(sharding, "ShardedStrategy", two)
 
 
 @pytest.mark.variants
 @pytest.mark.usefixtures("two_devices")
 def test_a_run_that_was_killed_goes_on_to_the_same_parameters(tmp_path, monkeypatch):
     one = functools.partial(
-        sharding.Sharded, devices=jax.devices()[:1]
+        sharding.ShardedStrategy, devices=jax.devices()[:1]
     )  # eight are slow to compile
-    monkeypatch.setattr(sharding, "Sharded", one)
+    monkeypatch.setattr(sharding, "ShardedStrategy", one)
     config = pretraining()
     records = config.items.source.open()
-    once = pretrain(config, records)
-    save = checkpointer.Checkpoints.save
+    once = pretrain_mae(config, records)
+    save = checkpointer.Checkpointer.save
 
     def killed(self, step, state, said):
         if step == config.steps:
@@ -218,11 +223,11 @@ def test_a_run_that_was_killed_goes_on_to_the_same_parameters(tmp_path, monkeypa
         assert self.steps()[0] == step  # it is committed
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointer.Checkpoints, "save", killed)
+        patch.setattr(checkpointer.Checkpointer, "save", killed)
         with pytest.raises(Killed):
-            pretrain(config, records, tmp_path)
+            pretrain_mae(config, records, tmp_path)
     said = []
-    again = pretrain(config, records, tmp_path, said.append)
+    again = pretrain_mae(config, records, tmp_path, said.append)
     jax.tree.map(np.testing.assert_array_equal, once, again)
     assert steps_logged(tmp_path) == list(range(config.steps))
 
@@ -230,7 +235,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_parameters(tmp_path, monkeypa
         raise AssertionError("a finished run reads no record")
 
     monkeypatch.setattr(Wave, "__call__", untouched)
-    finished = pretrain(config, records, tmp_path)
+    finished = pretrain_mae(config, records, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, once, finished)
 
 
@@ -238,16 +243,18 @@ def test_a_run_that_was_killed_goes_on_to_the_same_parameters(tmp_path, monkeypa
 def test_bad_records_are_named_and_too_large_a_loss_ends_it(tmp_path):
     config = pretraining(items=items(bad=("3", "7"), broken=3e38), bad_records=0.5)
     with pytest.raises(UserError, match="step 0: the loss is nan; lower the learning_rate 0.0004"):
-        pretrain(config, config.items.source.open(), tmp_path)
+        pretrain_mae(config, config.items.source.open(), tmp_path)
     named = (tmp_path / "bad_records.jsonl").read_text().splitlines()
     assert {json.loads(line)["id"] for line in named} <= {"3", "7"} and named
 
 
 def test_batches_are_the_same_whatever_the_hosts_and_the_start():
-    rows = Rows(Waves(40).open(), ToInputs({"imu": Wave()}), "waves")
+    rows = Examples(Waves(40).open(), ToModelInputs({"imu": Wave()}), "waves")
 
     def batches(**options):
-        made = single_batches(rows, seed=3, batch_size=8, steps=9, bad=BadRecords(None), **options)
+        made = unpaired_batches(
+            rows, seed=3, batch_size=8, steps=9, bad=BadRecordLog(None), **options
+        )
         return np.stack([batch["imu"] for batch in made])
 
     alone = batches()
@@ -265,8 +272,8 @@ STEPS = 150
 @functools.cache
 def step_fn():
     rates = pretraining(steps=STEPS, learning_rate=1e-2).optimizer
-    state = jax.jit(functools.partial(mae_pretraining.create_state, CONFIG, rates, 0))()
-    step = functools.partial(mae_pretraining.train_step, config=CONFIG, rates=rates, seed=0)
+    state = jax.jit(functools.partial(mae_pretraining.create_mae_state, CONFIG, rates, 0))()
+    step = functools.partial(mae_pretraining.mae_train_step, config=CONFIG, rates=rates, seed=0)
     return state, jax.jit(functools.partial(step, steps=STEPS))
 
 
@@ -306,8 +313,13 @@ def test_what_it_learned_is_worth_more_than_what_it_began_with():
     (train, labels), (test, answers) = patterns(32, 2), patterns(200, 3)
 
     def accuracy(params):
-        fitted = linear_probe.ridge(features(CONFIG, params, train), labels, 4)
-        return np.mean(linear_probe.predict(features(CONFIG, params, test), fitted) == answers)
+        fitted = linear_probe.fit_probe_ridge(
+            mean_pooled_features(CONFIG, params, train), labels, 4
+        )
+        return np.mean(
+            linear_probe.predict_class(mean_pooled_features(CONFIG, params, test), fitted)
+            == answers
+        )
 
     assert accuracy(state["params"]["encoder"]) > accuracy(begun) + 0.15
 
@@ -316,7 +328,7 @@ def test_what_cannot_be_learned_is_one_clear_line():
     def refused(match, **options):
         config = pretraining(**options)
         with pytest.raises(UserError, match=match):
-            pretrain(config, config.items.source.open())
+            pretrain_mae(config, config.items.source.open())
 
     refused("batch_size 12 is not divisible by 8", batch_size=12)
     refused("no records", items=items(0))
@@ -337,7 +349,9 @@ def test_another_run_has_another_digest():
     others += [pretraining(items=items(bad=("1",))).digest(40)]
     assert len({digest, *others}) == 4
     with pytest.raises(UserError, match="dataclasses"):
-        pretraining(items=Items(Waves(4), "imu", lambda record, rng: np.zeros((40, 2)))).digest(4)
+        pretraining(
+            items=EvalInputs(Waves(4), "imu", lambda record, rng: np.zeros((40, 2)))
+        ).digest(4)
 
 
 # ---- the benchmark
@@ -381,13 +395,13 @@ class Planted:
 @pytest.mark.usefixtures("two_devices")
 def test_the_benchmark_pretrains_once_and_probes_its_features(tmp_path, monkeypatch):
     few = FewShot((items(40, 1),), (items(60, 2),), shots=(2,), draws=2)
-    masked = Masked(pretraining(), few)
+    masked = MaskedAutoencoderBaseline(pretraining(), few)
     assert masked.modalities == frozenset() and len(masked.sources) == 3
     found = masked.measure(Planted(tmp_path))
     assert list(found.numbers) == ["shot2", "shot2_ridge"]
     assert (found.samples, found.unusable, found.chance["shot2"]) == (60, 1, 0.5)
     assert [folder.name for folder in tmp_path.iterdir()] == [
-        f"masked-{masked.pretraining.digest(identity(masked.pretraining.items.source))}"
+        f"masked-{masked.pretraining.digest(source_fingerprint(masked.pretraining.items.source))}"
     ]
     monkeypatch.setattr(
         "imagebind_jax.evaluation.trained.mae_pretraining._step_fn", None
@@ -405,12 +419,14 @@ def test_features_are_the_mean_over_views_of_patch_tokens():
     params, x, _ = model()
     encoder = params["encoder"]
     wanted = np.asarray(tokens(x)[:, 1:].mean(axis=1))
-    one = features(CONFIG, encoder, np.asarray(x), batch_size=2)
+    one = mean_pooled_features(CONFIG, encoder, np.asarray(x), batch_size=2)
     np.testing.assert_allclose(
         one, wanted / np.linalg.norm(wanted, axis=-1, keepdims=True), atol=1e-6
     )
-    two = features(CONFIG, encoder, np.asarray(x)[None], batch_size=2)  # three views of one
+    two = mean_pooled_features(
+        CONFIG, encoder, np.asarray(x)[None], batch_size=2
+    )  # three views of one
     wanted = wanted.mean(axis=0)
     np.testing.assert_allclose(two[0], wanted / np.linalg.norm(wanted), atol=1e-6)
     with pytest.raises(UserError, match="give `encoder` the shape"):
-        features(CONFIG, encoder, np.zeros((2, 41, 2), np.float32))
+        mean_pooled_features(CONFIG, encoder, np.zeros((2, 41, 2), np.float32))

@@ -13,19 +13,25 @@ import numpy as np
 import pytest
 from own_files import parameters
 
-from imagebind_jax.distributed.sharding import Replicated, Sharded
+from imagebind_jax.distributed.sharding import PmapStrategy, ShardedStrategy
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation import batching
-from imagebind_jax.evaluation.benchmark import Bench, Benchmark, EvalConfig, Items, Measured
-from imagebind_jax.evaluation.model_embedder import ModelBench
-from imagebind_jax.evaluation.record_reader import Shown, resolved
+from imagebind_jax.evaluation.benchmark import (
+    Benchmark,
+    Embedder,
+    EvalConfig,
+    EvalInputs,
+    EvalResult,
+)
+from imagebind_jax.evaluation.model_embedder import ModelEmbedder
+from imagebind_jax.evaluation.record_reader import ThrottledProgress, resolve_source
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.sources import Prepared
 from imagebind_jax.inputs.transforms import text
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig
 from imagebind_jax.storage import row_file
-from imagebind_jax.storage.row_file import Kept
+from imagebind_jax.storage.row_file import ResumableRowFile
 
 pytestmark = pytest.mark.jax
 SMALL = {"width": 16, "depth": 1, "heads": 2}
@@ -48,8 +54,8 @@ class Nothing:
     sources: tuple = ()
     modalities: frozenset = frozenset()
 
-    def measure(self, bench: Bench) -> Measured:
-        return Measured({}, 0)
+    def measure(self, bench: Embedder) -> EvalResult:
+        return EvalResult({}, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +106,8 @@ COMPILED: dict = {}
 def make(params=PARAMS, *, folder=None, place=None, tell=lambda what: None, **settings):
     """A bench on one device, unless another place is given; what it compiles is shared."""
     config = EvalConfig((Benchmark("none", Nothing()),), **{"batch_size": BATCH} | settings)
-    single = place or Sharded(1, jax.devices()[:1])
-    bench = ModelBench(config, ImageBind(MODEL), params, folder=folder, place=single, tell=tell)
+    single = place or ShardedStrategy(1, jax.devices()[:1])
+    bench = ModelEmbedder(config, ImageBind(MODEL), params, folder=folder, place=single, tell=tell)
     if place is None:
         bench._apply = COMPILED.setdefault(config.dtype, bench._apply)
     return bench
@@ -119,7 +125,7 @@ def alone(modality, views, params=PARAMS):
 
 
 def items(count=20, **fields):
-    return Items(Numbers(count), "audio", Sound(**fields))
+    return EvalInputs(Numbers(count), "audio", Sound(**fields))
 
 
 def close(found, wanted):
@@ -127,7 +133,7 @@ def close(found, wanted):
 
 
 def test_it_is_a_bench():
-    assert isinstance(make(), Bench)
+    assert isinstance(make(), Embedder)
 
 
 def test_every_record_has_its_row_and_a_record_of_views_their_mean():
@@ -140,17 +146,17 @@ def test_every_record_has_its_row_and_a_record_of_views_their_mean():
 
 def test_two_shapes_of_one_modality_keep_the_order(monkeypatch):
     """Images among videos: each in batches of its own, and rare ones do not wait for ever."""
-    monkeypatch.setattr(batching, "LAG", 1)
-    found = make().embed(Items(Numbers(23), "vision", Picture()))
+    monkeypatch.setattr(batching, "MAX_WAIT_BATCHES", 1)
+    found = make().embed(EvalInputs(Numbers(23), "vision", Picture()))
     shapes = [1 if i % 5 == 0 else 2 for i in range(23)]
     wanted = [alone("vision", drawn(i, shape, 4, 4, 3)[None]) for i, shape in enumerate(shapes)]
     close(found, wanted)
 
 
 def test_each_shape_is_compiled_once():
-    bench = make(place=Sharded(1, jax.devices()[:1]))
+    bench = make(place=ShardedStrategy(1, jax.devices()[:1]))
     bench.embed(items(13))
-    bench.embed(Items(Numbers(13), "audio", Sound(views=True), "again"))
+    bench.embed(EvalInputs(Numbers(13), "audio", Sound(views=True), "again"))
     assert bench._apply._cache_size() == 1
     bench.replace(jax.tree.map(lambda x: x + 1, PARAMS))
     bench.embed(items(13))
@@ -159,12 +165,12 @@ def test_each_shape_is_compiled_once():
 
 @pytest.mark.parametrize(
     "place",
-    [lambda: Sharded(1), lambda: Sharded(4), lambda: Replicated()],
+    [lambda: ShardedStrategy(1), lambda: ShardedStrategy(4), lambda: PmapStrategy()],
     ids=["8", "fsdp", "pmap"],
 )
 def test_any_number_of_devices_gives_the_same_embeddings(place, monkeypatch):
     monkeypatch.setattr(
-        "imagebind_jax.distributed.sharding.SMALLEST_SPLIT", 64
+        "imagebind_jax.distributed.sharding.MIN_SHARD_ELEMENTS", 64
     )  # parameters are split indeed
     wanted = make(batch_size=5).embed(items(13, views=True))
     bench = make(batch_size=5, place=place())
@@ -200,12 +206,15 @@ def test_too_many_unusable_records_end_it_and_the_first_are_named():
     ("wanted", "words"),
     [
         (
-            Items(Numbers(4), "imu", Sound()),
+            EvalInputs(Numbers(4), "imu", Sound()),
             "numbers.imu needs an encoder of imu.*vision, audio, text",
         ),
-        (Items(Numbers(4), "audio", Sound(odd=(0,))), r"\[8, 5\].*audio encoder takes \[8, 4\]"),
-        (Items(Numbers(0), "audio", Sound()), "no records"),
-        (Items(Numbers(9), "audio", Sound(odd=(5,))), r"1 of 9 .* an input is \[8, 5\]"),
+        (
+            EvalInputs(Numbers(4), "audio", Sound(odd=(0,))),
+            r"\[8, 5\].*audio encoder takes \[8, 4\]",
+        ),
+        (EvalInputs(Numbers(0), "audio", Sound()), "no records"),
+        (EvalInputs(Numbers(9), "audio", Sound(odd=(5,))), r"1 of 9 .* an input is \[8, 5\]"),
     ],
 )
 def test_mistakes_are_named(wanted, words):
@@ -251,7 +260,7 @@ def test_other_parameters_are_other_embeddings_of_the_same_records():
             return super().open()
 
     bench = make()
-    wanted = Items(Once(6), "audio", Sound())
+    wanted = EvalInputs(Once(6), "audio", Sound())
     before = bench.embed(wanted)
     other = parameters(MODEL, 1)
     bench.replace(other)
@@ -282,21 +291,21 @@ def test_inputs_are_stacked_and_what_is_unusable_is_marked(monkeypatch):
         UserError, match=r"record 1 is \[2, 8, 4\], and those before it \[1, 8, 4\]"
     ):
         make().inputs(items(7, views=True))
-    monkeypatch.setattr("imagebind_jax.evaluation.record_reader.LARGEST", 800)
+    monkeypatch.setattr("imagebind_jax.evaluation.record_reader.MAX_INPUT_BYTES", 800)
     with pytest.raises(UserError, match=r"7 inputs of \[8, 4\] float32 would take"):
         make().inputs(items(7))
 
 
 def test_a_relative_prepared_folder_is_looked_for_in_the_records():
-    assert resolved(Prepared("esc50", "fold1"), "/records").folder == "/records/esc50"
-    assert resolved(Prepared("/else/esc50"), "/records").folder == "/else/esc50"
-    assert resolved(Numbers(3), "/records") == Numbers(3)
+    assert resolve_source(Prepared("esc50", "fold1"), "/records").folder == "/records/esc50"
+    assert resolve_source(Prepared("/else/esc50"), "/records").folder == "/else/esc50"
+    assert resolve_source(Numbers(3), "/records") == Numbers(3)
 
 
 def test_progress_tells_how_far_it_is(monkeypatch):
     said, now = [], [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    shown = Shown("x.audio", 100, said.append, 20)
+    shown = ThrottledProgress("x.audio", 100, said.append, 20)
     for second in range(1, 5):
         now[0] = second
         shown(20 + 10 * second)
@@ -340,7 +349,7 @@ def test_whoever_is_stopped_goes_on_from_the_rows_that_are_done(tmp_path, monkey
     wanted = make().embed(items(100))
     bench = make(folder=tmp_path)
     monkeypatch.setattr(row_file, "FLUSH_ROWS", 10)
-    save = Kept.advance
+    save = ResumableRowFile.advance
 
     def advance(self, done):
         if done > 50:
@@ -349,7 +358,7 @@ def test_whoever_is_stopped_goes_on_from_the_rows_that_are_done(tmp_path, monkey
         save(self, done)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Kept, "advance", advance)
+        patch.setattr(ResumableRowFile, "advance", advance)
         with pytest.raises(Kill):
             bench.embed(items(100))
     note = json.loads((tmp_path / "embeddings" / "numbers.audio.json").read_text())
@@ -380,7 +389,7 @@ def test_a_file_of_anything_else_is_made_anew(tmp_path, change, words):
 
 def kept_rows(path, said):
     """Nine rows, kept, of which the fourth is unusable."""
-    found = Kept(path, (9, 4), lambda: {"of": "this"}, tell=said.append)
+    found = ResumableRowFile(path, (9, 4), lambda: {"of": "this"}, tell=said.append)
     for row in range(found.done, 9):
         found.rows[row] = row
         if row == 3:
@@ -413,7 +422,7 @@ def test_a_damaged_file_is_made_anew_and_that_is_said(tmp_path, name, damage):
     found = kept_rows(tmp_path / "x", said)
     assert len(said) == 1
     assert "made anew" in said[0]
-    again = Kept(tmp_path / "x", (9, 4), lambda: {"of": "this"}, tell=said.append)
+    again = ResumableRowFile(tmp_path / "x", (9, 4), lambda: {"of": "this"}, tell=said.append)
     assert len(said) == 1
     assert (again.done, again.unusable) == (9, {3: "broken"})
     assert again.rows.tobytes() == found.rows.tobytes() == first.rows.tobytes()
@@ -438,7 +447,7 @@ spec = importlib.util.spec_from_file_location("kept", sys.argv[2])  # without al
 kept = sys.modules["kept"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(kept)
 kept.FLUSH_ROWS = 2
-made = kept.Kept(pathlib.Path(sys.argv[1]), (1000, 4), lambda: {"of": "this"})
+made = kept.ResumableRowFile(pathlib.Path(sys.argv[1]), (1000, 4), lambda: {"of": "this"})
 for row in range(made.done, 1000):
     made.rows[row] = row
     if row % 7 == 0:
@@ -461,7 +470,7 @@ def test_a_killed_process_leaves_rows_that_are_true(tmp_path):
             run.send_signal(signal.SIGKILL)
             break
     run.communicate()
-    found = Kept(path, (1000, 4), lambda: {"of": "this"})
+    found = ResumableRowFile(path, (1000, 4), lambda: {"of": "this"})
     assert 56 <= found.done < 1000
     rows = np.arange(found.done)
     good = rows % 7 > 0

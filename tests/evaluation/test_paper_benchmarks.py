@@ -13,21 +13,21 @@ import jax
 import numpy as np
 import pytest
 
-from imagebind_jax.config import load
+from imagebind_jax.config import load_config
 from imagebind_jax.data import reading
 from imagebind_jax.demo import run as demo
-from imagebind_jax.evaluation.benchmark import Bench, EvalConfig
-from imagebind_jax.evaluation.run import run
+from imagebind_jax.evaluation.benchmark import Embedder, EvalConfig
+from imagebind_jax.evaluation.run import run_benchmarks
 from imagebind_jax.evaluation.tasks import zero_shot
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.sources import Prepared, prepared
 from imagebind_jax.inputs.transforms import text
-from imagebind_jax.inputs.world.world import samples
+from imagebind_jax.inputs.world.world import world_source
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import TINY, ImageBind, ImageBindConfig, embed, init
 from imagebind_jax.porting.files import own_checkpoint, provenance
-from imagebind_jax.porting.files.parameter_source import InMemory
-from imagebind_jax.prepare.run import prepare
+from imagebind_jax.porting.files.parameter_source import InMemoryParams
+from imagebind_jax.prepare.run import prepare_dataset
 from imagebind_jax.storage import checksummed
 
 pytest.importorskip("av")
@@ -66,17 +66,19 @@ def records(tmp_path_factory):
     """The folder with all samples, prepared; again with one prompt each."""
     folder = tmp_path_factory.mktemp("records")
     for name in DATASETS:
-        prepare(name, None, folder / name, workers=1, allow_missing=1.0, say=lambda line: None)
+        prepare_dataset(
+            name, None, folder / name, workers=1, allow_missing=1.0, say=lambda line: None
+        )
         path = folder / name / "dataset.json"
-        facts = checksummed.read_sealed(path)
-        checksummed.write_sealed(path, facts | {"prompts": facts["prompts"][:1]})
+        facts = checksummed.read_checksummed_json(path)
+        checksummed.write_checksummed_json(path, facts | {"prompts": facts["prompts"][:1]})
     return folder
 
 
 @pytest.fixture(scope="module")
 def benchmarks(one_prompt):
     """{name: benchmark} of eval_paper.py; of few-shot's numbers of shots the first and the last."""
-    config = load(CONFIGS / "eval_paper.py", EvalConfig)
+    config = load_config(CONFIGS / "eval_paper.py", EvalConfig)
     found = {benchmark.name: benchmark for benchmark in config.benchmarks}
     for name in FEW_SHOT:
         fewer = dataclasses.replace(found[name].evaluation, shots=(1, 8))
@@ -108,7 +110,7 @@ class Planted:
         self.copies, self.labels = copies, labels
 
     def facts(self, source):
-        return prepared.facts(self.root / source.folder)
+        return prepared.read_dataset_info(self.root / source.folder)
 
     def records(self, source):
         return Prepared(self.root / source.folder, source.split).open()
@@ -135,7 +137,7 @@ class Planted:
         return self._rows([place[text] for text in texts], len(notes))
 
     def classes(self, name, names, prompts):
-        facts = prepared.facts(self.root / name.partition("-")[0])
+        facts = prepared.read_dataset_info(self.root / name.partition("-")[0])
         assert [prompt.count("{}") for prompt in prompts] == [1]
         place = {each: i for i, each in enumerate(facts.classes)}
         place |= {other: place[each] for each, others in facts.names.items() for other in others}
@@ -156,7 +158,7 @@ class Planted:
 
 
 def test_the_planted_bench_is_one(records):
-    assert isinstance(Planted(records), Bench)
+    assert isinstance(Planted(records), Embedder)
 
 
 def test_every_dataset_is_a_benchmarks(benchmarks):
@@ -218,9 +220,11 @@ def knows_nothing(config, path):
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
     params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
-    made = InMemory(config, params)
-    own_checkpoint.write(
-        path, made, lambda digests: provenance.Note(config, {"licence": ""}, dict(digests))
+    made = InMemoryParams(config, params)
+    own_checkpoint.write_checkpoint(
+        path,
+        made,
+        lambda digests: provenance.WeightsMetadata(config, {"licence": ""}, dict(digests)),
     )
     return params
 
@@ -228,12 +232,14 @@ def knows_nothing(config, path):
 @pytest.mark.usefixtures("one_prompt")
 def test_all_of_the_paper_in_one_run(records, tmp_path):
     knows_nothing(MODEL, tmp_path / "tiny")
-    config = load(
+    config = load_config(
         CONFIGS / "eval_paper.py",
         EvalConfig,
         ["--records", str(records), "--resamples", "20", "--unusable", "0"],
     )
-    run(config, checkpoint=tmp_path / "tiny", out=tmp_path / "out", say=lambda line: None)
+    run_benchmarks(
+        config, checkpoint=tmp_path / "tiny", out=tmp_path / "out", say=lambda line: None
+    )
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["missing"] == {}
     assert list(results["benchmarks"]) == [benchmark.name for benchmark in config.benchmarks]
@@ -252,9 +258,9 @@ def test_the_world_is_measured_as_the_demo_does(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "TEST", 16)
     monkeypatch.setattr(demo, "PROBE", 16)
     params = knows_nothing(TINY, tmp_path / "w")
-    config = load(CONFIGS / "eval_world.py", EvalConfig, ["--resamples", "0"])
+    config = load_config(CONFIGS / "eval_world.py", EvalConfig, ["--resamples", "0"])
     some = ("audio-material", "audio-few-shot")
-    found = run(
+    found = run_benchmarks(
         config,
         checkpoint=tmp_path / "w",
         out=tmp_path / "out",
@@ -266,10 +272,10 @@ def test_the_world_is_measured_as_the_demo_does(tmp_path, monkeypatch):
     def embedded(modality, inputs):
         return np.asarray(embed(ImageBind(TINY), params, {modality: inputs})[modality])
 
-    records = samples(demo.scenes(0), "test", 16).open()
+    records = world_source(demo.demo_world(0), "test", 16).open()
     records = [records[i] for i in range(16)]
     heard = np.stack([demo.INPUTS["audio"](record, None) for record in records])
-    classes = zero_shot.classifier(
+    classes = zero_shot.zero_shot_weights(
         lambda texts: embedded("text", text.tokenize(texts, TINY.encoders["text"].shape[0])),
         world.CLASS_NAMES["material"],
         world.PROMPTS["material"],

@@ -15,15 +15,15 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation import comparison as comparing
 from imagebind_jax.evaluation import report_html as report
 from imagebind_jax.evaluation import results, tables
-from imagebind_jax.evaluation.benchmark import Benchmark, Measured
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalResult
 from imagebind_jax.evaluation.metrics import bootstrap
 from imagebind_jax.evaluation.metrics.bootstrap import Estimate
-from imagebind_jax.evaluation.results import Checkpoint, MadeOf, Results
+from imagebind_jax.evaluation.results import CheckpointInfo, Provenance, ResultsFile
 from imagebind_jax.reports import formatting
 
 ATTACK = '<script>alert("1")</script> | & `x` [a](b) \x1b[2J\nnext'
 RIGHT = np.array([1.0, 0, 1, 1, 0, 1, 1, 0, 1, 1])
-MADE_OF = MadeOf("1", {"evaluation": "Toy"}, {"toy": "a1"}, {"audio": "f0"})
+MADE_OF = Provenance("1", {"evaluation": "Toy"}, {"toy": "a1"}, {"audio": "f0"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Toy:
 
 
 def measured(right=RIGHT, groups=None, **more):
-    top1 = bootstrap.mean(right, groups=groups, resamples=200)
+    top1 = bootstrap.bootstrap_mean(right, groups=groups, resamples=200)
     rank = Estimate(3.0, 2.0, 4.0, 10, share=False)
     odd = Estimate(math.nan, math.nan, math.nan, 0, spread=math.inf)
-    return Measured(
+    return EvalResult(
         {"top1": top1, "median_rank": rank, "odd": odd}, 11, 1, {"top1": 0.02}, (ATTACK,), **more
     )
 
@@ -48,11 +48,11 @@ def made(folder, found=None, *, name="ESC", path="ours", made_of=MADE_OF):
     """A results.json with one benchmark in `folder`."""
     found = found or measured()
     reported = {"paper": {"top1": 66.9}, "FreeBind": {"top1": 67.25}, ATTACK: {"median_rank": 2.0}}
-    entry = results.entry(Benchmark(name, Toy(), reported), found, made_of, 1.25)
-    whole = Results(
+    entry = results.make_result(Benchmark(name, Toy(), reported), found, made_of, 1.25)
+    whole = ResultsFile(
         results.FORMAT,
         {name: entry},
-        Checkpoint(path, {"audio": "f0"}),
+        CheckpointInfo(path, {"audio": "f0"}),
         missing={"Clotho": f"no records in {ATTACK}"},
         config={"seed": 0, "dtype": "float32"},
         versions={"jax": "1.2.3"},
@@ -60,7 +60,7 @@ def made(folder, found=None, *, name="ESC", path="ours", made_of=MADE_OF):
     )
     folder.mkdir(exist_ok=True)
     results.write_samples(folder, name, entry.key, found)
-    results.write(folder, whole)
+    results.write_results(folder, whole)
     return whole
 
 
@@ -83,7 +83,9 @@ def test_what_is_written_is_strict_json_and_read_again(tmp_path):
         "value": None, "low": None, "high": None, "n": 0, "share": True, "spread": None,
     }  # fmt: skip
     assert plain["benchmarks"]["ESC"]["numbers"]["top1"]["value"] == pytest.approx(0.7)
-    assert results.read(tmp_path) == results.read(tmp_path / "results.json") == whole
+    assert (
+        results.read_results(tmp_path) == results.read_results(tmp_path / "results.json") == whole
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "samples"]
 
 
@@ -131,13 +133,13 @@ def test_a_file_that_is_no_results(change, words, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(change(path.read_text()))
     with pytest.raises(UserError, match=re.escape(words)) as error:
-        results.read(path)
+        results.read_results(path)
     assert str(path) in str(error.value)
 
 
 def test_results_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="no results of `imagebind-jax evaluate`"):
-        results.read(tmp_path)
+        results.read_results(tmp_path)
 
 
 # ---- samples
@@ -146,7 +148,7 @@ def test_results_that_are_not_there(tmp_path):
 def test_samples_come_back_with_their_groups(tmp_path):
     groups = np.arange(10) // 2
     whole = made(tmp_path, measured(groups=groups))
-    found = results.estimates(tmp_path, "ESC", whole.benchmarks["ESC"])
+    found = results.load_estimates(tmp_path, "ESC", whole.benchmarks["ESC"])
     np.testing.assert_array_equal(found["top1"].samples, RIGHT)
     np.testing.assert_array_equal(found["top1"].groups, groups)
     assert found["top1"].strata is None
@@ -159,7 +161,7 @@ def test_samples_of_another_measurement_or_damaged_ones_do_not_count(tmp_path):
     entry, path = whole.benchmarks["ESC"], tmp_path / "samples" / "ESC.npz"
 
     def kept(entry=entry):
-        return results.estimates(tmp_path, "ESC", entry)["top1"].samples is not None
+        return results.load_estimates(tmp_path, "ESC", entry)["top1"].samples is not None
 
     good = path.read_bytes()
     assert kept()
@@ -191,7 +193,7 @@ def test_samples_of_another_measurement_or_damaged_ones_do_not_count(tmp_path):
 def compared(tmp_path, ours, theirs, **options):
     mine = made(tmp_path / "ours", ours)
     made(tmp_path / "theirs", theirs, path="theirs", **options)
-    return comparing.compare(
+    return comparing.compare_runs(
         mine, tmp_path / "ours", tmp_path / "theirs", names=["ESC"], resamples=300, seed=0
     )
 
@@ -207,7 +209,7 @@ def test_the_same_samples_are_compared_in_pairs(tmp_path):
     assert row.low == 0 and row.high == pytest.approx(0.3, abs=0.11)
     assert not found.warnings
     assert found.rows[1].low is None  # a rank is not a mean
-    lines = "\n".join(tables.compared(dataclasses.asdict(found)))
+    lines = "\n".join(tables.format_comparison(dataclasses.asdict(found)))
     assert "+10.0" in lines and "(0.0 to +" in lines and "not paired" in lines
 
 
@@ -252,7 +254,7 @@ def test_what_differs_beside_the_weights_is_said(tmp_path):
 def test_benchmarks_that_one_lacks_are_named(tmp_path):
     mine = made(tmp_path / "ours")
     made(tmp_path / "theirs", name="Clotho", path="theirs")
-    found = comparing.compare(
+    found = comparing.compare_runs(
         mine, tmp_path / "ours", tmp_path / "theirs", names=["ESC"], resamples=10, seed=0
     )
     assert not found.rows
@@ -263,16 +265,16 @@ def test_benchmarks_that_one_lacks_are_named(tmp_path):
 
 
 def test_numbers_are_written_as_papers_do():
-    assert [formatting.shown(x) for x in (0.66431, 0.0003, 0.0, None, math.nan)] == [
+    assert [formatting.format_value(x) for x in (0.66431, 0.0003, 0.0, None, math.nan)] == [
         "66.4", "0.03", "0.0", "–", "–",
     ]  # fmt: skip
-    assert formatting.shown(3.0, share=False) == "3.0"
-    assert [formatting.signed(x) for x in (1.25, -0.51, -0.04, 0.0, math.nan)] == [
+    assert formatting.format_value(3.0, share=False) == "3.0"
+    assert [formatting.format_signed(x) for x in (1.25, -0.51, -0.04, 0.0, math.nan)] == [
         "+1.2", "-0.5", "0.0", "0.0", "–",
     ]  # fmt: skip
-    assert formatting.interval(0.651, 0.68) == "(65.1 to 68.0)"
-    assert formatting.interval(None, None) == ""
-    assert [formatting.given(x) for x in (66.9, 67.25, 45.0)] == ["66.9", "67.25", "45.0"]
+    assert formatting.format_interval(0.651, 0.68) == "(65.1 to 68.0)"
+    assert formatting.format_interval(None, None) == ""
+    assert [formatting.format_reported(x) for x in (66.9, 67.25, 45.0)] == ["66.9", "67.25", "45.0"]
 
 
 @pytest.mark.parametrize(("paper", "outside"), [(69.9, False), (99.0, True), (1.0, True)])
@@ -280,16 +282,16 @@ def test_a_number_of_the_paper_outside_our_interval_is_marked(paper, outside, tm
     whole = made(tmp_path)
     whole.benchmarks["ESC"].reported["paper"]["top1"] = paper
     plain = msgspec.to_builtins(whole)
-    row = formatting.rows(plain)[0]
+    row = formatting.format_metrics(plain)[0]
     assert row.outside is outside
-    assert row.difference == formatting.signed(70 - paper)
-    lines = tables.terminal(plain)
+    assert row.difference == formatting.format_signed(70 - paper)
+    lines = tables.format_terminal(plain)
     assert any(line.startswith("* the paper") for line in lines) is outside
 
 
 def test_the_table_on_a_terminal(tmp_path):
     whole = made(tmp_path, name="A-very-long-name-of-a-benchmark-that-somebody-chose")
-    lines = tables.terminal(msgspec.to_builtins(whole))
+    lines = tables.format_terminal(msgspec.to_builtins(whole))
     head, row = lines[:2]
     assert re.split(r"  +", head) == [
         "benchmark", "number", "ours", "95 % interval", "paper", "difference", "chance",
@@ -305,10 +307,12 @@ def test_the_table_on_a_terminal(tmp_path):
 def test_markdown_has_every_number_and_no_markup_of_others(tmp_path):
     whole = made(tmp_path)
     other = made(tmp_path / "other", path="theirs|")
-    comparison = comparing.compare(
+    comparison = comparing.compare_runs(
         whole, tmp_path, tmp_path / "other", names=["ESC"], resamples=10, seed=0
     )
-    text = tables.markdown(ATTACK, msgspec.to_builtins(whole), dataclasses.asdict(comparison))
+    text = tables.format_markdown(
+        ATTACK, msgspec.to_builtins(whole), dataclasses.asdict(comparison)
+    )
     rows = [line for line in text.splitlines() if line.startswith("|")]
     unescaped = [re.sub(r"\\.", "", row) for row in rows]
     assert {row.count("|") for row in unescaped[:5]} == {9}
@@ -357,11 +361,11 @@ def page(tmp_path):
         numbers={"median_rank": whole.benchmarks["ESC"].numbers["median_rank"]},
     )
     made(tmp_path / "theirs", measured(1 - RIGHT), path=ATTACK)
-    comparison = comparing.compare(
+    comparison = comparing.compare_runs(
         whole, tmp_path / "ours", tmp_path / "theirs", names=["ESC"], resamples=50, seed=0
     )
     plain = msgspec.to_builtins(whole)
-    report.write_page(
+    report.write_benchmark_html(
         tmp_path / "p.html", title=ATTACK, results=plain, comparison=dataclasses.asdict(comparison)
     )
     return (tmp_path / "p.html").read_text("utf-8")

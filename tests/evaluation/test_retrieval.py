@@ -47,26 +47,28 @@ def by_sorting(query, key, query_items, key_items):
 
 
 def test_unit_vectors_have_length_one_and_a_zero_row_stays_zero():
-    z = similarity.unit(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    z = similarity.l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]]))
     np.testing.assert_allclose(z, [[0.6, 0.8], [0, 0]])
 
 
 def test_unit_vectors_of_half_precision_are_single():
-    z = similarity.unit(np.full((2, 4), 40_000, np.float16))  # whose square is beyond float16
+    z = similarity.l2_normalize(
+        np.full((2, 4), 40_000, np.float16)
+    )  # whose square is beyond float16
     assert z.dtype == np.float32
     np.testing.assert_allclose(z, 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_is_none(bad):
-    z = similarity.unit(np.array([[3.0, 4.0], [bad, 1.0]]))
+    z = similarity.l2_normalize(np.array([[3.0, 4.0], [bad, 1.0]]))
     np.testing.assert_allclose(z[0], [0.6, 0.8])
     assert np.isnan(z[1]).all()
 
 
 def test_scores_in_pieces_are_the_cosines_of_all():
     query, key = normal(7, 5), normal(4, 5, seed=1)
-    parts = list(similarity.scores(query, key, rows=3))
+    parts = list(similarity.cosine_chunks(query, key, rows=3))
     assert [len(part) for _, part in parts] == [3, 3, 1]
     lengths = np.linalg.norm(query, axis=-1)[:, None] * np.linalg.norm(key, axis=-1)[None]
     np.testing.assert_allclose(
@@ -78,10 +80,10 @@ def test_a_mix_is_the_weighted_sum_of_unit_vectors_and_what_lacks_counts_as_zero
     nan = [np.nan, np.nan]
     video = np.array([[9.0, 0], [0, 2], nan, nan])
     sound = np.array([[0, 0.1], nan, [0, 7], nan])
-    mixed = similarity.mix([video, sound], (3.0, 4.0))
+    mixed = similarity.weighted_sum([video, sound], (3.0, 4.0))
     np.testing.assert_allclose(mixed, [[0.6, 0.8], [0, 1], [0, 1], nan], atol=1e-6)
     with pytest.raises(ValueError):
-        similarity.mix([video, sound], (1.0,))
+        similarity.weighted_sum([video, sound], (1.0,))
 
 
 # ---- nearest
@@ -89,8 +91,8 @@ def test_a_mix_is_the_weighted_sum_of_unit_vectors_and_what_lacks_counts_as_zero
 
 def test_nearest_is_brute_force(block):
     query, key = normal(6, 8), normal(30, 8, seed=1)
-    indices, values = similarity.nearest(query, key, k=4)
-    cosines = similarity.unit(query) @ similarity.unit(key).T
+    indices, values = similarity.top_k(query, key, k=4)
+    cosines = similarity.l2_normalize(query) @ similarity.l2_normalize(key).T
     for row, found, value in zip(cosines, indices, values):
         best = sorted(range(30), key=lambda i: -row[i])[:4]  # noqa: B023
         assert found.tolist() == best
@@ -102,7 +104,7 @@ def test_nearest_goes_by_index_among_equals(block):
     query, key = signs(rng, 9, 4), signs(rng, 40, 4)  # only 5 different cosines
     key[7] = np.nan
     key[8] = 0  # a cosine of 0, of either sign
-    indices, values = similarity.nearest(query, key, k=25)
+    indices, values = similarity.top_k(query, key, k=25)
     for q, found, value in zip(query, indices, values):
         cosines = [float(q @ k) / (4 if i != 8 else 1) for i, k in enumerate(key)]
         best = sorted((i for i in range(40) if i != 7), key=lambda i: (-cosines[i], i))[:25]  # noqa: B023
@@ -111,9 +113,7 @@ def test_nearest_goes_by_index_among_equals(block):
 
 
 def test_nearest_gives_all_keys_where_there_are_fewer_and_what_is_no_number_last():
-    indices, values = similarity.nearest(
-        np.eye(1, 2), np.array([[np.nan, 1], [-1, 0], [1, 0]]), k=5
-    )
+    indices, values = similarity.top_k(np.eye(1, 2), np.array([[np.nan, 1], [-1, 0], [1, 0]]), k=5)
     assert indices.tolist() == [[2, 1, 0]]
     np.testing.assert_array_equal(values, np.float32([[1, -1, np.nan]]))
 
@@ -131,9 +131,9 @@ def test_ranks_both_ways_are_those_of_sorting(data):
     key[rng.random(len(key)) < 0.1] = np.nan
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(similarity, "BLOCK", data.draw(st.integers(1, 13)))
-        patch.setattr(ranking, "MANY", data.draw(st.integers(1, 3)))
-        there, back = ranking.both_ranks(query, key, query_items, key_items)
-        alone = ranking.ranks(query, key, query_items, key_items)
+        patch.setattr(ranking, "DENSE_LIMIT", data.draw(st.integers(1, 3)))
+        there, back = ranking.bidirectional_ranks(query, key, query_items, key_items)
+        alone = ranking.retrieval_ranks(query, key, query_items, key_items)
     assert there.tolist() == by_sorting(query, key, query_items, key_items)
     assert back.tolist() == by_sorting(key, query, key_items, query_items)
     assert alone.tolist() == there.tolist()
@@ -142,7 +142,7 @@ def test_ranks_both_ways_are_those_of_sorting(data):
 def test_ranks_of_many_dimensions_are_those_of_sorting(block):
     query, key = normal(40, 64), normal(40, 64, seed=1) + normal(40, 64)
     rows = np.arange(40)
-    there, back = ranking.both_ranks(query, 1000 * key)  # of any length
+    there, back = ranking.bidirectional_ranks(query, 1000 * key)  # of any length
     assert there.tolist() == by_sorting(query, key, rows, rows)
     assert back.tolist() == by_sorting(key, query, rows, rows)
 
@@ -151,32 +151,39 @@ def test_the_best_placed_of_several_captions_counts():
     # Two records, three captions: two are of record 0, one of them closer to record 1.
     captions = np.array([[1.0, 0], [0.2, 1], [0, 1]])
     records, items = np.eye(2), np.array([0, 0, 1])
-    there, back = ranking.both_ranks(captions, records, items, np.arange(2))
+    there, back = ranking.bidirectional_ranks(captions, records, items, np.arange(2))
     assert there.tolist() == [0, 1, 0]
     assert back.tolist() == [0, 0]
 
 
 def test_item_numbers_may_be_any():
     items = np.array([70, -3, 10**12])
-    there, back = ranking.both_ranks(np.eye(3), np.eye(3)[[2, 0, 1]], items, items[[2, 0, 1]])
+    there, back = ranking.bidirectional_ranks(
+        np.eye(3), np.eye(3)[[2, 0, 1]], items, items[[2, 0, 1]]
+    )
     assert there.tolist() == back.tolist() == [0, 0, 0]
 
 
 def test_a_query_without_a_key_of_its_own_never_finds_it():
-    there, back = ranking.both_ranks(np.eye(2), np.eye(3, 2), np.array([0, 5]), np.array([0, 0, 1]))
+    there, back = ranking.bidirectional_ranks(
+        np.eye(2), np.eye(3, 2), np.array([0, 5]), np.array([0, 0, 1])
+    )
     assert there.tolist() == [0, np.inf]
     assert back.tolist() == [0, 1, np.inf]
-    assert ranking.recall(there, k=100) == 0.5
+    assert ranking.recall_at_k(there, k=100) == 0.5
 
 
 def test_orthogonal_pairs_are_found_and_their_order_does_not_matter():
     z = normal(50, 64)
     order = np.random.default_rng(0).permutation(50)
-    assert retrieval.recall(retrieval.ranks(z, z + 0.01 * normal(50, 64, seed=1))) == 1.0
+    assert (
+        retrieval.recall_at_k(retrieval.retrieval_ranks(z, z + 0.01 * normal(50, 64, seed=1)))
+        == 1.0
+    )
     noisy = z + 2 * normal(50, 64, seed=1)
-    there, back = ranking.both_ranks(z, noisy)
-    assert 0.1 < retrieval.recall(there) < 1
-    moved = ranking.both_ranks(z[order], noisy[order])
+    there, back = ranking.bidirectional_ranks(z, noisy)
+    assert 0.1 < retrieval.recall_at_k(there) < 1
+    moved = ranking.bidirectional_ranks(z[order], noisy[order])
     assert moved[0].tolist() == there[order].tolist()
     assert moved[1].tolist() == back[order].tolist()
 
@@ -185,15 +192,17 @@ def test_orthogonal_pairs_are_found_and_their_order_does_not_matter():
 def test_embeddings_that_are_all_alike_score_chance(n, d, block):
     for vector in (np.ones(d), np.random.default_rng(0).random(d)):
         z = np.tile(vector.astype(np.float32), (n, 1))
-        for rank in ranking.both_ranks(z, z.copy()):
+        for rank in ranking.bidirectional_ranks(z, z.copy()):
             assert sorted(rank) == list(range(n))
-            assert retrieval.recall(rank, 2) == pytest.approx(2 / n)
+            assert retrieval.recall_at_k(rank, 2) == pytest.approx(2 / n)
 
 
 def test_embeddings_alike_but_for_a_last_bit_score_chance():
-    z = np.nextafter(np.tile(similarity.unit(normal(1, 256)), (30, 1)), normal(30, 256, seed=1))
+    z = np.nextafter(
+        np.tile(similarity.l2_normalize(normal(1, 256)), (30, 1)), normal(30, 256, seed=1)
+    )
     assert len(np.unique(z, axis=0)) == 30
-    for rank in ranking.both_ranks(z, z):
+    for rank in ranking.bidirectional_ranks(z, z):
         assert rank.tolist() == list(range(30))
 
 
@@ -201,14 +210,17 @@ def test_embeddings_alike_but_for_a_last_bit_score_chance():
 def test_what_is_closer_by_a_hundred_thousandth_is_no_tie(gap, wanted):
     cosines = np.array([0.5, 0.5 + gap])
     key = np.stack([cosines, (1 - cosines**2) ** 0.5], axis=1).astype(np.float32)
-    assert retrieval.ranks(np.eye(1, 2)[[0, 0]], key).tolist() == wanted
+    assert retrieval.retrieval_ranks(np.eye(1, 2)[[0, 0]], key).tolist() == wanted
 
 
 def test_embeddings_that_are_not_numbers_are_never_a_hit():
     z = np.eye(4)
     z[1] = np.nan
-    assert retrieval.ranks(z, np.eye(4)).tolist() == [0, np.inf, 0, 0]
-    assert retrieval.recall(retrieval.ranks(np.full((4, 4), np.nan), np.eye(4)), k=10) == 0
+    assert retrieval.retrieval_ranks(z, np.eye(4)).tolist() == [0, np.inf, 0, 0]
+    assert (
+        retrieval.recall_at_k(retrieval.retrieval_ranks(np.full((4, 4), np.nan), np.eye(4)), k=10)
+        == 0
+    )
 
 
 def test_a_file_of_half_precision_is_ranked_where_it_lies(tmp_path):
@@ -216,8 +228,8 @@ def test_a_file_of_half_precision_is_ranked_where_it_lies(tmp_path):
     for name, array in (("z", z), ("noisy", noisy)):
         np.save(tmp_path / f"{name}.npy", array.astype(np.float16))
     mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("z", "noisy")]
-    wanted = ranking.both_ranks(z.astype(np.float16), noisy.astype(np.float16))
-    for found, rank in zip(ranking.both_ranks(*mapped), wanted):
+    wanted = ranking.bidirectional_ranks(z.astype(np.float16), noisy.astype(np.float16))
+    for found, rank in zip(ranking.bidirectional_ranks(*mapped), wanted):
         assert found.tolist() == rank.tolist()
 
 
@@ -239,9 +251,9 @@ def test_never_more_than_some_blocks_are_held(monkeypatch):
         sizes.append(cosines.shape)
         counted(side, rows, columns, cosines)
 
-    monkeypatch.setattr(ranking, "unit32", spy(ranking.unit32))
+    monkeypatch.setattr(ranking, "l2_normalize_f32", spy(ranking.l2_normalize_f32))
     monkeypatch.setattr(ranking._Side, "count", count)
-    ranking.both_ranks(z, z)
+    ranking.bidirectional_ranks(z, z)
     assert {(10, 10), (10, 8), (80, 8)} <= set(sizes)
     assert max(n for n, _ in sizes) == 80 and max(n for _, n in sizes) == 10
 
@@ -251,9 +263,11 @@ def test_never_more_than_some_blocks_are_held(monkeypatch):
 
 def test_ranks_recall_and_median_rank_by_hand():
     query = np.array([[3.0, 2, 1], [3, 2, 1], [3, 2, 1]])  # each prefers 0, then 1, then 2
-    rank = retrieval.ranks(query, np.eye(3))
+    rank = retrieval.retrieval_ranks(query, np.eye(3))
     assert rank.tolist() == [0, 1, 2]
-    assert [retrieval.recall(rank, k) for k in (1, 2, 3, 9)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert [retrieval.recall_at_k(rank, k) for k in (1, 2, 3, 9)] == pytest.approx(
+        [1 / 3, 2 / 3, 1, 1]
+    )
     assert ranking.median_rank(rank.astype(int)) == 2  # of 1, 2 and 3
     assert ranking.median_rank(np.array([0, 0, 6, 9])) == 4
 
@@ -272,13 +286,13 @@ def test_chance_is_the_mean_over_all_rankings(own, of):
     places = [min(p) for p in itertools.combinations(range(of), own)]  # of the own keys: the best
     for k in (1, 2, 5, 10):
         wanted = np.mean([place < k for place in places])
-        assert ranking.chance(np.array([own]), of, k) == pytest.approx(wanted)
+        assert ranking.chance_recall(np.array([own]), of, k) == pytest.approx(wanted)
     assert ranking.chance_median_rank(np.array([own, own]), of) == np.median(places) + 1
 
 
 def test_chance_without_a_right_key_is_none():
-    assert ranking.chance(np.array([0, 1]), 4, 1) == 0.125
-    assert ranking.chance(np.array([0]), np.array([0]), 3) == 0
+    assert ranking.chance_recall(np.array([0, 1]), 4, 1) == 0.125
+    assert ranking.chance_recall(np.array([0]), np.array([0]), 3) == 0
 
 
 # ---- the benchmark

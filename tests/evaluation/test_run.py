@@ -13,13 +13,13 @@ from imagebind_jax import cli
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation import open_embedder, requirements
 from imagebind_jax.evaluation import run as evaluate
-from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, Items, Measured
+from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig, EvalInputs, EvalResult
 from imagebind_jax.evaluation.metrics import bootstrap
 from imagebind_jax.inputs.sources import Manifest, Prepared
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig, init
 from imagebind_jax.porting.files import own_checkpoint, provenance
-from imagebind_jax.porting.files.parameter_source import InMemory
+from imagebind_jax.porting.files.parameter_source import InMemoryParams
 from imagebind_jax.storage import lock
 
 pytestmark = pytest.mark.jax
@@ -65,12 +65,12 @@ class Nearest:
     def measure(self, bench):
         if self.broken:
             raise UserError(self.broken)
-        z = bench.embed(Items(self.source, self.modality, X()))
+        z = bench.embed(EvalInputs(self.source, self.modality, X()))
         classes = bench.classes("toy", ("zero", "one"), ("{}",))
         labels = [note["label"] for note in bench.notes(self.source)]
         right = (np.argmax(z @ classes.T, axis=-1) == labels).astype(np.float64)
-        top1 = bootstrap.mean(right, resamples=bench.resamples, seed=bench.seed)
-        return Measured({"top1": top1}, len(right), chance={"top1": 0.5})
+        top1 = bootstrap.bootstrap_mean(right, resamples=bench.resamples, seed=bench.seed)
+        return EvalResult({"top1": top1}, len(right), chance={"top1": 0.5})
 
 
 class Planted:
@@ -141,8 +141,10 @@ def planted(monkeypatch):
             return self.bench.asked
 
     stand = Stand()
-    monkeypatch.setattr(open_embedder, "encoders", lambda path, config: list(stand.towers))
-    monkeypatch.setattr(open_embedder, "model", stand.model)
+    monkeypatch.setattr(
+        open_embedder, "checkpoint_modalities", lambda path, config: list(stand.towers)
+    )
+    monkeypatch.setattr(open_embedder, "open_model", stand.model)
     return stand
 
 
@@ -152,7 +154,7 @@ def run(tmp_path, planted):
 
     def run(config, out="out", **how):
         said = []
-        found = evaluate.run(
+        found = evaluate.run_benchmarks(
             config, checkpoint=tmp_path / "weights", out=tmp_path / out, say=said.append, **how
         )
         return found, "\n".join(said)
@@ -264,7 +266,7 @@ def test_one_that_cannot_be_measured_does_not_stop_the_others(run, planted, tmp_
 def test_one_run_at_a_time(run, tmp_path):
     (tmp_path / "out").mkdir()
     with (
-        lock.locked(tmp_path / "out" / ".lock"),
+        lock.file_lock(tmp_path / "out" / ".lock"),
         pytest.raises(UserError, match="another process is evaluating"),
     ):
         run(config())
@@ -471,8 +473,10 @@ def weights(tmp_path_factory):
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32),
         jax.eval_shape(lambda: init(MODEL, jax.random.key(0))),
     )
-    own_checkpoint.write(
-        path, InMemory(MODEL, params), lambda d: provenance.Note(MODEL, {"licence": ""}, dict(d))
+    own_checkpoint.write_checkpoint(
+        path,
+        InMemoryParams(MODEL, params),
+        lambda d: provenance.WeightsMetadata(MODEL, {"licence": ""}, dict(d)),
     )
     return path
 
@@ -505,21 +509,23 @@ class Own:
     modalities = frozenset()
 
     def measure(self, bench):
-        x, usable = bench.inputs(Items(self.source, "imu", X()))
+        x, usable = bench.inputs(EvalInputs(self.source, "imu", X()))
         labels = np.array([note["label"] for note in bench.notes(self.source)])
         right = (x.mean(axis=(1, 2)) > 0.5) == labels
         assert usable.all()
-        return Measured({"top1": bootstrap.mean(right.astype(float), resamples=0)}, len(right))
+        return EvalResult(
+            {"top1": bootstrap.bootstrap_mean(right.astype(float), resamples=0)}, len(right)
+        )
 
 
 def test_what_trains_encoders_of_its_own_needs_no_weights(tmp_path):
     both = config(benchmark("A"), Benchmark("own", Own(Toy())))
-    found = evaluate.run(both, out=tmp_path / "out", say=lambda line: None)
+    found = evaluate.run_benchmarks(both, out=tmp_path / "out", say=lambda line: None)
     assert list(found.benchmarks) == ["own"] and found.benchmarks["own"].numbers["top1"].value > 0.9
     assert "--checkpoint" in found.missing["A"]
     assert (found.checkpoint, found.embeddings, found.of) == (None, None, "no weights")
     with pytest.raises(UserError, match="no benchmark can be run: A: it needs one of --checkpoint"):
-        evaluate.run(both, out=tmp_path / "out", only=("A",), say=lambda line: None)
+        evaluate.run_benchmarks(both, out=tmp_path / "out", only=("A",), say=lambda line: None)
 
 
 # ---- what must not be taken for something else
@@ -565,8 +571,8 @@ def test_another_transform_of_the_same_name_is_measured_again(tmp_path, monkeypa
     import mine_transform
 
     def key():
-        items = Items(Toy(), "imu", mine_transform.Mine())
-        made = requirements.made_of(Benchmark("a", Asked((items,))), config(), {})
+        items = EvalInputs(Toy(), "imu", mine_transform.Mine())
+        made = requirements.provenance_of(Benchmark("a", Asked((items,))), config(), {})
         return made.key
 
     first = key()

@@ -11,15 +11,21 @@ import numpy as np
 import pytest
 from own_files import parameters
 
-from imagebind_jax.distributed.sharding import Sharded
+from imagebind_jax.distributed.sharding import ShardedStrategy
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Bench, Benchmark, EvalConfig, Items, Measured
-from imagebind_jax.evaluation.model_embedder import ModelBench
-from imagebind_jax.evaluation.request_list import write_wanted
-from imagebind_jax.evaluation.stored_embeddings import StoredBench
+from imagebind_jax.evaluation.benchmark import (
+    Benchmark,
+    Embedder,
+    EvalConfig,
+    EvalInputs,
+    EvalResult,
+)
+from imagebind_jax.evaluation.model_embedder import ModelEmbedder
+from imagebind_jax.evaluation.request_list import write_embedding_requests
+from imagebind_jax.evaluation.stored_embeddings import StoredEmbedder
 from imagebind_jax.inputs.sources import Prepared
-from imagebind_jax.inputs.sources.array_records import FACTS, write_shard
-from imagebind_jax.inputs.sources.prepared import Facts, Split
+from imagebind_jax.inputs.sources.array_records import DATASET_JSON, write_shard
+from imagebind_jax.inputs.sources.prepared import DatasetInfo, SplitInfo
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig
 
@@ -48,7 +54,7 @@ class Line:
 class Asking:
     """An evaluation that asks for one thing of each kind."""
 
-    items: Items
+    items: EvalInputs
     own: bool = False
 
     @property
@@ -59,7 +65,7 @@ class Asking:
     def modalities(self):
         return frozenset({self.items.modality})
 
-    def measure(self, bench: Bench) -> Measured:
+    def measure(self, bench: Embedder) -> EvalResult:
         if self.own:
             bench.inputs(self.items)
         facts = bench.facts(self.items.source)
@@ -67,10 +73,10 @@ class Asking:
         bench.embed(self.items)
         bench.classes("kinds", classes, ["one {}", "{}! {0} {"])
         bench.texts("said", ["first", "second"])
-        return Measured({}, len(bench.notes(self.items.source)))
+        return EvalResult({}, len(bench.notes(self.items.source)))
 
 
-ITEMS = Items(Ids(), "audio", Line())
+ITEMS = EvalInputs(Ids(), "audio", Line())
 
 
 def config(*evaluations, **settings):
@@ -81,7 +87,7 @@ def config(*evaluations, **settings):
 
 
 def bench(folder, **settings):
-    return StoredBench(config(**settings), folder)
+    return StoredEmbedder(config(**settings), folder)
 
 
 def vectors(dtype=np.float32, n=N, width=WIDTH):
@@ -98,7 +104,7 @@ def test_rows_are_normalised_whatever_their_type(tmp_path, dtype):
     found = bench(tmp_path).embed(ITEMS)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, unit(vectors(dtype).astype(np.float64)), atol=1e-6)
-    assert isinstance(bench(tmp_path), Bench)
+    assert isinstance(bench(tmp_path), Embedder)
 
 
 def test_what_is_not_finite_or_zero_is_unusable(tmp_path):
@@ -188,7 +194,7 @@ def test_records_are_matched_by_id(tmp_path, as_bytes):
 def test_records_without_ids_come_in_order(tmp_path):
     z = vectors()
     write_shard(tmp_path / "ids.audio.array_record", [{"embedding": row.tolist()} for row in z])
-    found = bench(tmp_path).embed(Items(Ids(ids=False), "audio", Line()))
+    found = bench(tmp_path).embed(EvalInputs(Ids(ids=False), "audio", Line()))
     np.testing.assert_allclose(found, unit(z), atol=1e-6)
 
 
@@ -229,7 +235,7 @@ def prepared(folder, n=N):
     (folder / "toy").mkdir(parents=True)
     rows = [{"id": f"t{i}", "label": i % 2, "text": "it", "audio": b"x"} for i in range(n)]
     shard = write_shard(folder / "toy" / "test.array_record", rows)
-    facts = Facts(
+    facts = DatasetInfo(
         "toy",
         "A toy",
         "none",
@@ -238,16 +244,16 @@ def prepared(folder, n=N):
         ["dog", "cat"],
         ["a {}"],
         [],
-        {"test": Split(n, [shard])},
+        {"test": SplitInfo(n, [shard])},
     )
-    (folder / "toy" / FACTS).write_bytes(msgspec.json.encode(facts))
+    (folder / "toy" / DATASET_JSON).write_bytes(msgspec.json.encode(facts))
     return Prepared("toy", "test")
 
 
 @pytest.mark.jax
 def test_a_model_s_folder_is_measured_alone_as_the_model_is(tmp_path):
     source = prepared(tmp_path / "records")
-    items = Items(source, "audio", Line())
+    items = EvalInputs(source, "audio", Line())
     settings = config(Asking(items), records=str(tmp_path / "records"), batch_size=8)
     encoders = {
         "audio": EncoderConfig((4, 2), patch=(2,), **SMALL),
@@ -255,11 +261,11 @@ def test_a_model_s_folder_is_measured_alone_as_the_model_is(tmp_path):
     }
     model = ImageBindConfig(encoders, embed_dim=WIDTH)
     params = parameters(model)
-    single = Sharded(1, jax.devices()[:1])
-    made = ModelBench(settings, ImageBind(model), params, folder=tmp_path, place=single)
+    single = ShardedStrategy(1, jax.devices()[:1])
+    made = ModelEmbedder(settings, ImageBind(model), params, folder=tmp_path, place=single)
     settings.benchmarks[0].evaluation.measure(made)
     away = dataclasses.replace(settings, records=str(tmp_path / "gone"))
-    stored = StoredBench(away, tmp_path / "embeddings")
+    stored = StoredEmbedder(away, tmp_path / "embeddings")
     assert settings.benchmarks[0].evaluation.measure(stored).samples == N
     np.testing.assert_allclose(stored.embed(items), made.embed(items), atol=1e-6)
     names = stored.facts(source).classes
@@ -272,13 +278,13 @@ def test_a_model_s_folder_is_measured_alone_as_the_model_is(tmp_path):
     note = tmp_path / "embeddings" / "toy-test.audio.json"
     note.write_text(note.read_text().replace(f'"done": {N}', '"done": 2'))
     with pytest.raises(UserError, match="has 2 of 5 rows: run the evaluation that makes it again"):
-        StoredBench(away, tmp_path / "embeddings").embed(items)
+        StoredEmbedder(away, tmp_path / "embeddings").embed(items)
     (tmp_path / "embeddings" / "toy-test.jsonl").write_text("[1]\n")
     with pytest.raises(UserError, match=r"toy-test.jsonl cannot be read"):
-        StoredBench(away, tmp_path / "embeddings").notes(source)
+        StoredEmbedder(away, tmp_path / "embeddings").notes(source)
     (tmp_path / "embeddings" / "toy.dataset.json").unlink()
     with pytest.raises(UserError, match=r"not prepared.*nor is there .*toy.dataset.json"):
-        StoredBench(away, tmp_path / "embeddings").facts(source)
+        StoredEmbedder(away, tmp_path / "embeddings").facts(source)
 
 
 def lines(path):
@@ -286,14 +292,14 @@ def lines(path):
 
 
 def test_what_is_wanted_is_written_in_order(tmp_path):
-    toy = Asking(Items(prepared(tmp_path / "records"), "audio", Line()))
-    nameless = Asking(Items(Ids("bare", ids=False), "audio", Line()))
-    missing = Asking(Items(Prepared("none", "test"), "audio", Line()))
+    toy = Asking(EvalInputs(prepared(tmp_path / "records"), "audio", Line()))
+    nameless = Asking(EvalInputs(Ids("bare", ids=False), "audio", Line()))
+    missing = Asking(EvalInputs(Prepared("none", "test"), "audio", Line()))
     said = []
     wanted = config(
         toy, Asking(ITEMS, own=True), nameless, missing, records=str(tmp_path / "records")
     )
-    found = write_wanted(wanted, tmp_path / "out", said.append)
+    found = write_embedding_requests(wanted, tmp_path / "out", said.append)
     assert found == ["toy-test.audio", "kinds.classes", "said.texts", "bare.audio"]
     out = tmp_path / "out"
     assert lines(out / "toy-test.audio.wanted.jsonl") == [{"id": f"t{i}"} for i in range(N)]
@@ -310,12 +316,12 @@ def test_what_is_wanted_is_written_in_order(tmp_path):
     assert any(line.startswith("b1: trains an encoder of its own") for line in said)
     assert any(line.startswith("b3: left out: ") for line in said)
     with pytest.raises(UserError, match="none of the benchmarks' records are there"):
-        write_wanted(config(missing), tmp_path / "other", said.append)
+        write_embedding_requests(config(missing), tmp_path / "other", said.append)
 
 
 def test_labels_are_the_records_own_whatever_the_folder_says(tmp_path):
-    toy = Items(Ids(), "audio", Line())
-    write_wanted(config(Asking(toy)), tmp_path, lambda line: None)
+    toy = EvalInputs(Ids(), "audio", Line())
+    write_embedding_requests(config(Asking(toy)), tmp_path, lambda line: None)
     path = tmp_path / "ids.jsonl"
     assert path.is_file()  # for whoever has no records
     path.write_text("".join(json.dumps({"id": f"n{i}", "label": 1}) + "\n" for i in range(N)))
@@ -325,7 +331,7 @@ def test_labels_are_the_records_own_whatever_the_folder_says(tmp_path):
             json.loads(said.read_text()) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         )
     )
-    bench = StoredBench(config(Asking(toy)), tmp_path)
+    bench = StoredEmbedder(config(Asking(toy)), tmp_path)
     assert [note["label"] for note in bench.notes(Ids())] == [0, 1, 0, 1, 0]
 
 
@@ -333,25 +339,27 @@ def test_files_of_ours_that_are_not_as_they_were_written_are_refused(tmp_path):
     encoder = EncoderConfig((4, 2), patch=(2,), **SMALL)
     model = ImageBind(ImageBindConfig({"audio": encoder}, embed_dim=WIDTH))
     params = parameters(model.config)
-    ModelBench(config(), model, params, folder=tmp_path).embed(ITEMS)
+    ModelEmbedder(config(), model, params, folder=tmp_path).embed(ITEMS)
     folder = tmp_path / "embeddings"
-    assert StoredBench(config(), folder).embed(ITEMS).shape == (N, WIDTH)
+    assert StoredEmbedder(config(), folder).embed(ITEMS).shape == (N, WIDTH)
     path = folder / "ids.audio.npy"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(UserError, match="is not as it was written"):
-        StoredBench(config(), folder).embed(ITEMS)
+        StoredEmbedder(config(), folder).embed(ITEMS)
 
 
 def test_embeddings_of_one_modality_by_two_models_are_refused(tmp_path):
     encoder = EncoderConfig((4, 2), patch=(2,), **SMALL)
     model = ImageBind(ImageBindConfig({"audio": encoder}, embed_dim=WIDTH))
-    first, second, third = (Items(Ids(name), "audio", Line()) for name in ("one", "two", "three"))
-    made = ModelBench(config(), model, parameters(model.config), folder=tmp_path)
+    first, second, third = (
+        EvalInputs(Ids(name), "audio", Line()) for name in ("one", "two", "three")
+    )
+    made = ModelEmbedder(config(), model, parameters(model.config), folder=tmp_path)
     made.embed(first), made.embed(second)
     made.replace(parameters(model.config, seed=1))
     made.embed(third)
-    stored = StoredBench(config(), tmp_path / "embeddings")
+    stored = StoredEmbedder(config(), tmp_path / "embeddings")
     assert stored.embed(first).shape == stored.embed(second).shape == (N, WIDTH)
     with pytest.raises(UserError, match=r"three.audio.npy is of other weights than .* of audio"):
         stored.embed(third)
@@ -361,6 +369,6 @@ def test_embeddings_of_any_length_are_directions(tmp_path):
     z = np.eye(N, WIDTH) + 0.5
     for scale in (1e300, 1e-300):
         np.save(tmp_path / "ids.audio.npy", scale * z)
-        found = StoredBench(config(), tmp_path).embed(ITEMS)
+        found = StoredEmbedder(config(), tmp_path).embed(ITEMS)
         unit = z / np.linalg.norm(z, axis=-1, keepdims=True)
         np.testing.assert_allclose(found, unit, rtol=1e-5)

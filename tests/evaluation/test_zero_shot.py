@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import UNUSABLE, Bench, Evaluation, Items
+from imagebind_jax.evaluation.benchmark import UNUSABLE_KEY, Embedder, EvalInputs, Evaluator
 from imagebind_jax.evaluation.metrics import accuracy, average_precision
-from imagebind_jax.evaluation.metrics.similarity import unit
+from imagebind_jax.evaluation.metrics.similarity import l2_normalize
 from imagebind_jax.evaluation.tasks import labels, zero_shot
 from imagebind_jax.evaluation.tasks.zero_shot import ZeroShot
 from imagebind_jax.inputs.sources import Prepared
-from imagebind_jax.inputs.sources.prepared import Facts
+from imagebind_jax.inputs.sources.prepared import DatasetInfo
 from imagebind_jax.inputs.transforms import audio
 
 
@@ -37,7 +37,7 @@ def test_three_orthogonal_classes_are_told_apart_whatever_the_length():
     lengths = np.array([[1.0], [5.0], [0.1], [3.0], [2.0]])
     assert zero_shot.top1(lengths * np.eye(3)[right], np.eye(3), right) == 1.0
     assert zero_shot.top1(lengths * np.eye(3)[right], np.eye(3), (right + 1) % 3) == 0.0
-    assert zero_shot.predict(np.eye(3)[right], np.eye(3)).tolist() == right.tolist()
+    assert zero_shot.predict_class(np.eye(3)[right], np.eye(3)).tolist() == right.tolist()
 
 
 def test_random_embeddings_classify_at_chance():
@@ -61,7 +61,7 @@ def test_a_class_is_the_normalised_mean_of_its_prompts_unit_vectors():
         }
         return np.array([vectors[text] for text in texts])
 
-    classes = zero_shot.classifier(embed_text, ["cat", "dog"], ["a {}", "the {}"])
+    classes = zero_shot.zero_shot_weights(embed_text, ["cat", "dog"], ["a {}", "the {}"])
     half = 0.5**0.5  # the first prompt's length of 9 does not count
     np.testing.assert_allclose(classes, [[half, half, 0], [0, 0, 1]], atol=1e-7)
     assert asked == ["a cat", "the cat", "a dog", "the dog"]
@@ -70,7 +70,7 @@ def test_a_class_is_the_normalised_mean_of_its_prompts_unit_vectors():
 def test_the_best_of_a_classs_names_counts():
     names = np.eye(4)  # of a class with one, one with two, one with one
     z = np.array([[3.0, 0, 1, 2], [0, 1, 4, 2], [1, -2, -1, -1]])
-    parts = list(zero_shot.group_scores(z, names, (1, 2, 1), rows=2))
+    parts = list(zero_shot.max_over_names(z, names, (1, 2, 1), rows=2))
     assert [len(part) for _, part in parts] == [2, 1]
     lengths = np.sqrt([[14], [21], [7]])
     wanted = np.array([[3.0, 1, 2], [0, 4, 2], [1, -1, -1]]) / lengths
@@ -153,14 +153,14 @@ def test_mean_per_class_by_hand():
 
 def test_chance_by_hand():
     right = np.array([0, 0, 0, 1])
-    assert accuracy.chance(right, (1, 1)) == 0.5
-    assert accuracy.chance(right, (1, 1, 1, 1), 3) == 0.75
-    assert accuracy.chance(right, (4, 5)) == pytest.approx(0.75 * 4 / 9 + 0.25 * 5 / 9)
-    assert accuracy.chance(right, (4, 5), 2) == 1
+    assert accuracy.chance_accuracy(right, (1, 1)) == 0.5
+    assert accuracy.chance_accuracy(right, (1, 1, 1, 1), 3) == 0.75
+    assert accuracy.chance_accuracy(right, (4, 5)) == pytest.approx(0.75 * 4 / 9 + 0.25 * 5 / 9)
+    assert accuracy.chance_accuracy(right, (4, 5), 2) == 1
     every = np.arange(10)  # NYU-D: 9 of one name, one of 18
-    assert accuracy.chance(every, (*[1] * 9, 18)) == pytest.approx(0.1)
-    assert accuracy.chance(every, (*[1] * 9, 18), 5) == pytest.approx(0.5)
-    assert np.isnan(accuracy.chance(np.empty(0, int), (1, 1)))
+    assert accuracy.chance_accuracy(every, (*[1] * 9, 18)) == pytest.approx(0.1)
+    assert accuracy.chance_accuracy(every, (*[1] * 9, 18), 5) == pytest.approx(0.5)
+    assert np.isnan(accuracy.chance_accuracy(np.empty(0, int), (1, 1)))
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -170,7 +170,7 @@ def test_chance_is_what_random_scores_of_names_give(k):
     scores = np.maximum.reduceat(names, np.cumsum([0, *counts[:-1]]), axis=-1)
     found = accuracy.top_k(scores, right, k)
     error = found.std() / len(found) ** 0.5
-    assert abs(accuracy.chance(right, counts, k) - found.mean()) < 4 * error
+    assert abs(accuracy.chance_accuracy(right, counts, k) - found.mean()) < 4 * error
 
 
 # ---- average precision
@@ -185,7 +185,7 @@ def test_average_precision_is_scikit_learns_with_ties_and_weights(n, c, levels, 
     scores = rng.integers(0, levels, (n, c)) / levels
     positive = rng.random((n, c)) < 0.3
     weights = rng.integers(0, 3, (n, 2)).astype(np.float32) if whole else rng.random((n, 2))
-    ranking = average_precision.rank(scores, positive)
+    ranking = average_precision.rank_scores(scores, positive)
     found = average_precision.average_precision(ranking, weights)
     for draw, column in itertools.product(range(2), range(c)):
         w, y = weights[:, draw].astype(float), positive[:, column]
@@ -201,19 +201,19 @@ def test_average_precision_is_scikit_learns_with_ties_and_weights(n, c, levels, 
 def test_average_precision_by_hand():
     scores = np.array([[0.9, 1, 1], [0.8, 1, 0], [0.7, 1, 0], [0.6, 1, 0]])
     positive = np.array([[0, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0]], bool)
-    ranking = average_precision.rank(scores, positive)
+    ranking = average_precision.rank_scores(scores, positive)
     found = average_precision.average_precision(ranking, ones(4))
     # The second and fourth place; all equal: the prevalence; no positive.
     np.testing.assert_allclose(found, [[(1 / 2 + 2 / 4) / 2, 0.5, np.nan]])
     assert average_precision.mean_average_precision(ranking, ones(4)) == pytest.approx([0.5])
-    none = average_precision.rank(scores, np.zeros((4, 3), bool))
+    none = average_precision.rank_scores(scores, np.zeros((4, 3), bool))
     assert np.isnan(average_precision.mean_average_precision(none, ones(4))).all()
 
 
 def test_a_positive_whose_score_is_no_number_is_never_found():
     scores = np.array([[1.0, np.nan], [np.nan, np.nan], [np.nan, 3.0]])
     positive = np.array([[1, 1], [1, 0], [0, 0]], bool)
-    ranking = average_precision.rank(scores, positive)
+    ranking = average_precision.rank_scores(scores, positive)
     found = average_precision.average_precision(ranking, ones(3))
     np.testing.assert_allclose(found, [[0.5, 0]])
 
@@ -224,11 +224,12 @@ def test_chance_of_average_precision_is_the_mean_over_random_orders(levels):
     rng = np.random.default_rng(0)
     found = [
         average_precision.mean_average_precision(
-            average_precision.rank(rng.integers(0, levels, (20, 4)) / levels, positive), ones(20)
+            average_precision.rank_scores(rng.integers(0, levels, (20, 4)) / levels, positive),
+            ones(20),
         )[0]
         for _ in range(400)
     ]
-    error, wanted = np.std(found) / 20, average_precision.chance(positive)
+    error, wanted = np.std(found) / 20, average_precision.chance_map(positive)
     prevalence = (1 + 4 + 20) / 60
     assert prevalence < wanted
     if levels == 3:  # between the two
@@ -242,9 +243,9 @@ def test_the_interval_of_mean_average_precision_holds_the_mean_of_such_sets():
 
     def ranking(seed):
         positive = np.random.default_rng(seed).random((200, 5)) < 0.1
-        return average_precision.rank(normal(200, 5, seed=seed + 1000) + positive, positive)
+        return average_precision.rank_scores(normal(200, 5, seed=seed + 1000) + positive, positive)
 
-    found = [average_precision.estimate([ranking(seed)], resamples=100) for seed in range(100)]
+    found = [average_precision.bootstrap_map([ranking(seed)], resamples=100) for seed in range(100)]
     mean = np.mean([each.value for each in found])
     covered = np.mean([each.low <= mean <= each.high for each in found])
     assert 0.88 <= covered <= 1  # of 100, by 100 resamples
@@ -256,13 +257,13 @@ def test_the_interval_of_mean_average_precision_holds_the_mean_of_such_sets():
 def test_resamples_of_average_precision_draw_groups_and_folds():
     positive = np.random.default_rng(0).random((60, 3)) < 0.2
     scores = normal(60, 3) + 2 * positive
-    one = average_precision.rank(scores[:30], positive[:30])
-    two = average_precision.rank(scores[30:], positive[30:])
-    each = [average_precision.estimate([x], resamples=20).value for x in (one, two)]
-    both = average_precision.estimate([one, two], resamples=200)
+    one = average_precision.rank_scores(scores[:30], positive[:30])
+    two = average_precision.rank_scores(scores[30:], positive[30:])
+    each = [average_precision.bootstrap_map([x], resamples=20).value for x in (one, two)]
+    both = average_precision.bootstrap_map([one, two], resamples=200)
     assert both.value == pytest.approx(np.mean(each)) and both.n == 60
     assert both.spread == pytest.approx(np.std(each, ddof=1))
-    grouped = average_precision.estimate([one, two], groups=np.arange(60) // 6, resamples=200)
+    grouped = average_precision.bootstrap_map([one, two], groups=np.arange(60) // 6, resamples=200)
     assert (grouped.value, grouped.n) == (both.value, 10)
     assert (grouped.low, grouped.high) != (both.low, both.high)
 
@@ -282,7 +283,7 @@ class Planted:
         self.right, self.embeddings = right, embeddings
         self.names, self.asked = names or {}, []
         empty = {"name": "set", "title": "", "licence": "", "homepage": "", "modalities": []}
-        self.said = Facts(
+        self.said = DatasetInfo(
             **empty, classes=classes, prompts=list(prompts), notes=[], splits={}, names=self.names
         )
 
@@ -311,7 +312,7 @@ class Planted:
         best = [self.names.get(each, [each])[-1] for each in self.said.classes]
         rows = self.right[items.source.split]
         several = [row if isinstance(row, list) else [row] for row in rows]
-        return unit(np.stack([sum(self.vector(best[i]) for i in row) for row in several]))
+        return l2_normalize(np.stack([sum(self.vector(best[i]) for i in row) for row in several]))
 
     def tell(self, what):
         pass
@@ -319,7 +320,7 @@ class Planted:
 
 def zero(*splits, **how):
     items = tuple(
-        Items(Prepared("records/set", split), "audio", audio.LogMel()) for split in splits
+        EvalInputs(Prepared("records/set", split), "audio", audio.LogMel()) for split in splits
     )
     return ZeroShot(items or zero("test").items, **how)
 
@@ -336,7 +337,7 @@ SEVERAL = [[i, (i * i + 1) % 7] if i % 7 != 1 else [1] for i in EACH]
 
 
 def test_it_is_an_evaluation():
-    assert isinstance(zero(), Evaluation) and isinstance(Planted({}), Bench)
+    assert isinstance(zero(), Evaluator) and isinstance(Planted({}), Embedder)
     one = zero("fold1", "fold2")
     assert one.sources == (Prepared("records/set", "fold1"), Prepared("records/set", "fold2"))
     assert one.modalities == {"audio", "text"}
@@ -364,7 +365,7 @@ def test_random_embeddings_score_chance(metrics, right):
     found = []
     for seed in range(60):
         bench = Planted(
-            {"test": right}, {"test": unit(normal(len(right), 32, seed=seed))}, names=names
+            {"test": right}, {"test": l2_normalize(normal(len(right), 32, seed=seed))}, names=names
         )
         bench.resamples = 0
         measured = zero(metrics=metrics).measure(bench)
@@ -375,7 +376,7 @@ def test_random_embeddings_score_chance(metrics, right):
 
 
 def test_collapsed_embeddings_score_chance():
-    z = np.tile(unit(normal(1, 32)), (21, 1))
+    z = np.tile(l2_normalize(normal(1, 32)), (21, 1))
     found = zero(metrics=("top1", "mean_class", "top5")).measure(
         Planted({"test": EACH}, {"test": z})
     )
@@ -459,7 +460,9 @@ def test_samples_are_drawn_together_by_what_their_ids_share():
 
 
 def test_the_seed_and_number_of_resamples_are_the_benchs():
-    z = {"test": unit(normal(21, 32) + 0.3 * Planted({"test": EACH}).embed(zero().items[0]))}
+    z = {
+        "test": l2_normalize(normal(21, 32) + 0.3 * Planted({"test": EACH}).embed(zero().items[0]))
+    }
 
     def interval(seed, resamples=50):
         bench = Planted({"test": EACH}, z)
@@ -543,16 +546,17 @@ def test_settings_are_checked_at_the_door(how, match):
 
 def test_a_label_may_be_any_whole_number():
     rows = [{"label": np.int32(2)}, {"label": np.array(1)}]
-    assert labels.truth(rows, 3, False, "x").tolist() == [2, 1]
+    assert labels.ground_truth(rows, 3, False, "x").tolist() == [2, 1]
     rows = [{"label": np.array([0, 2])}, {"label": []}]
-    assert labels.truth(rows, 3, True, "x").tolist() == [[True, False, True], [False] * 3]
+    assert labels.ground_truth(rows, 3, True, "x").tolist() == [[True, False, True], [False] * 3]
 
 
 def test_a_record_that_cannot_be_read_is_counted_and_not_a_mistake_of_the_config():
     class Unread(Planted):
         def notes(self, source):
             return [
-                {UNUSABLE: "broken"} if i == 2 else x for i, x in enumerate(super().notes(source))
+                {UNUSABLE_KEY: "broken"} if i == 2 else x
+                for i, x in enumerate(super().notes(source))
             ]
 
     found = zero(together="^[0-9]+").measure(Unread({"test": EACH}))

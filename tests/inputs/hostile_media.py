@@ -14,13 +14,13 @@ from damage import repaired
 from PIL import Image
 
 from imagebind_jax.inputs.sources import manifest
-from imagebind_jax.inputs.transforms.audio import Clips, LogMel
+from imagebind_jax.inputs.transforms.audio import LogMel, LogMelClips
 from imagebind_jax.inputs.transforms.augment import IMAGES, VIDEO
 from imagebind_jax.inputs.transforms.depth import Disparity
-from imagebind_jax.inputs.transforms.imu import Window
-from imagebind_jax.inputs.transforms.text import Tokens
+from imagebind_jax.inputs.transforms.imu import ImuWindow
+from imagebind_jax.inputs.transforms.text import Tokenize
 from imagebind_jax.inputs.transforms.thermal import Thermal
-from imagebind_jax.inputs.transforms.vision import Clip, Views
+from imagebind_jax.inputs.transforms.vision import EvalViews, FramesTransform
 
 
 def _pixels(width: int = 32, height: int = 24) -> np.ndarray:
@@ -166,21 +166,21 @@ class Format:
         return {"id": "record", **dict(self.fields), self.field: source}
 
 
-VISION = (Clip(32), Clip(32, augment=IMAGES), Views(clips=2, size=32))
+VISION = (FramesTransform(32), FramesTransform(32, augment=IMAGES), EvalViews(clips=2, size=32))
 FILM = (
-    Clip(32, seconds=0.2),
-    Clip(32, seconds=0.2, augment=VIDEO),
-    Views(clips=2, size=32, seconds=0.1),
+    FramesTransform(32, seconds=0.2),
+    FramesTransform(32, seconds=0.2, augment=VIDEO),
+    EvalViews(clips=2, size=32, seconds=0.1),
     LogMel(0.1, 8),
 )
-SOUND = (LogMel(0.05, 4), LogMel(0.05, 4, mask_bands=12), Clips(2, 0.05, 4))
+SOUND = (LogMel(0.05, 4), LogMel(0.05, 4, mask_bands=12), LogMelClips(2, 0.05, 4))
 DEPTH = (Disparity(32), Disparity(32, augment=IMAGES), Disparity.sun_toolbox(size=32))
 CAMERA = (("focal_length", 50.0), ("baseline", 0.1))
 HOT = (
     Thermal(32, low=0.0, high=50.0, scale="kelvin*100"),
     Thermal(32, low=0.0, high=50.0, scale="kelvin*100", augment=IMAGES),
 )
-MOTION, RATE = (Window(0.2, 50),), (("imu_rate", 100.0),)
+MOTION, RATE = (ImuWindow(0.2, 50),), (("imu_rate", 100.0),)
 
 
 def _picture(suffix: str, mode: str, format: str, **settings) -> Format:
@@ -247,7 +247,7 @@ FORMATS = {
     "thermal-jpeg": Format("jpg", lambda: _image("L", "JPEG"), "thermal", (Thermal(32),)),
     "imu-csv": Format("csv", _csv, "imu", MOTION),
     "imu-npy": Format("npy", lambda: _npy(np.ones((60, 6)).cumsum(0)), "imu", MOTION, RATE),
-    "text": Format("txt", _text, "text", (Tokens(),)),
+    "text": Format("txt", _text, "text", (Tokenize(),)),
     "jsonl": Format("jsonl", lambda: _manifest(True), "manifest", (read_manifest,)),
     "csv": Format("csv", lambda: _manifest(False), "manifest", (read_manifest,)),
 }

@@ -13,7 +13,7 @@ from PIL import Image
 
 import imagebind_jax as ib
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs.pipeline.batches import Batches, Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair, PairBatches
 from imagebind_jax.inputs.sources import Manifest, Prepared
 from imagebind_jax.inputs.transforms import audio, augment, depth, imu, thermal, vision
 from imagebind_jax.inputs.world import World
@@ -25,11 +25,11 @@ from imagebind_jax.training import fit
 SIZE = 32
 GOLDEN = Path(__file__).parents[1] / "golden"
 INPUTS = {
-    "vision": vision.Clip(SIZE, augment=augment.IMAGES),
+    "vision": vision.FramesTransform(SIZE, augment=augment.IMAGES),
     "depth": depth.Disparity.sun_toolbox(size=SIZE, augment=augment.IMAGES),
     "thermal": thermal.Thermal(SIZE, augment=augment.IMAGES),
     "audio": audio.LogMel(mask_bands=12),
-    "imu": imu.Window(),
+    "imu": imu.ImuWindow(),
 }
 
 
@@ -42,28 +42,31 @@ def pairs(tmp_path_factory):
     """Four datasets, prepared from small downloads in their official layouts."""
     folder, made = tmp_path_factory.mktemp("prepared"), []
     for name, partner in {"sunrgbd": "depth", "llvip": "thermal", "vggsound": "audio"}.items():
-        run.prepare(name, None, folder / name, workers=1, say=quiet)
+        run.prepare_dataset(name, None, folder / name, workers=1, say=quiet)
         source = Prepared(folder / name, "train")
-        made.append(Pair(("vision", partner), source, replication=50.0))
+        made.append(ModalityPair(("vision", partner), source, replication=50.0))
     return tuple(made)
 
 
 @pytest.mark.processes
 def test_prepared_datasets_give_the_same_batches_from_processes(pairs):
     options = {"seed": 1, "batch_size": 4, "steps": 6}
-    wanted = [Batches(pairs, INPUTS, **options)[step] for step in range(6)]
+    wanted = [PairBatches(pairs, INPUTS, **options)[step] for step in range(6)]
     assert {name for batch in wanted for name in batch} >= {"depth", "thermal", "audio"}
     assert all((batch["weight"] == 1).all() for batch in wanted)
-    for batch, other in zip(Batches(pairs, INPUTS, **options).stream(workers=1), wanted):
+    for batch, other in zip(PairBatches(pairs, INPUTS, **options).stream(workers=1), wanted):
         for name in batch:
             np.testing.assert_array_equal(batch[name], other[name])
 
 
 def test_a_video_and_its_sound_are_cut_at_the_same_moment(pairs):
     record = pairs[2].source.open()[0]
-    transforms, starts = (vision.Clip(SIZE, seconds=0.5), audio.LogMel(seconds=0.5)), set()
+    transforms, starts = (
+        (vision.FramesTransform(SIZE, seconds=0.5), audio.LogMel(seconds=0.5)),
+        set(),
+    )
     for seed in range(4):
-        view, rng = augment.View(seed), np.random.default_rng(0)
+        view, rng = augment.SharedAugmentation(seed), np.random.default_rng(0)
         seen, heard = (transform({**record, "view": view}, rng) for transform in transforms)
         starts.add(start := view.start(1e6, 0.5))
         cut = {**record, "start": start, "seconds": 0.5}
@@ -83,7 +86,7 @@ def test_a_model_trains_on_them_and_masks_what_is_broken(pairs, tmp_path):
     config = TrainConfig(
         model=ImageBindConfig(encoders, embed_dim=8),
         inputs=INPUTS,
-        pairs=(Pair(("vision", "depth"), source),),
+        pairs=(ModalityPair(("vision", "depth"), source),),
         steps=2,
         batch_size=8,
         bad_records=1.0,
@@ -206,7 +209,7 @@ def unchecked(arguments):
             ib.UserError, lambda settings=settings: ib.load_videos("a.mp4", **settings)
         )
     for settings in ({"size": "224"}, {"size": None}, {"seconds": "2"}, {"seconds": None}):
-        for make in (vision.Clip, vision.Views):
+        for make in (vision.FramesTransform, vision.EvalViews):
             made = functools.partial(make, **settings)
             assert "must be" in told(ib.UserError, made)
     assert "whole number" in told(ib.UserError, lambda: thermal.Thermal(2.5))
@@ -215,12 +218,12 @@ def unchecked(arguments):
     )
     camera = {"focal_length": 1.0, "baseline": 1.0}
     for modality, transform in (
-        ("vision", vision.Clip()), ("vision", vision.Views()), ("depth", depth.Disparity.nyu()),
-        ("thermal", thermal.Thermal()), ("imu", imu.Window()),
+        ("vision", vision.FramesTransform()), ("vision", vision.EvalViews()), ("depth", depth.Disparity.nyu()),
+        ("thermal", thermal.Thermal()), ("imu", imu.ImuWindow()),
     ):  # fmt: skip
         said = told(ib.MediaError, functools.partial(transform, {modality: 0, **camera}, None))
         assert said == "<int>: neither a path nor the bytes of a file", said
-    assert "<int>" in told(ib.MediaError, lambda: vision.Clip()({"vision": [0]}, None))
+    assert "<int>" in told(ib.MediaError, lambda: vision.FramesTransform()({"vision": [0]}, None))
 
 
 def test_wrong_types_are_told_and_home_is_known(zygote, tmp_path):
@@ -234,8 +237,8 @@ def test_a_manifest_of_ones_own_files_feeds_the_same_transforms(files):
         {"id": "two", "vision": "a.jpg", "depth": "gone.png", "focal_length": 80, "baseline": 0.1},
     ]
     (files / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    pair = Pair(("vision", "depth"), Manifest(files / "list.jsonl"))
-    batches = Batches((pair,), INPUTS, seed=0, batch_size=2, steps=1)
+    pair = ModalityPair(("vision", "depth"), Manifest(files / "list.jsonl"))
+    batches = PairBatches((pair,), INPUTS, seed=0, batch_size=2, steps=1)
     batch = batches[0]
     assert sorted(batch["weight"]) == [0, 1]
     assert batch["depth"].shape == (2, SIZE, SIZE, 1)

@@ -63,7 +63,7 @@ def test_orthogonal_pairs_have_a_loss_known_by_hand():
     assert loss == pytest.approx(np.log(np.exp(2) + 3) - 2, abs=1e-6)
     assert info_nce(z, z, 0.0) == pytest.approx(np.log(4), abs=1e-6)  # chance
     for form in ON_ONE:
-        assert jax.jit(functools.partial(contrastive.pair_loss, form=form))(z, z, 2.0)[
+        assert jax.jit(functools.partial(contrastive.symmetric_info_nce, form=form))(z, z, 2.0)[
             0
         ] == pytest.approx(2 * float(loss), abs=1e-6)
 
@@ -71,7 +71,9 @@ def test_orthogonal_pairs_have_a_loss_known_by_hand():
 @pytest.mark.parametrize("form", ON_ONE)
 def test_permuting_the_batch_changes_nothing(float32, form):
     order = np.random.default_rng(1).permutation(ALL)
-    loss = jax.jit(lambda a, b: contrastive.pair_loss(a, b, 5.0, form=form, chunk=ON_ONE[form]))
+    loss = jax.jit(
+        lambda a, b: contrastive.symmetric_info_nce(a, b, 5.0, form=form, chunk=ON_ONE[form])
+    )
     (one, metrics), (two, other) = loss(*float32), loss(*(z[order] for z in float32))
     np.testing.assert_allclose(one, two, rtol=1e-6)
     assert metrics == other
@@ -84,7 +86,9 @@ def test_a_masked_row_may_hold_anything(float32, form):
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
     def run(a, b, scale, weight):
-        return contrastive.pair_loss(a, b, scale, weight=weight, form=form, chunk=ON_ONE[form])[0]
+        return contrastive.symmetric_info_nce(
+            a, b, scale, weight=weight, form=form, chunk=ON_ONE[form]
+        )[0]
 
     a, b = float32
     value, grads = run(a, b, jnp.float32(5.0), weight)
@@ -107,7 +111,9 @@ def test_a_masked_row_may_hold_anything(float32, form):
 def test_a_model_that_collapsed_is_never_right(float32, form):
     @jax.jit
     def accuracy(a, b, weight=None):
-        _, metrics = contrastive.pair_loss(a, b, 7.0, weight=weight, form=form, chunk=ON_ONE[form])
+        _, metrics = contrastive.symmetric_info_nce(
+            a, b, 7.0, weight=weight, form=form, chunk=ON_ONE[form]
+        )
         return metrics["accuracy"]
 
     a, b = float32
@@ -123,7 +129,7 @@ def test_a_model_that_collapsed_is_never_right(float32, form):
 # ---- every form, however it is run
 
 
-def plain(a, b, scale, weight, form, pair_loss=contrastive.pair_loss):
+def plain(a, b, scale, weight, form, pair_loss=contrastive.symmetric_info_nce):
     chunk = ON_ONE.get(form)
     run = jax.value_and_grad(
         lambda *args: pair_loss(*args, weight=weight, form=form, chunk=chunk),
@@ -133,13 +139,13 @@ def plain(a, b, scale, weight, form, pair_loss=contrastive.pair_loss):
     return jax.jit(run)(a, b, scale)
 
 
-def sharded(a, b, scale, weight, form, pair_loss=contrastive.pair_loss, *, inside):
+def sharded(a, b, scale, weight, form, pair_loss=contrastive.symmetric_info_nce, *, inside):
     """The gradient of the sharded loss, or the sharded gradient of the loss."""
-    rows = P(sharding.BATCH)
+    rows = P(sharding.BATCH_AXES)
 
     def loss(a, b, scale, weight):
         return pair_loss(
-            a, b, scale, weight=weight, axis_name=sharding.BATCH, form=form, chunk=CHUNK[form]
+            a, b, scale, weight=weight, axis_name=sharding.BATCH_AXES, form=form, chunk=CHUNK[form]
         )
 
     gradient = functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
@@ -152,7 +158,7 @@ def sharded(a, b, scale, weight, form, pair_loss=contrastive.pair_loss, *, insid
     return jax.jit(run if inside else gradient(run))(a, b, scale, weight)
 
 
-def pmapped(a, b, scale, weight, form, pair_loss=contrastive.pair_loss):
+def pmapped(a, b, scale, weight, form, pair_loss=contrastive.symmetric_info_nce):
     def per_device(a, b, scale, weight):
         value, grads = jax.value_and_grad(
             lambda *args: pair_loss(
@@ -184,7 +190,7 @@ RUNS = {
 @pytest.mark.parametrize(
     "how, masked", [*((how, True) for how in RUNS), ("inside shard_map", False)]
 )
-@pytest.mark.parametrize("form", contrastive.FORMS)
+@pytest.mark.parametrize("form", contrastive.LOSS_IMPLEMENTATIONS)
 def test_value_and_gradient_are_the_reference_to_twelve_digits(pair, form, how, masked):
     assert jax.device_count() == DEVICES
     weight = weights(masked)
@@ -205,7 +211,7 @@ def right(a, b, weight):
     return np.mean([np.average(x.argmax(1) == np.arange(ALL), weights=weight) for x in both])
 
 
-@pytest.mark.parametrize("form", contrastive.FORMS)
+@pytest.mark.parametrize("form", contrastive.LOSS_IMPLEMENTATIONS)
 def test_no_scale_is_too_large(form):
     """Where powers relative to the largest possible logit are all 0 in float32."""
     rng = np.random.default_rng(2)
@@ -222,7 +228,7 @@ def test_no_scale_is_too_large(form):
         np.testing.assert_allclose(found, known, rtol=0, atol=1e-4 * np.abs(known).max())
 
 
-@pytest.mark.parametrize("form", contrastive.FORMS)
+@pytest.mark.parametrize("form", contrastive.LOSS_IMPLEMENTATIONS)
 def test_half_precision_comes_and_goes_but_the_loss_is_float32(float32, form):
     a, b = (z.astype(jnp.bfloat16) for z in float32)
     weight = jnp.asarray(weights(True), jnp.float32)
@@ -243,7 +249,7 @@ def with_bias(name):
     """The objective whose bias is half of the scale less 7, so that one gradient is of both."""
 
     def pair_loss(a, b, scale, **how):
-        return contrastive.objective(name, a, b, scale, 0.5 * scale - 7, **how)
+        return contrastive.training_loss(name, a, b, scale, 0.5 * scale - 7, **how)
 
     return pair_loss
 
@@ -288,7 +294,7 @@ def test_every_objective_is_the_reference_to_twelve_digits(pair, name, how):
 
 def test_orthogonal_pairs_have_objectives_known_by_hand():
     z, other = jnp.eye(2), jnp.eye(2)[::-1]
-    objective = jax.jit(contrastive.objective, static_argnums=0)
+    objective = jax.jit(contrastive.training_loss, static_argnums=0)
     value = lambda *arguments: float(objective(*arguments)[0])  # noqa: E731
     assert value("sigmoid", z, z, 0.0) == pytest.approx(2 * np.log(2), abs=1e-6)  # of two keys
     told = np.log1p(np.exp(-3)) + np.log1p(np.exp(-1))  # its own at 4 - 1, the other at 0 - 1
@@ -302,7 +308,7 @@ def test_orthogonal_pairs_have_objectives_known_by_hand():
     assert value("info_nce", z, other, 4.0) == pytest.approx(info_nce, abs=1e-6)
     assert value("joint", z, other, 4.0) == pytest.approx(info_nce + 2, abs=1e-6)
     with pytest.raises(UserError, match="objective 'siglip': not one of info_nce, sigmoid"):
-        contrastive.objective("siglip", z, z, 1.0)
+        contrastive.training_loss("siglip", z, z, 1.0)
 
 
 @pytest.mark.parametrize("name", contrastive.OBJECTIVES)
@@ -357,12 +363,14 @@ def test_streamed_forms_hold_neither_all_logits_nor_all_keys(pair, form, holds):
 
 
 def test_auto_is_by_size_and_a_name_is_itself():
-    for form in contrastive.FORMS:
-        assert contrastive.choose(form, 1, 8) == form
-    assert contrastive.choose("auto", 64, 64) == "gathered"
-    assert contrastive.choose("auto", 128, 2_048) == "gathered"
-    assert contrastive.choose("auto", 128, 32_768) == "chunked"
-    assert contrastive.choose("auto", 4_096, 1_048_576) == "ring"
-    assert contrastive.choose("auto", 1_048_576, 1_048_576) == "chunked"  # nobody to pass on to
+    for form in contrastive.LOSS_IMPLEMENTATIONS:
+        assert contrastive.choose_implementation(form, 1, 8) == form
+    assert contrastive.choose_implementation("auto", 64, 64) == "gathered"
+    assert contrastive.choose_implementation("auto", 128, 2_048) == "gathered"
+    assert contrastive.choose_implementation("auto", 128, 32_768) == "chunked"
+    assert contrastive.choose_implementation("auto", 4_096, 1_048_576) == "ring"
+    assert (
+        contrastive.choose_implementation("auto", 1_048_576, 1_048_576) == "chunked"
+    )  # nobody to pass on to
     with pytest.raises(UserError, match="loss form 'rings': not one of gathered, chunked, ring"):
-        contrastive.pair_loss(jnp.eye(2), jnp.eye(2), 1.0, form="rings")
+        contrastive.symmetric_info_nce(jnp.eye(2), jnp.eye(2), 1.0, form="rings")

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from imagebind_jax.errors import UserError
 from imagebind_jax.models import attention as forms
 from imagebind_jax.models import attention_pallas, layers
-from imagebind_jax.models.attention import attention
+from imagebind_jax.models.attention import self_attention
 
 pytestmark = pytest.mark.jax
 
@@ -49,7 +49,7 @@ def by_hand(qkv, *bias, causal):
     return out.reshape(batch, length, -1)
 
 
-plain = functools.partial(attention, heads=HEADS, form="plain")
+plain = functools.partial(self_attention, heads=HEADS, form="plain")
 
 
 def shift_of(qkv):
@@ -113,7 +113,7 @@ def test_the_kernel_holds_large_scores():
 
 def programs(remat, platform, dtype="bfloat16"):
     """The text of a trunk's gradient per device, as it goes to the compiler of a platform."""
-    trunk = layers.Trunk(depth=2, heads=2, bias_kv=True, dtype=dtype, remat=remat)
+    trunk = layers.TransformerTrunk(depth=2, heads=2, bias_kv=True, dtype=dtype, remat=remat)
     params = jax.eval_shape(trunk.init, jax.random.key(0), jnp.zeros((1, 9, 16)))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
@@ -143,20 +143,23 @@ def test_float32_is_plain_everywhere():
 def test_a_program_of_many_devices_is_plain_outside_shard_map():
     """XLA refuses to split a kernel."""
     given = inputs(False, jnp.bfloat16)
-    traced = jax.jit(functools.partial(attention, heads=HEADS)).trace(*given)
+    traced = jax.jit(functools.partial(self_attention, heads=HEADS)).trace(*given)
     assert "tpu_custom_call" not in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 
 def test_an_unknown_form_is_the_users_mistake():
     with pytest.raises(UserError, match="flash.*plain"):
-        attention(*inputs(False), heads=HEADS, form="flash")
+        self_attention(*inputs(False), heads=HEADS, form="flash")
 
 
 def test_what_the_kernel_tells_the_compiler_is_above_its_products():
     """Told nothing, a compiler takes a kernel's work for none."""
     cost = []
     qkv = jnp.zeros((4, 257, 3 * 1280), jnp.bfloat16)
-    for call, extra in ((attention_pallas.forward, ()), (attention_pallas.backward, (0,))):
+    for call, extra in (
+        (attention_pallas.attention_forward, ()),
+        (attention_pallas.attention_backward, (0,)),
+    ):
         more = [jnp.zeros((4, 257, 1280), jnp.bfloat16) for _ in extra]
         call = functools.partial(call, heads=16, causal=False)
         traced = jax.make_jaxpr(call)(qkv, jnp.zeros(3 * 1280, jnp.bfloat16), None, *more)
@@ -172,14 +175,14 @@ def test_products_are_the_plain_form_with_its_gradients(causal, bias):
     given = inputs(bias)
     gradient = normal(3, 2, 11, 24)
     (found, back), (expected, plain) = (
-        jax.vjp(functools.partial(attention, heads=HEADS, causal=causal, form=form), *given)
+        jax.vjp(functools.partial(self_attention, heads=HEADS, causal=causal, form=form), *given)
         for form in ("products", "plain")
     )
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
     for ours, theirs in zip(back(gradient), plain(gradient)):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=3e-6)
         assert jnp.abs(theirs).max() > 0.1
-    far = attention(given[0] * 40, *given[1:], heads=HEADS, causal=causal, form="products")
+    far = self_attention(given[0] * 40, *given[1:], heads=HEADS, causal=causal, form="products")
     assert jnp.isfinite(far).all()  # the highest is taken off before the exponential
 
 
@@ -188,5 +191,5 @@ def test_in_float64_nothing_is_rounded_to_float32(causal, bias):
     """A model in float64 is there to check others by."""
     with jax.enable_x64(True):
         given = inputs(bias, jnp.float64)
-        found = attention(*given, heads=HEADS, causal=causal)
+        found = self_attention(*given, heads=HEADS, causal=causal)
     np.testing.assert_allclose(found, by_hand(*given, causal=causal), rtol=0, atol=1e-13)

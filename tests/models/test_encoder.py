@@ -129,9 +129,9 @@ def test_text_ignores_what_follows_its_end():
 
 
 def test_text_is_causal_shown_by_gradients():
-    from imagebind_jax.models.layers import Trunk
+    from imagebind_jax.models.layers import TransformerTrunk
 
-    trunk = Trunk(depth=2, heads=4, causal=True)
+    trunk = TransformerTrunk(depth=2, heads=4, causal=True)
     x = jax.random.normal(jax.random.key(1), (1, 6, 32))
     params = trunk.init(jax.random.key(0), x)
     gradient = jax.grad(lambda x: trunk.apply(params, x)[0, 3].sum())(x)[0]
@@ -157,9 +157,9 @@ def test_unrolling_and_rematerialising_change_no_number(change):
 
 
 def test_the_scan_is_the_loop_over_its_layers():
-    from imagebind_jax.models.layers import Block, Trunk
+    from imagebind_jax.models.layers import Block, TransformerTrunk
 
-    trunk = Trunk(depth=3, heads=4, bias_kv=True)
+    trunk = TransformerTrunk(depth=3, heads=4, bias_kv=True)
     x = jax.random.normal(jax.random.key(1), (2, 5, 32))
     params = trunk.init(jax.random.key(0), x)["params"]
     wanted = x
@@ -207,8 +207,8 @@ def test_a_deeper_head_and_a_bias_leave_all_other_parameters_what_they_were():
     more = {m: dataclasses.replace(c, mlp_head=True, logit_bias=-3.0) for m, c in ENCODERS.items()}
     config = ImageBindConfig(more, embed_dim=16)
     found = jax.jit(lambda key: init(config, key))(jax.random.key(0))
-    mask = optimizer.decayed(found)
-    trained, _ = optimizer.split(found, DEEPER_HEADS)
+    mask = optimizer.weight_decay_mask(found)
+    trained, _ = optimizer.split_frozen(found, DEEPER_HEADS)
     assert {name for tower in trained.values() for name in tower} == {"head_hidden", "head"}
     for modality, tower in found.items():
         assert (bias := tower.pop("logit_bias")).shape == () and bias == -3

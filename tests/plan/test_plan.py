@@ -11,7 +11,7 @@ import pytest
 
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.models.encoder import Encoder, EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
@@ -97,13 +97,15 @@ ROWS = 128 * 256 * 4  # bytes of what a device has in PROGRAM
 
 
 def test_cycles_count_as_often_as_their_loop_turns():
-    found = hlo_schedule.read(PROGRAM)
+    found = hlo_schedule.read_schedule(PROGRAM)
     assert found.cycles == 5 * (100 + 1280) + 500 + 20
     assert found.unclear == 0
 
 
 def test_every_exchange_is_found_once():
-    found = {(each.kind, each.runs): each for each in hlo_schedule.read(PROGRAM).collectives}
+    found = {
+        (each.kind, each.runs): each for each in hlo_schedule.read_schedule(PROGRAM).collectives
+    }
     assert found.keys() == {("all-gather", 5), ("reduce-scatter", 5), ("all-gather", 1)}
     assert found["all-gather", 5].sent == 7 * ROWS  # of 8 devices, to each of the others
     assert found["reduce-scatter", 5].sent == 7 / 8 * 8 * ROWS
@@ -113,10 +115,10 @@ def test_every_exchange_is_found_once():
 
 
 def test_a_kernel_of_ours_says_what_it_needs():
-    (kernel,) = hlo_schedule.read(PROGRAM).kernels
+    (kernel,) = hlo_schedule.read_schedule(PROGRAM).kernels
     assert kernel.stated and kernel.runs == 1
     assert (kernel.flops, kernel.bytes, kernel.transcendentals) == (32768, 262144, 7)
-    silent = hlo_schedule.read(PROGRAM.replace('"cost_estimate"', '"other"')).kernels[0]
+    silent = hlo_schedule.read_schedule(PROGRAM.replace('"cost_estimate"', '"other"')).kernels[0]
     assert not silent.stated and silent.bytes == 2 * ROWS
 
 
@@ -125,7 +127,8 @@ def test_traffic_is_of_main_memory_and_of_the_part_that_is_read():
     # Each turn one of five layers; c twice, what was gathered of it; a in and the result out.
     gathered = 256 * 512 * 4 + 256 * 16 * 4
     assert (
-        hlo_schedule.read(PROGRAM).traffic == 5 * layer + 2 * (256 * 128 * 4) + gathered + 2 * ROWS
+        hlo_schedule.read_schedule(PROGRAM).traffic
+        == 5 * layer + 2 * (256 * 128 * 4) + gathered + 2 * ROWS
     )
 
 
@@ -145,10 +148,10 @@ def test_how_often_a_loop_turns(change, wanted):
     for old, new in change.items():
         assert old in text
         text = text.replace(old, new)
-    computations, entry = hlo_parser.parse(text)
+    computations, entry = hlo_parser.parse_hlo(text)
     around = computations[entry]
-    assert hlo_schedule.turns(computations, around, around["while.1"]) == wanted
-    assert hlo_schedule.read(text).unclear == (wanted == 0)
+    assert hlo_schedule.trip_count(computations, around, around["while.1"]) == wanted
+    assert hlo_schedule.read_schedule(text).unclear == (wanted == 0)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +166,9 @@ def test_how_often_a_loop_turns(change, wanted):
     ],
 )
 def test_bytes_of_a_shape(shape, plain, padded):
-    assert hlo_parser.sizes(shape) == plain
-    assert hlo_parser.sizes(shape, padded=True) == padded
-    assert hlo_parser.sizes(shape.replace(")}", ")S(1)}"), only_hbm=True) in (0, plain)
+    assert hlo_parser.shape_bytes(shape) == plain
+    assert hlo_parser.shape_bytes(shape, padded=True) == padded
+    assert hlo_parser.shape_bytes(shape.replace(")}", ")S(1)}"), only_hbm=True) in (0, plain)
 
 
 def test_an_update_writes_its_part():
@@ -184,9 +187,9 @@ ENTRY %main (a: f32[9,8,128], b: f32[1,8,128], i: s32[]) -> f32[9,8,128] {
   ROOT %f = f32[9,8,128]{2,1,0:T(8,128)} fusion(%a, %b, %i), kind=kLoop, calls=%fused
 }
 """
-    computations, entry = hlo_parser.parse(text)
+    computations, entry = hlo_parser.parse_hlo(text)
     main = computations[entry]
-    assert hlo_traffic.traffic(computations, main, main["f"]) == 2 * 8 * 128 * 4
+    assert hlo_traffic.hbm_bytes(computations, main, main["f"]) == 2 * 8 * 128 * 4
 
 
 # ---- operations of a model
@@ -205,13 +208,13 @@ def test_the_operations_of_an_encoder_are_xlas(encoder):
     params = jax.eval_shape(module.init, jax.random.key(0), x)
     compiled = jax.jit(module.apply).lower(params, x).compile()
     cost = compiled.cost_analysis()
-    ours, theirs = 4 * flops.forward(encoder, 512), cost["flops"]
+    ours, theirs = 4 * flops.forward_flops(encoder, 512), cost["flops"]
     assert ours <= theirs < 1.25 * ours
 
 
 def test_a_hidden_layer_before_the_head_costs_its_product():
     hidden = dataclasses.replace(WIDE, mlp_head=True)
-    assert flops.forward(hidden, 512) - flops.forward(WIDE, 512) == 2 * 64 * 64
+    assert flops.forward_flops(hidden, 512) - flops.forward_flops(WIDE, 512) == 2 * 64 * 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +236,7 @@ def config(frozen=(), **fields):
     return TrainConfig(
         model=ImageBindConfig({"vision": encoder, "imu": encoder}, embed_dim=16),
         inputs={"vision": Never(), "imu": Never()},
-        pairs=(Pair(("vision", "imu"), Closed()),),
+        pairs=(ModalityPair(("vision", "imu"), Closed()),),
         steps=2,
         optimizer=OptimizerConfig(frozen=frozen),
         **{"batch_size": 16} | fields,
@@ -241,20 +244,23 @@ def config(frozen=(), **fields):
 
 
 def test_a_frozen_tower_costs_one_pass_and_a_trained_one_three():
-    one = 16 * flops.forward(config().model.encoders["imu"], 16)
+    one = 16 * flops.forward_flops(config().model.encoders["imu"], 16)
     product = 2 * 16 * 16 * 16
     for frozen, passes, products in (((), 6, 3), (("vision/",), 4, 2)):
         settings = config(frozen)
-        shares = flops.trained_shares(settings)
-        assert flops.step(settings, ("vision", "imu"), shares) == passes * one + products * product
+        shares = flops.trainable_fraction(settings)
+        assert (
+            flops.train_step_flops(settings, ("vision", "imu"), shares)
+            == passes * one + products * product
+        )
 
 
 def test_a_tower_trained_in_part_lies_between():
     settings = config(("vision/(?!head)",))
-    share = flops.trained_shares(settings)["vision"]
+    share = flops.trainable_fraction(settings)["vision"]
     assert 0 < share < 0.1
-    whole = flops.step(settings, ("vision", "imu"), {"vision": 1.0, "imu": 1.0})
-    part = flops.step(settings, ("vision", "imu"), flops.trained_shares(settings))
+    whole = flops.train_step_flops(settings, ("vision", "imu"), {"vision": 1.0, "imu": 1.0})
+    part = flops.train_step_flops(settings, ("vision", "imu"), flops.trainable_fraction(settings))
     assert whole / 2 < part < whole
 
 
@@ -263,7 +269,7 @@ def test_a_tower_trained_in_part_lies_between():
 
 def test_times_add_up_and_what_is_hidden_does_not():
     chip = tpu_topologies.Chip("round", 1e9, 1e9, 1e6, 1e6, 1e6, "")
-    found = roofline.estimate(hlo_schedule.read(PROGRAM), chip, flops=1e6)
+    found = roofline.estimate_step(hlo_schedule.read_schedule(PROGRAM), chip, flops=1e6)
     assert found.computing == pytest.approx((5 * 1380 + 520) / 1e6)
     assert found.kernels == pytest.approx(262144 / 1e6)  # by its bytes, which take longer
     assert found.waiting == pytest.approx(5 * 14 * ROWS / 1e6)
@@ -282,9 +288,11 @@ def test_times_add_up_and_what_is_hidden_does_not():
 def numbers(seconds=1.0, gb=1.0):
     chip = tpu_topologies.CHIPS["v5e"]
     found = dataclasses.replace(
-        roofline.estimate(hlo_schedule.read(PROGRAM), chip, 1e12), computing=seconds
+        roofline.estimate_step(hlo_schedule.read_schedule(PROGRAM), chip, 1e12), computing=seconds
     )
-    return table.of_pair(aot_compile.Compiled("", {"parameters": gb * 1e9}, 3.0), found, chip)
+    return table.pair_report(
+        aot_compile.CompiledStep("", {"parameters": gb * 1e9}, 3.0), found, chip
+    )
 
 
 def test_the_table_says_whether_it_fits_and_what_to_do():
@@ -300,12 +308,12 @@ def test_the_table_says_whether_it_fits_and_what_to_do():
             "chip": dataclasses.asdict(tpu_topologies.CHIPS["v5e"]),
             "batch_size": 2048,
             "pairs": pairs,
-            "run": table.whole(
+            "run": table.run_report(
                 pairs, {"vision+imu": 1.0}, tpu_topologies.CHIPS["v5e"], rows=2048, devices=16
             ),
             "remedy": "try a thing",
         }
-        text = "\n".join(table.lines(plan))
+        text = "\n".join(table.format_plan(plan))
         assert words in text and "128 rows a device" in text and "never run" in text
         json.dumps(plan)
 
@@ -313,7 +321,7 @@ def test_the_table_says_whether_it_fits_and_what_to_do():
 def test_a_run_is_the_mean_of_its_pairs_by_weight():
     pairs = {"a": numbers(1.0), "b": numbers(3.0)}
     chip = tpu_topologies.CHIPS["v5e"]
-    run = table.whole(pairs, {"a": 3.0, "b": 1.0}, chip, rows=100, devices=16)
+    run = table.run_report(pairs, {"a": 3.0, "b": 1.0}, chip, rows=100, devices=16)
     assert run["seconds"] == pytest.approx(1.5, rel=1e-2)
     assert run["samples_per_second"] == pytest.approx(100 / 1.5, rel=1e-2)
     assert run["utilisation"] == pytest.approx(1e12 / 197e12 / 1.5, rel=1e-2)
@@ -321,7 +329,7 @@ def test_a_run_is_the_mean_of_its_pairs_by_weight():
 
 def test_the_programs_of_all_pairs_stay_on_the_devices():
     pairs = {name: {**numbers(), "memory": {"program": 2e9, "total": 5e9}} for name in "abc"}
-    run = table.whole(pairs, dict.fromkeys("abc", 1.0), tpu_topologies.CHIPS["v5e"], 100, 16)
+    run = table.run_report(pairs, dict.fromkeys("abc", 1.0), tpu_topologies.CHIPS["v5e"], 100, 16)
     assert run["memory"] == 3e9 + 3 * 2e9 and run["fits_with_room"]
 
 
@@ -329,10 +337,12 @@ def test_the_programs_of_all_pairs_stay_on_the_devices():
 
 
 def test_slices_have_their_devices():
-    counts = {name: tpu_topologies.devices(name) for name in tpu_topologies.SLICES}
+    counts = {name: tpu_topologies.device_count(name) for name in tpu_topologies.SLICES}
     assert counts["v5e:16x16"] == 256 and counts["v5p:8x8x16"] == 1024 and counts["v6e:4x4"] == 16
     assert counts["v4:4x4x4"] == 128  # of 64 chips with two cores each
-    assert {tpu_topologies.chip(name).name for name in counts} == tpu_topologies.CHIPS.keys()
+    assert {
+        tpu_topologies.chip_of_slice(name).name for name in counts
+    } == tpu_topologies.CHIPS.keys()
 
 
 @pytest.mark.parametrize(
@@ -340,7 +350,7 @@ def test_slices_have_their_devices():
 )
 def test_an_unknown_slice_names_the_nearest(name, near):
     with pytest.raises(UserError, match=f"no TPU slice '{name}'.*{near}"):
-        tpu_topologies.chip(name)
+        tpu_topologies.chip_of_slice(name)
 
 
 # ---- the step that is compiled
@@ -366,13 +376,13 @@ def test_a_step_is_compiled_without_opening_a_source():
 )
 def test_what_cannot_run_there(fields, words):
     with pytest.raises(UserError, match=words):
-        aot_compile.check(config(**fields), 8)
+        aot_compile.check_plannable(config(**fields), 8)
 
 
 def test_what_does_not_fit_says_how_much_and_what_to_change():
     said = RuntimeError("RESOURCE_EXHAUSTED: ... Used 34.22G of 15.75G hbm. Exceeded by 18.47G.")
     error = aot_compile._not_compiled(said, config(batch_size=64, fsdp=2), 8)
-    assert isinstance(error, aot_compile.DoesNotFit)
+    assert isinstance(error, aot_compile.OutOfMemoryError)
     assert (error.wanted, error.there) == (34.22 * 2**30, 15.75 * 2**30)
     for words in ("36.7 GB", "16.9 GB", "--model.remat full", "--micro-batches 2", "--fsdp 8"):
         assert words in str(error)
@@ -394,10 +404,10 @@ def test_a_sweep_keeps_the_fastest_that_fits(monkeypatch):
     def of_pair(config, pair, topology, devices):
         seconds = {"none": 1.0, "full": 2.0}.get(config.model.remat, 4.0) * config.batch_size
         if config.micro_batches == 1 and config.model.remat == "none":
-            raise aot_compile.DoesNotFit("does not fit: 17 GB; try less", 17e9, 16e9)
+            raise aot_compile.OutOfMemoryError("does not fit: 17 GB; try less", 17e9, 16e9)
         return numbers(seconds, gb=14.0 if config.batch_size > 64 else 4.0)
 
-    monkeypatch.setattr(step_estimate, "of_pair", of_pair)
+    monkeypatch.setattr(step_estimate, "plan_pair", of_pair)
     lines = []
     settings = config(batch_size=64)
     fields = ["micro_batches", "model.remat", "batch_size"]

@@ -15,7 +15,7 @@ SHAPES: dict = {}
 @pytest.fixture(autouse=True)
 def traced_once(monkeypatch):
     """A model's shapes, for which each opening of a file traces all of it twice, once for each config."""
-    trace = parameter_source.shapes
+    trace = parameter_source.param_shapes
 
     def shapes(config):
         key = repr(config)
@@ -24,7 +24,7 @@ def traced_once(monkeypatch):
         return dict(SHAPES[key])
 
     for module in (lora, rules, parameter_source):
-        monkeypatch.setattr(module, "shapes", shapes)
+        monkeypatch.setattr(module, "param_shapes", shapes)
 
 
 def formats(made_once, name, **how):

@@ -21,8 +21,8 @@ import imagebind_jax as ib
 from imagebind_jax import UserError
 from imagebind_jax.porting import convert, load
 from imagebind_jax.porting.files import own_checkpoint, provenance, tensor_writers
-from imagebind_jax.porting.files.parameter_source import InMemory
-from imagebind_jax.porting.files.tensor_files import NotedTorchFile, open_tensors
+from imagebind_jax.porting.files.parameter_source import InMemoryParams
+from imagebind_jax.porting.files.tensor_files import AnnotatedTorchFile, open_tensors
 from imagebind_jax.porting.torch_pickle.torch_file import TensorSpec
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "golden" / "imagebind" / "imagebind_tiny.pth"
@@ -155,9 +155,11 @@ def test_verify_notices_other_weights(tmp_path):
     """The comparison itself can fail: another checkpoint's folder is not this one's."""
     config, leaves = golden("imu")
     params = traverse_util.unflatten_dict(leaves | {"imu/cls": leaves["imu/cls"] + 1}, sep="/")
-    other = InMemory(config, params)
-    own_checkpoint.write(
-        tmp_path / "w", other, lambda d: provenance.Note(config, {"licence": ""}, dict(d))
+    other = InMemoryParams(config, params)
+    own_checkpoint.write_checkpoint(
+        tmp_path / "w",
+        other,
+        lambda d: provenance.WeightsMetadata(config, {"licence": ""}, dict(d)),
     )
     with (
         load.open_weights(CHECKPOINT, modalities=("imu",)) as weights,
@@ -204,14 +206,14 @@ def test_no_room(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("name", NAMES.values())
 def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch, name):
-    original, count = NotedTorchFile.__getitem__, iter(range(1000))
+    original, count = AnnotatedTorchFile.__getitem__, iter(range(1000))
 
     def failing(self, name):
         if next(count) == 10:
             raise OSError(5, "Input/output error")
         return original(self, name)
 
-    monkeypatch.setattr(NotedTorchFile, "__getitem__", failing)
+    monkeypatch.setattr(AnnotatedTorchFile, "__getitem__", failing)
     with pytest.raises(Exception, match="Input/output error"):
         convert.convert(CHECKPOINT, tmp_path / name, modalities=("imu",), say=quiet)
     assert not list(tmp_path.iterdir())
@@ -220,13 +222,13 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch, name):
 KILLED = """
 import os, signal, sys
 from imagebind_jax.porting import convert
-from imagebind_jax.porting.files.tensor_files import NotedTorchFile
-original, count = NotedTorchFile.__getitem__, iter(range(1000))
+from imagebind_jax.porting.files.tensor_files import AnnotatedTorchFile
+original, count = AnnotatedTorchFile.__getitem__, iter(range(1000))
 def killing(self, name):
     if next(count) == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(self, name)
-NotedTorchFile.__getitem__ = killing
+AnnotatedTorchFile.__getitem__ = killing
 convert.convert(sys.argv[1], sys.argv[2], modalities=("imu",))
 """
 
@@ -420,7 +422,7 @@ def test_numbers_that_do_not_fit_are_refused_and_a_change_of_type_is_told(tmp_pa
 def test_a_note_that_means_harm_is_refused_at_once(small, tmp_path, changes, line):
     """Anybody can seal a note: what it says is checked, too."""
     with open_tensors(small / "w.safetensors") as file:
-        said = json.loads(provenance.seal(file.note))
+        said = json.loads(provenance.encode_metadata(file.note))
     del said["seal"]
     said["config"]["encoders"]["imu"] |= changes
     said["seal"] = provenance._sha256(said)
@@ -473,9 +475,11 @@ def fixed():
 @pytest.mark.parametrize("name", NAMES.values())
 def test_a_scale_of_text_that_is_fixed_comes_back(name, fixed, tmp_path):
     config, params = fixed
-    weights = InMemory(config, params)
-    own_checkpoint.write(
-        tmp_path / "a", weights, lambda d: provenance.Note(config, {"licence": ""}, dict(d))
+    weights = InMemoryParams(config, params)
+    own_checkpoint.write_checkpoint(
+        tmp_path / "a",
+        weights,
+        lambda d: provenance.WeightsMetadata(config, {"licence": ""}, dict(d)),
     )
     convert.convert(tmp_path / "a", tmp_path / f"b{name}", say=quiet)
     model, back = load.load(tmp_path / f"b{name}")

@@ -13,7 +13,7 @@ import imagebind_jax as ib
 from imagebind_jax import UserError
 from imagebind_jax.errors import one_line
 from imagebind_jax.models.imagebind import TINY, ImageBindConfig
-from imagebind_jax.porting.formats.rules import Leaf, Rule
+from imagebind_jax.porting.formats.rules import ParamMapping, Rule
 from imagebind_jax.porting.load import read_config
 
 pytestmark = pytest.mark.jax
@@ -97,7 +97,7 @@ def test_a_header_that_is_too_long_is_not_even_parsed(tmp_path):
 def test_shapes_are_judged_without_memory():
     """The patch convolution of 48 TB is inflated on paper only."""
     rule = Rule("conv", "stem/kernel", "o c y x -> t y x c o", inflate="t")
-    leaf = Leaf("vision/stem/kernel", (2, 4, 4, 3, 8), rule, (("conv",),), {"t": 2, "c": 3})
+    leaf = ParamMapping("vision/stem/kernel", (2, 4, 4, 3, 8), rule, (("conv",),), {"t": 2, "c": 3})
     assert leaf.shape_of((10**6, 3, 2000, 2000)) == (2, 2000, 2000, 3, 10**6)
     assert leaf.shape_of((8, 4, 4, 4)) is None  # four channels
     assert leaf.shape_of((8, 3, 4)) is None

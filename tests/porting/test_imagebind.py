@@ -83,7 +83,9 @@ def test_every_block(loaded, tensors, name):
     c = model.config.encoders[m]
     x = reference.pre_norm(tensors, m, reference.tokens(tensors, m, theirs(name)))[:1]
     one = jax.jit(
-        layers.Trunk(1, c.heads, c.mlp_ratio, c.activation, c.bias_kv, causal=m == "text").apply
+        layers.TransformerTrunk(
+            1, c.heads, c.mlp_ratio, c.activation, c.bias_kv, causal=m == "text"
+        ).apply
     )
     for i in range(c.depth):
         slices = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], params[m]["trunk"]["blocks"])
@@ -221,11 +223,11 @@ def test_heads_that_no_rule_gives_must_be_told(altered):
 
 def test_a_guess_of_heads_is_a_warning(altered, tensors):
     """A custom width of 64 channels a head loads without a config, and says what it assumed."""
-    from imagebind_jax.porting.formats.hints import Hints
+    from imagebind_jax.porting.formats.hints import LoadHints
 
     with pytest.warns(UserWarning, match="assuming 3 for width 192"):
-        assert Hints().heads_of("depth", 192) == 3
-    assert Hints().heads_of("depth", 384) == 8  # as released: no warning
+        assert LoadHints().heads_of("depth", 192) == 3
+    assert LoadHints().heads_of("depth", 384) == 8  # as released: no warning
 
 
 def test_fewer_blocks_load_as_a_shorter_model(altered, tensors):

@@ -16,13 +16,13 @@ from imagebind_jax import optimizer
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import HUGE, ImageBind, ImageBindConfig, init
-from imagebind_jax.models.layers import Adapters, Block
-from imagebind_jax.optimizer import ALL_BUT_LORA, OptimizerConfig
+from imagebind_jax.models.layers import Block, LoraConfig
+from imagebind_jax.optimizer import FREEZE_ALL_BUT_LORA, OptimizerConfig
 from imagebind_jax.porting import lora
-from imagebind_jax.porting.files.parameter_source import shapes, stacked
+from imagebind_jax.porting.files.parameter_source import is_stacked, param_shapes
 from imagebind_jax.porting.files.tensor_writers import write_torch
 from imagebind_jax.porting.formats import imagebind, rules
 from imagebind_jax.porting.torch_pickle.torch_file import TensorSpec
@@ -52,7 +52,7 @@ def adapted(targets=PRODUCTS, scale=1.5, modalities=("text", "imu")):
     change = {"lora": targets, "lora_rank": RANK, "lora_scale": scale}
     some = {m: dataclasses.replace(ENCODERS[m], **change) for m in modalities}
     model = with_encoders(ENCODERS | some)
-    return model, optimizer.merge(parameters(model.config, 1), base())
+    return model, optimizer.merge_params(parameters(model.config, 1), base())
 
 
 def with_encoders(encoders):
@@ -77,7 +77,7 @@ def flat(params):
 
 
 def without_adapters(params):
-    return optimizer.split(params, OptimizerConfig(frozen=(ALL_BUT_LORA,)))[1]
+    return optimizer.split_frozen(params, OptimizerConfig(frozen=(FREEZE_ALL_BUT_LORA,)))[1]
 
 
 def assert_same_bits(a, b):
@@ -93,14 +93,14 @@ def assert_close(a, b, atol=1e-5):
 
 
 def test_fresh_adapters_change_no_bit_and_are_the_only_new_parameters():
-    model, params = lora.add(
+    model, params = lora.add_adapters(
         BASE, base(), ["text", "imu"], PRODUCTS, RANK, 1.5, key=jax.random.key(0)
     )
     assert model == adapted()[0]
     assert_same_bits(without_adapters(params), base())
     x = inputs("text", "imu")
     assert_same_bits(embed(model, params, x), embed(BASE, base(), x))
-    fresh = flat(lora.adapters(params))
+    fresh = flat(lora.adapter_params(params))
     imu = {path.removeprefix("imu/trunk/blocks/"): x.shape for path, x in fresh.items()}
     assert {path: shape for path, shape in imu.items() if "text" not in path} == {
         "attn/qkv_lora/a": (3, 16, 2), "attn/qkv_lora/b": (3, 2, 3, 2, 8),
@@ -115,19 +115,21 @@ def test_fresh_adapters_change_no_bit_and_are_the_only_new_parameters():
 
 def test_a_model_made_with_adapters_has_the_base_of_one_made_without():
     text = dataclasses.replace(BASE.config, encoders={"text": ENCODERS["text"]})
-    config = lora.add(ImageBind(text), {}, targets=PRODUCTS, key=jax.random.key(0))[0].config
+    config = lora.add_adapters(ImageBind(text), {}, targets=PRODUCTS, key=jax.random.key(0))[
+        0
+    ].config
     made, plain = (jax.jit(functools.partial(init, c))(jax.random.key(3)) for c in (config, text))
     assert_same_bits(without_adapters(made), plain)
-    assert len(jax.tree.leaves(lora.adapters(made))) == 8
+    assert len(jax.tree.leaves(lora.adapter_params(made))) == 8
 
 
 def test_huge_gains_the_parameters_one_counts_by_hand():
     vision = dataclasses.replace(HUGE.encoders["vision"], lora=("qkv", "out", "fc1", "fc2"))
     config = dataclasses.replace(HUGE, encoders={"vision": vision})
-    found = {path: leaf for path, leaf in shapes(config).items() if "_lora/" in path}
+    found = {path: leaf for path, leaf in param_shapes(config).items() if "_lora/" in path}
     ends = (1280 + 3840) + (1280 + 1280) + 2 * (1280 + 5120)  # in + out of the four products
     assert sum(math.prod(leaf.shape) for leaf in found.values()) == 32 * 4 * ends
-    specs = sharding.Sharded().state_shardings(found)  # every one finds its place
+    specs = sharding.ShardedStrategy().state_shardings(found)  # every one finds its place
     assert "fsdp" in specs["vision/trunk/blocks/mlp/fc1_lora/b"].spec  # 4 x 5120 a layer
 
 
@@ -152,7 +154,7 @@ def test_the_parallel_adapter_adds_to_the_whole_attention():
     params = jax.tree.map(lambda leaf: leaf[1], params["imu"]["trunk"]["blocks"])
     params["mlp"] = jax.tree.map(jnp.zeros_like, params["mlp"])  # x + attention is left
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, WIDTH)), jnp.float32)
-    block = Block(2, bias_kv=True, adapters=Adapters(("attn",), RANK, 0.5))
+    block = Block(2, bias_kv=True, adapters=LoraConfig(("attn",), RANK, 0.5))
     y = jax.jit(block.apply)({"params": params}, x, jnp.float32(0))[0] - x
     w, x = flat(params), np.asarray(x)
     mean, deviation = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
@@ -166,7 +168,7 @@ def test_the_parallel_adapter_adds_to_the_whole_attention():
 
 def test_merging_gives_the_same_outputs_and_kernels_right_to_the_rounding():
     model, params = adapted()
-    merged, weights = lora.merge(model, params)
+    merged, weights = lora.merge_adapters(model, params)
     assert merged == BASE
     assert jax.tree.structure(weights) == jax.tree.structure(base())
     x = inputs("text", "imu")
@@ -187,17 +189,17 @@ def test_merging_gives_the_same_outputs_and_kernels_right_to_the_rounding():
 
 
 def test_nothing_to_merge_is_no_mistake_and_a_parallel_path_is():
-    merged, weights = lora.merge(BASE, base())
+    merged, weights = lora.merge_adapters(BASE, base())
     assert merged == BASE
     assert_same_bits(weights, base())
     with pytest.raises(UserError, match="cannot be merged, as the softmax stands between"):
-        lora.merge(*adapted(("qkv", "attn")))
+        lora.merge_adapters(*adapted(("qkv", "attn")))
 
 
 def test_an_adapter_computes_in_the_models_dtype_and_stays_float32():
     model, params = adapted()
     half = ImageBind(dataclasses.replace(model.config, dtype="bfloat16"))
-    assert {x.dtype for x in jax.tree.leaves(lora.adapters(params))} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(lora.adapter_params(params))} == {jnp.dtype("float32")}
     whole = embed(model, params, inputs("text", "imu"))["imu"]
     cosines = np.sum(embed(half, params, inputs("imu"))["imu"] * whole, axis=-1)
     assert cosines.min() > 0.99
@@ -217,7 +219,7 @@ def gradient(model, params, x):
 
 @functools.cache
 def gradient_of_the_merged():
-    model, params = lora.merge(*adapted())
+    model, params = lora.merge_adapters(*adapted())
     return flat(gradient(model, {"imu": params["imu"]}, inputs("imu", batch=8)))
 
 
@@ -227,8 +229,8 @@ def test_the_gradient_is_the_chain_rules_of_the_merged_kernel(placed, monkeypatc
     (model, params), x = adapted(), inputs("imu", batch=8)
     params, wanted = {"imu": params["imu"]}, gradient_of_the_merged()
     if placed == "eight devices":
-        monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 1)
-        place = sharding.Sharded()
+        monkeypatch.setattr(sharding, "MIN_SHARD_ELEMENTS", 1)
+        place = sharding.ShardedStrategy()
         params, x = place.place(jax.tree.map(np.asarray, params)), place.batch(x)
     grads = gradient(model, params, x)
     if placed == "eight devices":
@@ -264,16 +266,19 @@ def trained(devices):
     config = TrainConfig(
         model=model.config,
         inputs={"imu": np.asarray, "text": np.asarray},
-        pairs=(Pair(("imu", "text"), Nothing()),),
+        pairs=(ModalityPair(("imu", "text"), Nothing()),),
         steps=10,
         batch_size=8,
         optimizer=OptimizerConfig(
-            learning_rate=0.1, warmup_steps=1, epsilon=1e-3, frozen=(ALL_BUT_LORA,)
+            learning_rate=0.1, warmup_steps=1, epsilon=1e-3, frozen=(FREEZE_ALL_BUT_LORA,)
         ),
     )
-    place = sharding.Sharded(devices=jax.devices()[:devices])
+    place = sharding.ShardedStrategy(devices=jax.devices()[:devices])
     state = training_step.TrainState(
-        jnp.int32(0), params, optimizer.init(config.optimizer, params), skip_step.fresh(config)
+        jnp.int32(0),
+        params,
+        optimizer.init(config.optimizer, params),
+        skip_step.init_step_guard(config),
     )
     sizes = {m: sum(x.nbytes for x in jax.tree.leaves(s)) for m, s in state.opt_state.items()}
     state = place.place(state)
@@ -289,7 +294,7 @@ def test_training_moves_adapters_and_no_bit_of_the_rest_alike_on_one_device_and_
     for devices in (1, 8):
         before, after, sizes = trained(devices)
         assert_same_bits(without_adapters(after), without_adapters(before))
-        moved, start = flat(lora.adapters(after)), flat(lora.adapters(before))
+        moved, start = flat(lora.adapter_params(after)), flat(lora.adapter_params(before))
         assert all(np.abs(moved[path] - start[path]).max() > 1e-3 for path in start)
         # Adam's two moments of the adapters, a count, and nothing else.
         assert sizes == {"imu": 2 * sum(x.nbytes for x in start.values()) + 4}
@@ -301,10 +306,10 @@ def test_training_moves_adapters_and_no_bit_of_the_rest_alike_on_one_device_and_
 
 def test_weight_decay_pulls_adapters_towards_nothing():
     _, params = adapted(modalities=("imu",))
-    decayed = flat(optimizer.decayed(params))
+    decayed = flat(optimizer.weight_decay_mask(params))
     assert all(decayed[path] for path in decayed if "_lora/" in path)
-    config = OptimizerConfig(weight_decay=0.2, frozen=(ALL_BUT_LORA,))
-    weights = lora.adapters(params)
+    config = OptimizerConfig(weight_decay=0.2, frozen=(FREEZE_ALL_BUT_LORA,))
+    weights = lora.adapter_params(params)
 
     @jax.jit
     def step(weights):
@@ -316,10 +321,10 @@ def test_weight_decay_pulls_adapters_towards_nothing():
 
 def test_a_layer_of_zeros_is_not_trained():
     model, params = adapted()
-    zeroed = jax.tree.map(lambda x: x.at[1].set(0), lora.adapters(params)["imu"])
-    params = {"imu": optimizer.merge(params["imu"], zeroed)}
+    zeroed = jax.tree.map(lambda x: x.at[1].set(0), lora.adapter_params(params)["imu"])
+    params = {"imu": optimizer.merge_params(params["imu"], zeroed)}
     grads = gradient(model, params, inputs("imu", batch=8))
-    for x in jax.tree.leaves(lora.adapters(grads)):
+    for x in jax.tree.leaves(lora.adapter_params(grads)):
         assert not np.any(x[1])
         assert np.any(x[0]) and np.any(x[2])
 
@@ -329,10 +334,10 @@ def test_a_layer_of_zeros_is_not_trained():
 
 def test_a_file_holds_the_adapters_alone_and_gives_them_back_bit_for_bit(tmp_path):
     model, params = adapted()
-    lora.save(tmp_path / "some.safetensors", model, params)
+    lora.save_adapters(tmp_path / "some.safetensors", model, params)
     held = safetensors.numpy.load_file(tmp_path / "some.safetensors")
-    assert held.keys() == flat(lora.adapters(params)).keys()
-    loaded, found = lora.load(tmp_path / "some.safetensors", BASE, base())
+    assert held.keys() == flat(lora.adapter_params(params)).keys()
+    loaded, found = lora.load_adapters(tmp_path / "some.safetensors", BASE, base())
     assert loaded == model
     assert_same_bits(found, params)
     assert not list(tmp_path.glob("*.partial"))
@@ -340,20 +345,20 @@ def test_a_file_holds_the_adapters_alone_and_gives_them_back_bit_for_bit(tmp_pat
 
 def test_other_trained_parameters_go_along_when_asked(tmp_path):
     model, params = adapted(modalities=("imu",))
-    params = optimizer.merge(params, {"text": base(9)["text"]})
-    lora.save(tmp_path / "some.safetensors", model, params, also=("text/(head|log)",))
-    loaded, found = lora.load(tmp_path / "some.safetensors", BASE, base())
+    params = optimizer.merge_params(params, {"text": base(9)["text"]})
+    lora.save_adapters(tmp_path / "some.safetensors", model, params, also=("text/(head|log)",))
+    loaded, found = lora.load_adapters(tmp_path / "some.safetensors", BASE, base())
     assert loaded == model
     new = {path for path, x in flat(found).items() if not np.array_equal(x, flat(base()).get(path))}
     extra = {"text/head/kernel", "text/log_logit_scale"}
-    assert new == set(flat(lora.adapters(params))) | extra
+    assert new == set(flat(lora.adapter_params(params))) | extra
     assert all((flat(found)[path] == flat(params)[path]).all() for path in new)
 
 
 def test_loading_takes_the_place_of_adapters_that_were_there(tmp_path):
     model, params = adapted()
-    lora.save(tmp_path / "some.safetensors", model, params)
-    loaded, found = lora.load(tmp_path / "some.safetensors", *adapted(("attn",)))
+    lora.save_adapters(tmp_path / "some.safetensors", model, params)
+    loaded, found = lora.load_adapters(tmp_path / "some.safetensors", *adapted(("attn",)))
     assert loaded == model
     assert_same_bits(found, params)
 
@@ -362,7 +367,7 @@ def test_loading_takes_the_place_of_adapters_that_were_there(tmp_path):
 def test_no_change_of_a_byte_goes_unnoticed(mutants, tmp_path, rotating_seed):
     model, params = adapted(("qkv", "attn"), modalities=("imu",))
     path = tmp_path / "some.safetensors"
-    lora.save(path, model, params)
+    lora.save_adapters(path, model, params)
     whole, rng, harmless = path.read_bytes(), np.random.default_rng(rotating_seed), 0
     data = 8 + int.from_bytes(whole[:8], "little")
     places = [i for i in range(data) if whole[i] != 32]  # spaces keep room in the header
@@ -372,7 +377,7 @@ def test_no_change_of_a_byte_goes_unnoticed(mutants, tmp_path, rotating_seed):
         mutant[at] ^= 1 << rng.integers(8)
         path.write_bytes(mutant[: rng.integers(len(whole))] if i % 10 == 0 else mutant)
         try:
-            loaded, found = lora.load(path, BASE, base())
+            loaded, found = lora.load_adapters(path, BASE, base())
         except UserError as error:
             assert "\n" not in str(error)
             continue
@@ -384,27 +389,27 @@ def test_no_change_of_a_byte_goes_unnoticed(mutants, tmp_path, rotating_seed):
 
 def test_a_changed_scale_is_noticed(tmp_path):
     path = tmp_path / "some.safetensors"
-    lora.save(path, *adapted())
+    lora.save_adapters(path, *adapted())
     whole = path.read_bytes()
     changed = whole.replace(b'\\"lora_scale\\": 1.5', b'\\"lora_scale\\": 2.5')
     assert changed != whole
     path.write_bytes(changed)
     with pytest.raises(UserError, match="changed"):
-        lora.load(path, BASE, base())
+        lora.load_adapters(path, BASE, base())
 
 
 def test_a_parameter_that_somebody_adds_to_a_file_is_refused(tmp_path):
     path = tmp_path / "some.safetensors"
-    lora.save(path, *adapted())
+    lora.save_adapters(path, *adapted())
     with safetensors.safe_open(path, framework="np") as file:
         told = file.metadata()
     held = safetensors.numpy.load_file(path)
     safetensors.numpy.save_file(held, path, told)
-    lora.load(path, BASE, base())  # written again, but the same
+    lora.load_adapters(path, BASE, base())  # written again, but the same
     added = {"text/log_logit_scale": np.array(1.5, np.float32)}
     safetensors.numpy.save_file(held | added, path, told)
     with pytest.raises(UserError, match="text/log_logit_scale is damaged: it is not what was"):
-        lora.load(path, BASE, base())
+        lora.load_adapters(path, BASE, base())
 
 
 # ---- the PyTorch project's files
@@ -426,12 +431,13 @@ def write_pth(path, tensors):
 
 def reference(config, params):
     """{name in the reference: tensor} of a model without adapters."""
-    tables = {m: imagebind.table(m) for m in config.encoders}
+    tables = {m: imagebind.rules(m) for m in config.encoders}
     return {
         key: np.array(leaf.theirs(x), order="C")
-        for leaf in rules.leaves(config, tables)
+        for leaf in rules.map_params(config, tables)
         for (key,), x in zip(
-            leaf.keys, flat(params)[leaf.path] if stacked(leaf.path) else [flat(params)[leaf.path]]
+            leaf.keys,
+            flat(params)[leaf.path] if is_stacked(leaf.path) else [flat(params)[leaf.path]],
         )
     }
 
@@ -439,7 +445,9 @@ def reference(config, params):
 def test_a_file_of_theirs_adapts_the_layers_named(tmp_path):
     tensors = write_theirs(tmp_path / "imagebind-lora-vision_last.safetensors", 2)
     path = tmp_path / "imagebind-lora-vision_last.safetensors"
-    model, params = lora.load(path, BASE, base(), layers=[2, 0])  # always in ascending order
+    model, params = lora.load_adapters(
+        path, BASE, base(), layers=[2, 0]
+    )  # always in ascending order
     encoder = model.config.encoders["vision"]
     assert (encoder.lora, encoder.lora_rank, encoder.lora_scale) == (("attn",), RANK, 1.0)
     found = params["vision"]["trunk"]["blocks"]["attn_lora"]
@@ -447,7 +455,7 @@ def test_a_file_of_theirs_adapts_the_layers_named(tmp_path):
     wanted = {"a": [tensors["w_a_000"].T, zero, tensors["w_a_001"].T]}
     wanted["b"] = [tensors["w_b_000"].T, zero.T, tensors["w_b_001"].T]
     assert_same_bits(found, jax.tree.map(np.stack, wanted, is_leaf=lambda x: isinstance(x, list)))
-    assert set(lora.adapters(params)) == {"vision"}
+    assert set(lora.adapter_params(params)) == {"vision"}
 
 
 def test_their_text_encoder_sees_what_follows():
@@ -471,7 +479,7 @@ def test_a_folder_of_theirs_brings_heads_and_scales(tmp_path):
     scales = {"text": 3.0, "imu": math.log(8), "depth": 1.0}
     scales = {f"{m}.1.log_logit_scale": np.array(x, np.float32) for m, x in scales.items()}
     write_pth(tmp_path / "imagebind-postprocessors_last.pth", scales)
-    model, params = lora.load(tmp_path, BASE, base())
+    model, params = lora.load_adapters(tmp_path, BASE, base())
     encoders = model.config.encoders
     assert [encoders[m].lora for m in encoders] == [("attn",), ("attn",), ()]
     assert not encoders["text"].causal and encoders["vision"].causal
@@ -482,8 +490,8 @@ def test_a_folder_of_theirs_brings_heads_and_scales(tmp_path):
         np.testing.assert_array_equal(params[m]["norm"]["bias"], base(7)[m]["norm"]["bias"])
         np.testing.assert_array_equal(params[m]["position"], base()[m]["position"])
     again = tmp_path / "again"
-    lora.export(again, model, params)
-    loaded, found = lora.load(again, BASE, base())
+    lora.export_adapters(again, model, params)
+    loaded, found = lora.load_adapters(again, BASE, base())
     assert loaded == model
     assert_same_bits(found, params)
 
@@ -504,10 +512,10 @@ def test_a_checkpoint_of_their_whole_model_replaces_every_weight(tmp_path):
         name = f"model.modality_trunks.imu.lora_model.blocks.1.attn.w_{x}.weight"
         tensors[name] = matrices[x]
     write_pth(tmp_path / "last.ckpt", tensors)
-    model, params = lora.load(tmp_path / "last.ckpt", BASE, base())
+    model, params = lora.load_adapters(tmp_path / "last.ckpt", BASE, base())
     assert [c.lora for c in model.config.encoders.values()] == [(), (), ("attn",)]
     assert_same_bits(without_adapters(params), new)
-    for x, leaf in lora.adapters(params)["imu"]["trunk"]["blocks"]["attn_lora"].items():
+    for x, leaf in lora.adapter_params(params)["imu"]["trunk"]["blocks"]["attn_lora"].items():
         np.testing.assert_array_equal(leaf[1], matrices[x].T)
         assert not np.any(leaf[np.array([0, 2])])
 
@@ -515,14 +523,14 @@ def test_a_checkpoint_of_their_whole_model_replaces_every_weight(tmp_path):
 def test_export_writes_their_names_axes_and_scale(tmp_path):
     model, params = adapted(("attn",), 2.0)
     with pytest.warns(UserWarning, match="text: ImageBind-LoRA drops the causal mask"):
-        lora.export(tmp_path, model, params, "_best")
+        lora.export_adapters(tmp_path, model, params, "_best")
     held = safetensors.numpy.load_file(tmp_path / "imagebind-lora-imu_best.safetensors")
     ours = params["imu"]["trunk"]["blocks"]["attn_lora"]
     assert sorted(held) == [f"w_{x}_{i:03d}" for x in "ab" for i in range(DEPTH)]
     np.testing.assert_array_equal(held["w_a_001"], ours["a"][1].T)
     np.testing.assert_array_equal(held["w_b_002"], 2 * ours["b"][2].T)
     with pytest.raises(UserError, match="adapts the whole attention only, not qkv, out, fc1, fc2"):
-        lora.export(tmp_path, *adapted())
+        lora.export_adapters(tmp_path, *adapted())
 
 
 @pytest.mark.filterwarnings("ignore:no imagebind-postprocessors")
@@ -530,9 +538,9 @@ def test_a_folder_with_several_runs_must_be_told_which(tmp_path):
     for postfix in ("_last", "_best"):
         write_theirs(tmp_path / f"imagebind-lora-imu{postfix}.safetensors", DEPTH, len(postfix))
     with pytest.raises(UserError, match="_best, _last: pass postfix="):
-        lora.load(tmp_path, BASE, base())
+        lora.load_adapters(tmp_path, BASE, base())
     with pytest.warns(UserWarning, match="no imagebind-heads_best.pth"):
-        model, _ = lora.load(tmp_path, BASE, base(), postfix="_best")
+        model, _ = lora.load_adapters(tmp_path, BASE, base(), postfix="_best")
     assert model.config.encoders["imu"].lora_rank == 5
 
 
@@ -542,15 +550,17 @@ def test_a_folder_with_several_runs_must_be_told_which(tmp_path):
 def of_theirs(name="imagebind-lora-imu_last.safetensors", count=DEPTH, how=None, **changes):
     def make(folder):
         write_theirs(folder / name, count, **changes)
-        lora.load(folder / name, BASE, base(), **(how or {}))
+        lora.load_adapters(folder / name, BASE, base(), **(how or {}))
 
     return make
 
 
 def saved(config=None, **how):
     def make(folder):
-        lora.save(folder / "x.safetensors", *adapted())
-        lora.load(folder / "x.safetensors", with_encoders(config or ENCODERS), base(), **how)
+        lora.save_adapters(folder / "x.safetensors", *adapted())
+        lora.load_adapters(
+            folder / "x.safetensors", with_encoders(config or ENCODERS), base(), **how
+        )
 
     return make
 
@@ -574,17 +584,17 @@ NARROW = {m: dataclasses.replace(c, width=8) for m, c in ENCODERS.items()}
         (saved(layers=[1]), "leave out layers="),
         (saved({"imu": ENCODERS["imu"]}), "has no text: only imu"),
         (saved(NARROW), "/a has shape (3, 2, 8, 2), the model (3, 2, 4, 2)"),
-        (lambda f: lora.load(f, BASE, base()), "no imagebind-lora-*"),
-        (lambda f: lora.load(f / "x", BASE, base()), "No such file"),
-        (lambda f: lora.save(f / "x", BASE, base()), "no adapters to save"),
-        (lambda f: lora.save(f / "x", *adapted(), also=("smell/",)), "'smell/' matches no"),
-        (lambda f: lora.export(f, BASE, base()), "no adapters to export"),
-        (lambda f: lora.add(*adapted(), key=jax.random.key(0)), "text has adapters already"),
-        (lambda f: lora.add(BASE, {}, ["smell"], key=jax.random.key(0)), "has no smell"),
-        (lambda f: lora.add(BASE, {}, targets=("q",), key=jax.random.key(0)), "lora ('q',)"),
-        (lambda f: lora.add(BASE, {}, targets=(), key=jax.random.key(0)), "targets"),
-        (lambda f: lora.add(BASE, {}, rank=0, key=jax.random.key(0)), "lora_rank must be"),
-        (lambda f: lora.add(BASE, {}, scale=-1.0, key=jax.random.key(0)), "lora_scale must be"),
+        (lambda f: lora.load_adapters(f, BASE, base()), "no imagebind-lora-*"),
+        (lambda f: lora.load_adapters(f / "x", BASE, base()), "No such file"),
+        (lambda f: lora.save_adapters(f / "x", BASE, base()), "no adapters to save"),
+        (lambda f: lora.save_adapters(f / "x", *adapted(), also=("smell/",)), "'smell/' matches no"),
+        (lambda f: lora.export_adapters(f, BASE, base()), "no adapters to export"),
+        (lambda f: lora.add_adapters(*adapted(), key=jax.random.key(0)), "text has adapters already"),
+        (lambda f: lora.add_adapters(BASE, {}, ["smell"], key=jax.random.key(0)), "has no smell"),
+        (lambda f: lora.add_adapters(BASE, {}, targets=("q",), key=jax.random.key(0)), "lora ('q',)"),
+        (lambda f: lora.add_adapters(BASE, {}, targets=(), key=jax.random.key(0)), "targets"),
+        (lambda f: lora.add_adapters(BASE, {}, rank=0, key=jax.random.key(0)), "lora_rank must be"),
+        (lambda f: lora.add_adapters(BASE, {}, scale=-1.0, key=jax.random.key(0)), "lora_scale must be"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(make, words, tmp_path):

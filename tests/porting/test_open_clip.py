@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from imagebind_jax.errors import UserError
 from imagebind_jax.models.encoder import Encoder
 from imagebind_jax.models.imagebind import embed
-from imagebind_jax.porting.formats.hints import Hints
+from imagebind_jax.porting.formats.hints import LoadHints
 from imagebind_jax.porting.load import load, open_weights
 from imagebind_jax.porting.torch_pickle.torch_file import TorchFile
 
@@ -441,7 +441,7 @@ def test_what_nothing_says_is_assumed_aloud_or_refused(tmp_path):
 def test_published_widths_have_their_heads_without_a_warning(modality, width, heads):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert Hints().heads_of(modality, width) == heads
+        assert LoadHints().heads_of(modality, width) == heads
 
 
 def test_a_repository_of_the_hub_with_both_libraries_files(tmp_path):

@@ -21,7 +21,7 @@ SMALL = {"width": 6, "depth": 1, "heads": 1}
 
 def between(old, new, table):
     cls = np.full((1, table.shape[1]), 7, np.float32)
-    out = position_interpolation.interpolated(np.concatenate([cls, table]), old, new)
+    out = position_interpolation.interpolate_positions(np.concatenate([cls, table]), old, new)
     np.testing.assert_array_equal(out[:1], cls)
     assert out.shape == (new.tokens, table.shape[1]) and out.dtype == table.dtype
     return out[1:]
@@ -41,12 +41,14 @@ def test_longer_spectrograms_are_interpolated_along_time():
 
 
 def test_a_constant_stays_a_constant():
-    np.testing.assert_allclose(position_interpolation.cubic(20, 33).sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(
+        position_interpolation.cubic_matrix(20, 33).sum(axis=1), 1, atol=1e-12
+    )
 
 
 def test_the_kernel_a_quarter_from_a_sample_by_hand():
     """a = -0.75 at distances 1.25, 0.25, 0.75, 1.75 (Keys 1981)."""
-    row = position_interpolation.cubic(20, 40)[21]  # lies at (21 + 0.5) / 2 - 0.5 = 10.25
+    row = position_interpolation.cubic_matrix(20, 40)[21]  # lies at (21 + 0.5) / 2 - 0.5 = 10.25
     np.testing.assert_allclose(row[9:13], [-0.10546875, 0.87890625, 0.26171875, -0.03515625])
 
 
@@ -60,10 +62,14 @@ def test_a_time_axis_of_one_is_repeated():
 def test_shorter_text_keeps_its_first_positions_and_longer_is_refused():
     old = EncoderConfig((8,), vocab_size=10, **SMALL)
     table = np.arange(48, dtype=np.float32).reshape(8, 6)
-    short = position_interpolation.interpolated(table, old, dataclasses.replace(old, shape=(5,)))
+    short = position_interpolation.interpolate_positions(
+        table, old, dataclasses.replace(old, shape=(5,))
+    )
     np.testing.assert_array_equal(short, table[:5])
     with pytest.raises(UserError, match="for 8 tokens of text, not 9"):
-        position_interpolation.interpolated(table, old, dataclasses.replace(old, shape=(9,)))
+        position_interpolation.interpolate_positions(
+            table, old, dataclasses.replace(old, shape=(9,))
+        )
 
 
 def test_the_same_size_changes_nothing():

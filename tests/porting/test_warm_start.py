@@ -12,11 +12,11 @@ from flax import traverse_util
 import imagebind_jax as ib
 from imagebind_jax import UserError
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.porting.load import read_config
-from imagebind_jax.porting.warm_start import fill
+from imagebind_jax.porting.warm_start import warm_start
 from imagebind_jax.training import fit
 
 CLIP = pathlib.Path(__file__).parents[1] / "golden" / "clip" / "open_clip.pt"
@@ -59,7 +59,7 @@ def config(checkpoint=CLIP, **changes):
     return TrainConfig(
         model=model,
         inputs={name: Field(name) for name in SHAPES},
-        pairs=(Pair(("vision", "audio"), Noise()),),
+        pairs=(ModalityPair(("vision", "audio"), Noise()),),
         steps=2,
         batch_size=8,
         initial=(str(checkpoint),),
@@ -136,7 +136,7 @@ def test_a_run_starts_from_a_run_at_another_size(run, tmp_path):
     encoders["audio"] = dataclasses.replace(encoders["audio"], shape=(16, 48, 1))
     params = ib.init(dataclasses.replace(config().model, encoders=encoders), jax.random.key(1))
     new = dataclasses.replace(config().model, encoders=encoders)
-    filled = fill(params, new, run[0])
+    filled = warm_start(params, new, run[0])
     assert filled["audio"]["position"].shape == (1 + 2 * 6, 16)
     same(filled["vision"], run[1]["vision"])
     same(filled["audio"]["trunk"], run[1]["audio"]["trunk"])
@@ -146,7 +146,7 @@ def test_a_learned_scale_that_a_checkpoint_lacks_stays(run):
     encoders = dict(config().model.encoders)
     encoders["audio"] = dataclasses.replace(encoders["audio"], learn_scale=True)
     new = dataclasses.replace(config().model, encoders=encoders)
-    filled = fill(ib.init(new, jax.random.key(1)), new, run[0])
+    filled = warm_start(ib.init(new, jax.random.key(1)), new, run[0])
     assert np.isclose(float(filled["audio"]["log_logit_scale"]), np.log(20))
     assert traverse_util.flatten_dict(filled).keys() > traverse_util.flatten_dict(run[1]).keys()
 
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 def test_a_checkpoint_without_any_of_the_encoders_is_refused():
     audio = {"audio": config().model.encoders["audio"]}
     with pytest.raises(UserError, match="has none of the encoders audio"):
-        fill({}, dataclasses.replace(config().model, encoders=audio), CLIP)
+        warm_start({}, dataclasses.replace(config().model, encoders=audio), CLIP)
 
 
 def test_what_differs_in_an_encoder_is_named():
@@ -167,7 +167,7 @@ def test_what_differs_in_an_encoder_is_named():
     encoders["vision"] = dataclasses.replace(encoders["vision"], norm_eps=1e-6, width=48, heads=6)
     new = dataclasses.replace(config().model, encoders=encoders)
     with pytest.raises(UserError, match="its vision has width 24, not 48; .*norm_eps 1e-05"):
-        fill({}, new, CLIP)
+        warm_start({}, new, CLIP)
 
 
 def test_what_a_checkpoints_json_says_is_not_overruled_by_the_config():
@@ -175,14 +175,14 @@ def test_what_a_checkpoints_json_says_is_not_overruled_by_the_config():
     encoders = dict(config().model.encoders)
     encoders["vision"] = dataclasses.replace(encoders["vision"], heads=4)
     with pytest.raises(UserError, match="its vision has heads 3, not 4"):
-        fill({}, dataclasses.replace(config().model, encoders=encoders), CLIP)
+        warm_start({}, dataclasses.replace(config().model, encoders=encoders), CLIP)
 
 
 def test_a_missing_or_wrong_start_is_told_before_anything_slow(tmp_path):
     with pytest.raises(UserError, match=r"nosuch\.pth.* cannot be read"):
-        fit.check(dataclasses.replace(config(), initial=("nosuch.pth",)), tmp_path)
+        fit.preflight_check(dataclasses.replace(config(), initial=("nosuch.pth",)), tmp_path)
     with pytest.raises(UserError, match="embed_dim 12, not 13"):
-        fit.check(config(model={"embed_dim": 13}), tmp_path)
+        fit.preflight_check(config(model={"embed_dim": 13}), tmp_path)
 
 
 def test_a_runs_licence_names_what_it_started_from(run):

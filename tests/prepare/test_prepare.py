@@ -35,7 +35,7 @@ BUILDER = '''
 import os
 import time
 
-from imagebind_jax.inputs.datasets import Dataset, Listing, embed
+from imagebind_jax.inputs.datasets import Dataset, DatasetListing, inline_files
 
 
 def listing(download):
@@ -44,7 +44,7 @@ def listing(download):
         split, name = line.split()
         row = {"id": name, "audio": download / "media" / name, "label": int(split == "test")}
         splits.setdefault(split, []).append(row)
-    return Listing(splits, ("a", "b"), ("the sound of {}",), {"train": 2}, ("a note",))
+    return DatasetListing(splits, ("a", "b"), ("the sound of {}",), {"train": 2}, ("a note",))
 
 
 def slow(row):
@@ -52,7 +52,7 @@ def slow(row):
     if row["id"] in os.environ.get("FOREVER", "").split():
         open(f"{os.environ['PIDS']}/{os.getpid()}", "w").close()
         time.sleep(600)
-    return embed(row)
+    return inline_files(row)
 
 
 DATASET = Dataset(
@@ -83,7 +83,7 @@ def toy(tmp_path, monkeypatch):
     """The folder of a dataset that is found like those of the package; records are three a shard."""
     folder = tmp_path / "datasets" / "toy"
     (folder / "sample").mkdir(parents=True)
-    (folder / "builder.py").write_text(BUILDER.replace("RECORD", "embed"))
+    (folder / "builder.py").write_text(BUILDER.replace("RECORD", "inline_files"))
     (folder / "sample" / "__init__.py").write_text(SAMPLE)
     path = [*imagebind_jax.data.__path__, str(folder.parent)]
     monkeypatch.setattr(imagebind_jax.data, "__path__", path)
@@ -109,17 +109,17 @@ def download(tmp_path):
 @pytest.fixture
 def run(toy, download, tmp_path, monkeypatch):
     """Prepares the toy in this process; what it said, and the files that it made shards of."""
-    made, write = [], parts.write
+    made, write = [], parts.write_and_record_shard
     monkeypatch.setattr(
         parts,
-        "write",
+        "write_and_record_shard",
         lambda name, search, part, out: made.append(part.file) or write(name, search, part, out),
     )
 
     def run(out=tmp_path / "out", **options):
         made.clear()
         said = []
-        prepare.prepare("toy", download, out, workers=1, say=said.append, **options)
+        prepare.prepare_dataset("toy", download, out, workers=1, say=said.append, **options)
         return said, [file.removesuffix(".array_record") for file in made]
 
     return run
@@ -159,7 +159,7 @@ def test_records_are_what_the_download_holds(run, out):
     train = facts["splits"]["train"]
     assert (train["count"], train["missing"], train["unreadable"]) == (7, 2, 0)
     assert [shard["count"] for shard in train["shards"]] == [3, 3, 1]
-    assert prepared.facts(out).licence == "none"
+    assert prepared.read_dataset_info(out).licence == "none"
     shards = {f"{name}.array_record" for name in ALL}
     assert tree(out).keys() == {"dataset.json", "missing.jsonl", ".lock"} | shards
     assert not (out / ".prepare").exists()
@@ -196,7 +196,7 @@ class Killed(BaseException):
 
 def stop_after(monkeypatch, file):
     """The part after this one kills the process, as far as one that lives on can be killed."""
-    write = parts.write
+    write = parts.write_and_record_shard
 
     def killed(name, search, part, out):
         if part.file != file:
@@ -204,7 +204,7 @@ def stop_after(monkeypatch, file):
         (out / f"{file}.partial").write_bytes(b"half")
         raise Killed
 
-    monkeypatch.setattr(parts, "write", killed)
+    monkeypatch.setattr(parts, "write_and_record_shard", killed)
 
 
 def test_a_stopped_preparation_goes_on_with_what_is_left(run, out, tmp_path, monkeypatch):
@@ -235,12 +235,12 @@ def test_a_shard_is_entered_once_a_power_cut_cannot_take_its_name(run, out, monk
         if os.path.samestat(os.fstat(descriptor), out.stat()):
             safe.update(os.listdir(descriptor))
 
-    def enter(folder, done, enter=parts.enter):
+    def enter(folder, done, enter=parts.record_shard):
         entered.append((done.shard.file, done.shard.file in safe))
         enter(folder, done)
 
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(parts, "enter", enter)
+    monkeypatch.setattr(parts, "record_shard", enter)
     run()
     assert entered == [(f"{name}.array_record", True) for name in ALL]
     assert "dataset.json" in safe
@@ -287,12 +287,14 @@ def test_another_builder_is_noticed(run, toy):
 
 def test_another_version_of_what_a_builder_imports_is_noticed(run, toy):
     (toy / "more.py").write_text("from imagebind_jax.data.toy.most import record\n")
-    (toy / "most.py").write_text("from imagebind_jax.inputs.datasets import embed as record\n")
+    (toy / "most.py").write_text(
+        "from imagebind_jax.inputs.datasets import inline_files as record\n"
+    )
     text = (toy / "builder.py").read_text() + "from imagebind_jax.data.toy import more\n"
     (toy / "builder.py").write_text(text)
     (toy / "most.py").write_text("def record(row):\n    return row\n")
     run()
-    assert b"return row" in datasets.code("toy")
+    assert b"return row" in datasets.builder_source("toy")
     (toy / "most.py").write_text("def record(row):\n    return {}\n")
     with pytest.raises(UserError, match="another version of the builder"):
         run()
@@ -300,15 +302,18 @@ def test_another_version_of_what_a_builder_imports_is_noticed(run, toy):
 
 def test_what_is_said_of_the_records_is_kept_up_to_date(run, out, monkeypatch):
     run()
-    before, listing = tree(out), datasets.find("toy").listing
+    before, listing = tree(out), datasets.get_dataset("toy").listing
 
     def told(download):
         return dataclasses.replace(listing(download), prompts=("a {}",), names={"a": ["b", "c"]})
 
-    dataset = dataclasses.replace(datasets.find("toy"), listing=told)
-    monkeypatch.setattr(datasets, "find", lambda name: dataset)
+    dataset = dataclasses.replace(datasets.get_dataset("toy"), listing=told)
+    monkeypatch.setattr(datasets, "get_dataset", lambda name: dataset)
     assert run() == ([f"{out} is prepared already"], [])
-    assert (prepared.facts(out).prompts, prepared.facts(out).names) == (["a {}"], {"a": ["b", "c"]})
+    assert (prepared.read_dataset_info(out).prompts, prepared.read_dataset_info(out).names) == (
+        ["a {}"],
+        {"a": ["b", "c"]},
+    )
     assert {name for name, data in tree(out).items() if data != before[name]} == {"dataset.json"}
 
 
@@ -332,11 +337,11 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs import datasets
 from imagebind_jax.prepare import shards
 from imagebind_jax.inputs.sources import Prepared
-from imagebind_jax.prepare.run import prepare
+from imagebind_jax.prepare.run import prepare_dataset
 
 toy, download, folder, stride = sys.argv[1:]
 imagebind_jax.data.__path__.append(toy)
-datasets.find("toy")
+datasets.get_dataset("toy")
 shards.RECORDS = 7
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
@@ -365,7 +370,7 @@ def run(out, kill_at=None):
                 os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(hook)
     sys.stderr = open(os.devnull, "w")
-    prepare("toy", download, out, workers=1, allow_missing=0.1, say=lambda line: None)
+    prepare_dataset("toy", download, out, workers=1, allow_missing=0.1, say=lambda line: None)
 
 def check(out, goes_on):
     with contextlib.suppress(UserError):  # not there
@@ -553,7 +558,9 @@ def test_what_only_its_decoder_recognises_is_no_text(key, make):
 
 
 def test_a_mistake_of_a_builder_is_told_with_its_row(run, toy):
-    slips = BUILDER.replace("return embed(row)", "return row['nothing']").replace("RECORD", "slow")
+    slips = BUILDER.replace("return inline_files(row)", "return row['nothing']").replace(
+        "RECORD", "slow"
+    )
     (toy / "builder.py").write_text(slips)
     with pytest.raises(KeyError) as raised:
         run()
@@ -584,7 +591,7 @@ def test_a_shard_can_be_left_without_records(run, out, download):
     assert ids(out, "train") == ["t0", "t1", "t2", "t6"]
     assert not (out / "train-00001.array_record").exists()
     assert run(allow_missing=1.0)[0] == [f"{out} is prepared already"]
-    prepare.verify(out, workers=1, say=lambda line: None)
+    prepare.verify_dataset(out, workers=1, say=lambda line: None)
 
 
 # ---- disks
@@ -642,7 +649,7 @@ def test_only_one_writes(run, out):
 def test_every_byte_can_be_verified(run, out):
     run()
     said = []
-    prepare.verify(out, workers=2, say=said.append)
+    prepare.verify_dataset(out, workers=2, say=said.append)
     assert said[0] == "train: 7 records in 3 shards, as they were written"
     path = out / "train-00001.array_record"
     damaged = bytearray(path.read_bytes())
@@ -650,13 +657,13 @@ def test_every_byte_can_be_verified(run, out):
     path.write_bytes(damaged)
     (out / "test-00000.array_record").unlink()
     with pytest.raises(UserError) as raised:
-        prepare.verify(out, say=said.append)
+        prepare.verify_dataset(out, say=said.append)
     assert "2 of 4 shards are missing or damaged (train-00001.array_record, test-00000" in str(
         raised.value
     )
     path.unlink()  # as it says
     run()
-    prepare.verify(out, say=said.append)
+    prepare.verify_dataset(out, say=said.append)
 
 
 # ---- datasets and the command
@@ -691,7 +698,7 @@ def test_the_command_prepares_verifies_and_lists(toy, download, out, command):
     code, said, _ = command("--list")
     rows = {line.split()[0]: line for line in said.splitlines()}
     assert rows["toy"].split() == ["toy", "A", "toy", "audio", "none"]
-    assert {"name", *datasets.names()} == rows.keys()
+    assert {"name", *datasets.dataset_names()} == rows.keys()
 
 
 def test_a_sample_needs_no_download(toy, out, command):
@@ -743,7 +750,7 @@ def test_another_dataset_is_not_written_over_one(toy, download, out, command, tm
     command("toy", "--source", download, "--out", out)
     other = tmp_path / "datasets" / "other"
     other.mkdir()
-    text = BUILDER.replace("RECORD", "embed").replace('name="toy"', 'name="other"')
+    text = BUILDER.replace("RECORD", "inline_files").replace('name="toy"', 'name="other"')
     (other / "builder.py").write_text(textwrap.dedent(text))
     code, _, [line] = command("other", "--source", download, "--out", out)
     assert code == 2
@@ -756,7 +763,7 @@ def test_stopped_from_the_keyboard_it_says_that_it_goes_on(
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parts, "write", stopped)
+    monkeypatch.setattr(parts, "write_and_record_shard", stopped)
     code, _, lines = command("toy", "--source", download, "--out", out, "--workers", "1")
     assert (code, lines[-1]) == (1, "imagebind-jax: error: stopped; the same command goes on")
 
@@ -767,4 +774,4 @@ def test_a_dataset_of_the_package(out, command):
     assert "fold5: 1 records, 1 missing from the download, 0 unreadable" in said
     [record] = Prepared(out, "fold5").open()
     assert record["audio"].startswith(b"RIFF")
-    assert prepared.facts(out).classes[record["label"]] == "fireworks"
+    assert prepared.read_dataset_info(out).classes[record["label"]] == "fireworks"

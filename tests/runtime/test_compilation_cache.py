@@ -76,10 +76,10 @@ def run():
 
 
 def test_a_program_is_compiled_once(cache, said, every_program):
-    with compiled.kept(said.append), counted() as first:
+    with compiled.persistent_compilation_cache(said.append), counted() as first:
         wanted = run()
     assert [path for path in (cache / "compiled").iterdir() if "program" in path.name]
-    with compiled.kept(said.append), counted() as second:
+    with compiled.persistent_compilation_cache(said.append), counted() as second:
         assert run() == wanted
     assert first[0] == 0
     assert first[1] >= 1
@@ -89,7 +89,7 @@ def test_a_program_is_compiled_once(cache, said, every_program):
 
 
 def test_nothing_is_kept_outside_the_block(cache, said, every_program):
-    with compiled.kept(said.append):
+    with compiled.persistent_compilation_cache(said.append):
         pass
     run()
     assert not list((cache / "compiled").iterdir())
@@ -98,7 +98,7 @@ def test_nothing_is_kept_outside_the_block(cache, said, every_program):
 def test_what_is_quickly_compiled_is_not_kept(cache, said, monkeypatch):
     # Whatever else this machine does: a hundredth of a second can take a tenth.
     monkeypatch.setitem(compiled.SETTINGS, "jax_persistent_cache_min_compile_time_secs", 60.0)
-    with compiled.kept(said.append):
+    with compiled.persistent_compilation_cache(said.append):
         run()
     assert not list((cache / "compiled").iterdir())
 
@@ -125,7 +125,7 @@ def damaged(content, number):
 
 @pytest.mark.goal("G30")
 def test_a_damaged_program_is_compiled_again(cache, said, every_program, measured):
-    with compiled.kept(said.append):
+    with compiled.persistent_compilation_cache(said.append):
         wanted = run()
     good = {path: path.read_bytes() for path in programs(cache)}
     assert good
@@ -134,7 +134,7 @@ def test_a_damaged_program_is_compiled_again(cache, said, every_program, measure
         changed = {path: damaged(content, number) for path, content in good.items()}
         for path, content in changed.items():
             path.write_bytes(content)
-        with compiled.kept(said.append):
+        with compiled.persistent_compilation_cache(said.append):
             assert run() == wanted
         if said:
             (line,) = said
@@ -142,7 +142,10 @@ def test_a_damaged_program_is_compiled_again(cache, said, every_program, measure
             again += 1
             said.clear()
         assert changed == good or again == number + 1
-        with compiled.kept(said.append), counted() as found:  # it is whole again
+        with (
+            compiled.persistent_compilation_cache(said.append),
+            counted() as found,
+        ):  # it is whole again
             assert run() == wanted
         assert found[0] >= 1 and not said
     measured(f"{DAMAGED} of {DAMAGED} damaged entries: the same result, {again} compiled again")
@@ -150,8 +153,8 @@ def test_a_damaged_program_is_compiled_again(cache, said, every_program, measure
 
 def test_of_a_large_program_each_flip_is_noticed(tmp_path, said):
     """Whatever JAX packs it with: zstandard, where it is installed, has no checksum."""
-    folder = compiled.open_folder(tmp_path / "compiled")
-    kept = compiled.Programs(folder, said.append)
+    folder = compiled.open_private_dir(tmp_path / "compiled")
+    kept = compiled.VerifiedCompilationCache(folder, said.append)
     program = np.random.default_rng(0).bytes(5000)
     kept.put("a", program)
     assert kept.get("a") == program
@@ -175,16 +178,19 @@ def test_settings_of_the_user_go_first(cache, said, tmp_path, monkeypatch):
     theirs = str(tmp_path / "theirs")
     jax.config.update("jax_compilation_cache_dir", theirs)
     try:
-        with compiled.kept(said.append):
+        with compiled.persistent_compilation_cache(said.append):
             assert jax.config.jax_compilation_cache_dir == theirs
-            assert jax.config.jax_persistent_cache_min_compile_time_secs != compiled.SHORTEST
+            assert (
+                jax.config.jax_persistent_cache_min_compile_time_secs
+                != compiled.MIN_COMPILE_SECONDS
+            )
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
         compilation_cache.reset_cache()
     assert not cache.exists()
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
     before = jax.config.jax_persistent_cache_min_compile_time_secs
-    with compiled.kept(said.append):
+    with compiled.persistent_compilation_cache(said.append):
         assert jax.config.jax_persistent_cache_min_compile_time_secs == before
         assert jax.config.jax_compilation_cache_dir == str(cache / "compiled")
     assert jax.config.jax_persistent_cache_min_compile_time_secs == before
@@ -198,7 +204,7 @@ def test_the_folder_is_the_users_alone(cache, measured, tmp_path, monkeypatch):
     known_groups(monkeypatch, tmp_path.stat().st_gid, "me")
     before = os.umask(0o002)
     try:
-        folder = compiled.open_folder(cache / "compiled")
+        folder = compiled.open_private_dir(cache / "compiled")
     finally:
         os.umask(before)
     assert folder == cache / "compiled"
@@ -208,19 +214,19 @@ def test_the_folder_is_the_users_alone(cache, measured, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 def test_a_folder_that_others_can_write_is_refused(mode, cache):
-    folder = compiled.open_folder(cache / "compiled")
+    folder = compiled.open_private_dir(cache / "compiled")
     folder.chmod(mode)
     with pytest.raises(PermissionError, match="others can write into it"):
-        compiled.open_folder(folder)
+        compiled.open_private_dir(folder)
 
 
 def test_a_folder_that_others_could_replace_is_refused(cache):
-    compiled.open_folder(cache / "compiled")
+    compiled.open_private_dir(cache / "compiled")
     cache.chmod(0o777)
     with pytest.raises(PermissionError, match="others could replace"):
-        compiled.open_folder(cache / "compiled")
+        compiled.open_private_dir(cache / "compiled")
     cache.chmod(0o1777)  # as /tmp: only the owner can rename what is in it
-    compiled.open_folder(cache / "compiled")
+    compiled.open_private_dir(cache / "compiled")
 
 
 @pytest.mark.parametrize(
@@ -234,9 +240,9 @@ def test_a_group_that_could_replace_it_is_refused_unless_it_is_the_users_own(
     known_groups(monkeypatch, cache.stat().st_gid, group, members)
     cache.chmod(0o2775)
     with pytest.raises(PermissionError, match="replace") if refused else contextlib.nullcontext():
-        compiled.open_folder(cache / "compiled")
+        compiled.open_private_dir(cache / "compiled")
     cache.chmod(0o3775)  # sticky: only the owner can rename what is in it
-    compiled.open_folder(cache / "compiled")
+    compiled.open_private_dir(cache / "compiled")
 
 
 def test_a_group_without_a_name_is_no_private_one(cache):
@@ -253,10 +259,10 @@ def known_groups(monkeypatch, gid, name, members=()):
 
 
 def test_another_users_folder_is_refused(cache, monkeypatch):
-    folder = compiled.open_folder(cache / "compiled")
+    folder = compiled.open_private_dir(cache / "compiled")
     monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
     with pytest.raises(PermissionError, match=r"others could replace|another user's"):
-        compiled.open_folder(folder)
+        compiled.open_private_dir(folder)
 
 
 @pytest.mark.parametrize("name", ["file", "link"])
@@ -266,13 +272,13 @@ def test_what_is_no_folder_is_refused(name, cache, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (cache / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises((NotADirectoryError, FileExistsError)):
-        compiled.open_folder(cache / name)
+        compiled.open_private_dir(cache / name)
 
 
 @pytest.mark.goal("G30")
 def test_a_folder_that_cannot_be_used_is_a_note(said, monkeypatch, measured):
     monkeypatch.setenv("IMAGEBIND_JAX_CACHE", "/proc/nowhere")
-    with compiled.kept(said.append):
+    with compiled.persistent_compilation_cache(said.append):
         assert run() == run()
     (line,) = said
     assert "compiled programs are not kept" in line
@@ -285,18 +291,18 @@ def test_a_user_without_a_home_is_told(said, monkeypatch):
     for name in ("HOME", "IMAGEBIND_JAX_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    with compiled.kept(said.append):
+    with compiled.persistent_compilation_cache(said.append):
         assert run() == run()
     (line,) = said
     assert "home" in line and "--cache" in line
 
 
 def test_the_oldest_programs_go_first(cache, monkeypatch):
-    folder = compiled.open_folder(cache / "compiled")
+    folder = compiled.open_private_dir(cache / "compiled")
     for age, name in enumerate(["new", "old", "older", "oldest"]):
         (folder / name).write_bytes(bytes(100))
         os.utime(folder / name, (1e9 - age, 1e9 - age))
     (folder / "folder").mkdir()
-    monkeypatch.setattr(compiled, "LARGEST", 250)
-    compiled.open_folder(folder)
+    monkeypatch.setattr(compiled, "MAX_CACHE_BYTES", 250)
+    compiled.open_private_dir(folder)
     assert {path.name for path in folder.iterdir()} == {"new", "old", "folder"}

@@ -10,9 +10,9 @@ import sys
 from imagebind_jax.runtime import console, progress as bar
 with bar.Progress("train", 3, every=0.01) as progress:
     for step in range(2000):
-        console.say(f"committed step {step}")
+        console.print_line(f"committed step {step}")
         progress.update(step % 3)
-console.say("the last line", to_stderr=True)
+console.print_line("the last line", to_stderr=True)
 sys.exit(7)
 """
 
@@ -33,8 +33,8 @@ def test_a_stream_that_takes_nothing_changes_no_exit_code(where):
 def test_a_line_is_out_at_once(tmp_path):
     log = tmp_path / "log"
     code = (
-        "import os, sys; from imagebind_jax.runtime import console; console.say('committed step 4'); "
-        "console.say('note', to_stderr=True); os._exit(0)"
+        "import os, sys; from imagebind_jax.runtime import console; console.print_line('committed step 4'); "
+        "console.print_line('note', to_stderr=True); os._exit(0)"
     )
     with log.open("w") as out:
         subprocess.run([sys.executable, "-c", code], check=True, stdout=out, stderr=out, timeout=60)

@@ -9,35 +9,35 @@ from imagebind_jax.runtime import fault_injection
 
 
 def test_unset_nothing_happens(monkeypatch):
-    monkeypatch.delenv(fault_injection.VARIABLE, raising=False)
-    assert not fault_injection.asked(*fault_injection.KINDS)
-    fault_injection.strike(0)
+    monkeypatch.delenv(fault_injection.ENV_VAR, raising=False)
+    assert not fault_injection.requested_faults(*fault_injection.KINDS)
+    fault_injection.inject_process_faults(0)
 
 
 def test_a_fault_strikes_at_its_steps_on_its_host(monkeypatch):
     monkeypatch.setenv(
-        fault_injection.VARIABLE, "kind=raise, step=3, steps=2, host=1; kind=nan_grad,step=7"
+        fault_injection.ENV_VAR, "kind=raise, step=3, steps=2, host=1; kind=nan_grad,step=7"
     )
     for step in range(6):
-        fault_injection.strike(step, host=0)
+        fault_injection.inject_process_faults(step, host=0)
     struck = []
     for step in range(6):
         try:
-            fault_injection.strike(step, host=1)
-        except fault_injection.Injected:
+            fault_injection.inject_process_faults(step, host=1)
+        except fault_injection.InjectedError:
             struck.append(step)
     assert struck == [3, 4]
-    (fault,) = fault_injection.asked("nan_grad", host=5)
+    (fault,) = fault_injection.requested_faults("nan_grad", host=5)
     assert fault.at(7) and not fault.at(8)
 
 
 def test_a_signal_is_sent(monkeypatch):
     got = []
     before = signal.signal(signal.SIGTERM, lambda *_: got.append(1))
-    monkeypatch.setenv(fault_injection.VARIABLE, "kind=sigterm,step=2")
+    monkeypatch.setenv(fault_injection.ENV_VAR, "kind=sigterm,step=2")
     try:
         for step in range(4):
-            fault_injection.strike(step)
+            fault_injection.inject_process_faults(step)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert got == [1]
@@ -47,6 +47,6 @@ def test_a_signal_is_sent(monkeypatch):
     ("text", "words"), [("kind=boil", "kind 'boil' is none of"), ("kind=kill,when=3", "'when=3'")]
 )
 def test_mistakes_are_named(text, words, monkeypatch):
-    monkeypatch.setenv(fault_injection.VARIABLE, text)
+    monkeypatch.setenv(fault_injection.ENV_VAR, text)
     with pytest.raises(UserError, match=words):
-        fault_injection.strike(0)
+        fault_injection.inject_process_faults(0)

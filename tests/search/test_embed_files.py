@@ -13,11 +13,11 @@ from own_files import given, jpeg, tone, write_files
 import imagebind_jax as ib
 from imagebind_jax import cli
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.default_transforms import by_shape
-from imagebind_jax.inputs.pipeline.examples import Rows, ToInputs
+from imagebind_jax.inputs.default_transforms import default_transform
+from imagebind_jax.inputs.pipeline.examples import Examples, ToModelInputs
 from imagebind_jax.search import embed_files, file_discovery, store_writer
-from imagebind_jax.search.encoders import Encoders
-from imagebind_jax.search.store import Store
+from imagebind_jax.search.encoders import CheckpointEncoders
+from imagebind_jax.search.store import EmbeddingStore
 
 pytest_plugins = ["own_files"]
 
@@ -49,7 +49,7 @@ def test_content_decides_the_modality(tmp_path):
         "f.py": b"print()", ".hidden.jpg": jpeg((1, 2, 3)),
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(data)
-    found = file_discovery.find([str(tmp_path)])
+    found = file_discovery.discover_files([str(tmp_path)])
     assert kinds(found) == [
         ("vision", "a.jpg"), ("audio", "b.dat"), ("imu", "c.npy"), ("text", "d.txt"), ("imu", "e.csv"),
     ]  # fmt: skip
@@ -61,8 +61,8 @@ def test_video_is_vision_and_its_sound_on_demand(tmp_path):
     movie = next(
         os.path.join(movie, name) for name in sorted(os.listdir(movie)) if name.endswith(".mp4")
     )
-    assert [item.modality for item in file_discovery.find([movie]).items] == ["vision"]
-    heard = [item.modality for item in file_discovery.find([movie], sound=True).items]
+    assert [item.modality for item in file_discovery.discover_files([movie]).items] == ["vision"]
+    heard = [item.modality for item in file_discovery.discover_files([movie], sound=True).items]
     assert heard in (["vision"], ["vision", "audio"])
 
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_used_is_named(tmp_path):
     for name, data in {"a.jpg": jpeg((9, 9, 9)), "empty.jpg": b"", "page.png": b"<!DOCTYPE html>",
                        "b.npy": b"\x93NUMPY\x01\x00v"}.items():  # fmt: skip
         (tmp_path / name).write_bytes(data)
-    found = file_discovery.find([str(tmp_path)])
+    found = file_discovery.discover_files([str(tmp_path)])
     assert kinds(found) == [("vision", "a.jpg")]
     why = {os.path.basename(file): reason for file, reason in found.unusable}
     assert why["empty.jpg"] == "empty: 0 bytes" and "web page" in why["page.png"] and why["b.npy"]
@@ -79,7 +79,9 @@ def test_what_cannot_be_used_is_named(tmp_path):
 def test_each_thing_once_in_the_order_given(tmp_path):
     for name in ("b.jpg", "a.jpg", "c.jpg"):
         (tmp_path / name).write_bytes(jpeg((9, 9, 9)))
-    found = file_discovery.find([str(tmp_path / "c.jpg"), str(tmp_path), str(tmp_path / "*.jpg")])
+    found = file_discovery.discover_files(
+        [str(tmp_path / "c.jpg"), str(tmp_path), str(tmp_path / "*.jpg")]
+    )
     assert [name for _, name in kinds(found)] == ["c.jpg", "a.jpg", "b.jpg"]
 
 
@@ -90,7 +92,7 @@ def test_names_of_any_kind(tmp_path):
     (tmp_path / os.fsdecode(b"latin-\xe9.jpg")).write_bytes(jpeg((9, 9, 9)))
     os.symlink(tmp_path, tmp_path / "loop")
     os.mkfifo(tmp_path / "fifo.jpg")
-    found = file_discovery.find([str(tmp_path)])
+    found = file_discovery.discover_files([str(tmp_path)])
     assert sorted(name for _, name in kinds(found)) == sorted(names)
     why = dict(found.unusable)
     assert len(why) == 2 and why[str(tmp_path / "fifo.jpg")] == "not a regular file"
@@ -102,7 +104,9 @@ def test_a_store_in_the_folder_is_left_alone(tmp_path):
     for name in ("store.json", "embeddings.npy", "rows.npy"):
         (tmp_path / "mine").mkdir(exist_ok=True)
         (tmp_path / "mine" / name).write_bytes(b"x")
-    assert file_discovery.find([str(tmp_path)]) == file_discovery.find([str(tmp_path / "a.jpg")])
+    assert file_discovery.discover_files([str(tmp_path)]) == file_discovery.discover_files(
+        [str(tmp_path / "a.jpg")]
+    )
 
 
 def test_a_manifest(tmp_path):
@@ -116,7 +120,7 @@ def test_a_manifest(tmp_path):
     ]
     path = tmp_path / "m.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    found = file_discovery.find([str(path)])
+    found = file_discovery.discover_files([str(path)])
     assert [item.modality for item in found.items] == [
         "vision",
         "audio",
@@ -142,7 +146,7 @@ def test_a_manifest(tmp_path):
 def test_nothing_there(paths, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=line):
-        file_discovery.find(paths)
+        file_discovery.discover_files(paths)
 
 
 # ---- what is embedded
@@ -150,7 +154,7 @@ def test_nothing_there(paths, line, tmp_path, monkeypatch):
 
 @pytest.mark.jax
 def test_all_modalities_are_what_embed_makes_of_each(stored, files, checkpoint):
-    found = Store(stored)
+    found = EmbeddingStore(stored)
     assert len(found) == 4 * 8 and not found.unusable()
     assert found.note.modalities == ["vision", "audio", "imu", "text", "depth", "thermal"]
     model, params = ib.load(checkpoint)
@@ -171,7 +175,7 @@ def test_all_modalities_are_what_embed_makes_of_each(stored, files, checkpoint):
 
 
 def test_items_and_pictures(stored):
-    found = Store(stored)
+    found = EmbeddingStore(stored)
     by_file = {os.path.basename(found.item(row)["file"]): row for row in range(len(found))}
     photo, sound, text = by_file["red0.jpg"], by_file["0.flac"], by_file["0.txt"]
     assert (found.item(photo)["width"], found.item(photo)["height"]) == (40, 36)
@@ -199,25 +203,32 @@ def test_only_what_is_new_or_changed(embed, tmp_path):
     (root / "photos" / "more.jpg").write_bytes(jpeg((10, 10, 10)))
     code, out, _ = embed(root / "photos", root / "words")
     assert code == 0 and "3 embedded" in out
-    found = Store(tmp_path / "store")
+    found = EmbeddingStore(tmp_path / "store")
     assert len(found) == 6 and found.replaced.sum() == 1
 
 
 def test_a_file_that_changes_while_it_is_read_is_known_as_it_was_before(tmp_path):
     """So that it is embedded again: what is in the store is of what was read."""
-    path, see = tmp_path / "a.jpg", by_shape("vision", own_files.MODEL.encoders["vision"].shape)
+    path, see = (
+        tmp_path / "a.jpg",
+        default_transform("vision", own_files.MODEL.encoders["vision"].shape),
+    )
     path.write_bytes(jpeg((9, 9, 9)))
-    before = store_writer.stamp(str(path))
+    before = store_writer.file_stamp(str(path))
 
     def then_changed(*arguments):
         seen = see(*arguments)
         path.write_bytes(jpeg((200, 200, 200), size=(48, 48)))
         return seen
 
-    records = file_discovery.Records(file_discovery.find([str(path)]).items)
-    make = embed_files._Make(Rows(records, ToInputs({"vision": then_changed}), "own"), "vision")
+    records = file_discovery.ItemRecords(file_discovery.discover_files([str(path)]).items)
+    make = embed_files._LoadItem(
+        Examples(records, ToModelInputs({"vision": then_changed}), "own"), "vision"
+    )
     made, _ = make(0)
-    assert json.loads(made["about"].tobytes())["stamp"] == before != store_writer.stamp(str(path))
+    assert (
+        json.loads(made["about"].tobytes())["stamp"] == before != store_writer.file_stamp(str(path))
+    )
 
 
 def test_what_a_manifest_says_more_is_taken_in(embed, tmp_path):
@@ -226,7 +237,7 @@ def test_what_a_manifest_says_more_is_taken_in(embed, tmp_path):
     (root / "list.jsonl").write_text(json.dumps({"vision": "photos/red0.jpg", "place": "home"}))
     for path, embedded in ((root / "photos", 3), (root / "list.jsonl", 1), (root / "photos", 0)):
         assert f"{embedded} embedded" in embed(path)[1]
-    found = Store(tmp_path / "store")
+    found = EmbeddingStore(tmp_path / "store")
     assert len(found) == 4 and found.replaced.sum() == 1 and found.item(3)["place"] == "home"
 
 
@@ -237,7 +248,7 @@ def test_bad_files_are_listed_and_not_tried_again(embed, tmp_path):
     (root / "cut.jpg").write_bytes(jpeg((9, 9, 9))[:200])
     code, out, _ = embed(root)
     assert code == 0 and f"unusable: {root / 'cut.jpg'}: " in out and "1 embedded" in out
-    (bad,) = Store(tmp_path / "store").unusable()
+    (bad,) = EmbeddingStore(tmp_path / "store").unusable()
     assert bad["file"] == str(root / "cut.jpg") and "Truncated" in bad["why"]
     assert "0 embedded" in embed(root)[1]
     assert f"unusable: {root / 'cut.jpg'}: " in embed(root, "--retry")[1]
@@ -275,7 +286,7 @@ def test_another_checkpoint_is_refused(embed, files, tmp_path):
 def test_workers_and_batches_change_nothing(embed, files, stored, tmp_path):
     code, _, err = embed(files / "photos", files / "sounds", "--workers", 2, "--batch-size", 5)
     assert code == 0, err
-    found, wanted = Store(tmp_path / "store"), Store(stored)
+    found, wanted = EmbeddingStore(tmp_path / "store"), EmbeddingStore(stored)
     count = len(found)
     assert [found.item(row)["file"] for row in range(count)] == [
         wanted.item(row)["file"] for row in range(count)
@@ -313,12 +324,12 @@ def test_killed_it_goes_on(zygote, checkpoint, tmp_path):
     child.until("committed")
     child.signal(signal.SIGKILL)
     assert child.wait() == -9
-    before = len(Store(tmp_path / "store"))
+    before = len(EmbeddingStore(tmp_path / "store"))
     assert 0 < before < 120
     code, out, err = zygote.run(arguments, devices=1)
     assert code == 0, err
     assert f"{before} of them are in the store" in out and f"{120 - before} embedded" in out
-    found = Store(tmp_path / "store")
+    found = EmbeddingStore(tmp_path / "store")
     assert sorted(os.path.basename(item["file"]) for item in found.items) == sorted(
         os.listdir(root)
     )
@@ -329,14 +340,14 @@ def eager(arguments):
     from imagebind_jax.search import store_writer
 
     store_writer.EVERY_ROWS = 10
-    commit = store_writer.Writer.commit
+    commit = store_writer.StoreWriter.commit
 
     def told(self):
         commit(self)
         if self.note.rows:
             print("committed", flush=True)
 
-    store_writer.Writer.commit = told
+    store_writer.StoreWriter.commit = told
     return cli.main(arguments)
 
 
@@ -345,8 +356,11 @@ def eager(arguments):
 
 def test_a_checkpoint_without_a_run_is_fed_by_shape():
     for modality, encoder in ib.HUGE.encoders.items():
-        assert by_shape(modality, encoder.shape) is not None
-    assert by_shape("audio", (64, 100, 1)) is None and by_shape("radar", (4, 4)) is None
+        assert default_transform(modality, encoder.shape) is not None
+    assert (
+        default_transform("audio", (64, 100, 1)) is None
+        and default_transform("radar", (4, 4)) is None
+    )
 
 
 def test_a_modality_of_unknown_form_asks_for_the_config(tmp_path):
@@ -355,7 +369,7 @@ def test_a_modality_of_unknown_form_asks_for_the_config(tmp_path):
     radar = {"radar": EncoderConfig((64, 4), patch=(8,), **own_files.SMALL)}
     path = own_files.save(tmp_path / "radar", config=ib.ImageBindConfig(radar, embed_dim=12))
     with pytest.raises(UserError, match="nothing says how inputs of radar, .64, 4., are made"):
-        Encoders(path).transform("radar")
+        CheckpointEncoders(path).transform("radar")
 
 
 # ---- what is said of files
@@ -379,7 +393,7 @@ def test_what_was_unusable_is_tried_again_once_more_is_said(embed, tmp_path):
 def test_maps_that_are_named_are_no_photos(tmp_path):
     write_files(tmp_path, count=1)
     (tmp_path / "list.jsonl").write_text(json.dumps({"thermal": "heat/0.png"}))
-    found = file_discovery.find([str(tmp_path)], {"depth": [str(tmp_path / "depth")]})
+    found = file_discovery.discover_files([str(tmp_path)], {"depth": [str(tmp_path / "depth")]})
     names = [(m, name) for m, name in kinds(found) if name == "0.png"]
     assert sorted(names) == [("depth", "0.png"), ("thermal", "0.png")]
 
@@ -390,7 +404,7 @@ def test_parts_and_fields_are_embedded_once(embed, tmp_path):
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
     for count in (2, 0):
         assert f"{count} embedded" in embed(tmp_path / "list.jsonl")[1]
-    found = Store(tmp_path / "store")
+    found = EmbeddingStore(tmp_path / "store")
     assert [(item["start"], item["seconds"]) for item in found.items] == [(0, 1), (1, 1)]
     assert found.item(0)["file"] == str(tmp_path / "a.flac")
 
@@ -399,6 +413,6 @@ def test_a_table_of_something_else_is_passed_over(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg((9, 9, 9)))
     (tmp_path / "ages.csv").write_text("name,age\nann,9\n")
     (tmp_path / "tides.csv").write_text("time,depth\n1,12.5\n")
-    found = file_discovery.find([str(tmp_path)])
+    found = file_discovery.discover_files([str(tmp_path)])
     assert kinds(found) == [("vision", "a.jpg")] and found.passed_over == {".csv": 2}
-    assert file_discovery.find([str(tmp_path / "ages.csv")]).unusable
+    assert file_discovery.discover_files([str(tmp_path / "ages.csv")]).unusable

@@ -16,11 +16,11 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.search import approximate
 from imagebind_jax.search import exact as search
 from imagebind_jax.search import query as asking
-from imagebind_jax.search.approximate import Approximate
-from imagebind_jax.search.encoders import composed
-from imagebind_jax.search.exact import condition, nearest
-from imagebind_jax.search.store import Store
-from imagebind_jax.search.store_writer import writing
+from imagebind_jax.search.approximate import ApproximateIndex
+from imagebind_jax.search.encoders import compose_query
+from imagebind_jax.search.exact import exact_top_k, parse_filter
+from imagebind_jax.search.store import EmbeddingStore
+from imagebind_jax.search.store_writer import open_writer
 
 pytest_plugins = ["own_files"]
 
@@ -29,13 +29,13 @@ def make(folder, vectors, items=None):
     """A store of any vectors, as vision."""
     vectors = np.asarray(vectors, np.float32)
     vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    with writing(folder, vectors.shape[1], "c", "family") as writer:
+    with open_writer(folder, vectors.shape[1], "c", "family") as writer:
         writer.describe("vision", {})
         writer.describe("audio", {})
         for i, vector in enumerate(vectors):
             item = {"key": f"k{i}", "modality": "vision", "file": f"/f/{i}.jpg", "stamp": 0}
             writer.add(vector, {**item, **(items[i] if items else {})}, b"")
-    return Store(folder)
+    return EmbeddingStore(folder)
 
 
 CORNERS = np.eye(4)
@@ -50,7 +50,7 @@ def rows(hits):
 
 def test_orthogonal_vectors_have_known_neighbours(tmp_path):
     store = make(tmp_path / "s", CORNERS)
-    hits = search.search(store, np.array([0.0, 3, 4, 0], np.float32), 3)
+    hits = search.search_store(store, np.array([0.0, 3, 4, 0], np.float32), 3)
     assert rows(hits) == [2, 1, 0]
     np.testing.assert_allclose([hit.cosine for hit in hits], [0.8, 0.6, 0.0], atol=1e-6)
     assert hits[0].file == "/f/2.jpg" and hits[0].modality == "vision"
@@ -58,25 +58,27 @@ def test_orthogonal_vectors_have_known_neighbours(tmp_path):
 
 def test_equal_cosines_go_by_row(tmp_path):
     store = make(tmp_path / "s", np.ones((9, 4)))
-    assert rows(search.search(store, np.ones(4, np.float32), 4)) == [0, 1, 2, 3]
-    assert rows(search.search(store, np.ones(4, np.float32), 2, without=[0, 2])) == [1, 3]
+    assert rows(search.search_store(store, np.ones(4, np.float32), 4)) == [0, 1, 2, 3]
+    assert rows(search.search_store(store, np.ones(4, np.float32), 2, without=[0, 2])) == [1, 3]
 
 
 def test_the_same_as_sorting_everything_over_many_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("imagebind_jax.search.store.BLOCK", 64)
-    monkeypatch.setattr("imagebind_jax.search.exact.BLOCK", 64)
-    monkeypatch.setattr("imagebind_jax.search.exact.SCORES", 1000)  # two of the queries at once
+    monkeypatch.setattr("imagebind_jax.search.store.ROWS_PER_BLOCK", 64)
+    monkeypatch.setattr("imagebind_jax.search.exact.ROWS_PER_BLOCK", 64)
+    monkeypatch.setattr(
+        "imagebind_jax.search.exact.MAX_SCORES_IN_MEMORY", 1000
+    )  # two of the queries at once
     rng = np.random.default_rng(0)
     store = make(tmp_path / "s", rng.standard_normal((500, 16)))
     queries = rng.standard_normal((7, 16)).astype(np.float32)
-    found, cosines = nearest(store, queries, 20)
+    found, cosines = exact_top_k(store, queries, 20)
     scores = (queries / np.linalg.norm(queries, axis=-1, keepdims=True)) @ store.vectors.T
     np.testing.assert_array_equal(found, np.argsort(-scores, axis=-1, kind="stable")[:, :20])
     np.testing.assert_allclose(cosines, np.take_along_axis(scores, found, -1), atol=1e-6)
 
 
 def test_fewer_rows_than_asked_for(tmp_path):
-    assert len(search.search(make(tmp_path / "s", CORNERS), np.ones(4, np.float32), 10)) == 4
+    assert len(search.search_store(make(tmp_path / "s", CORNERS), np.ones(4, np.float32), 10)) == 4
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_fewer_rows_than_asked_for(tmp_path):
 )
 def test_a_query_that_makes_no_sense(query, k, line, tmp_path):
     with pytest.raises(UserError, match=line):
-        search.search(make(tmp_path / "s", CORNERS), query.astype(np.float32), k)
+        search.search_store(make(tmp_path / "s", CORNERS), query.astype(np.float32), k)
 
 
 # ---- filters
@@ -118,29 +120,30 @@ ITEMS = [
 )
 def test_conditions(where, wanted, tmp_path):
     store = make(tmp_path / "s", CORNERS, ITEMS)
-    assert np.flatnonzero(search.allowed(store, where=[where])).tolist() == wanted
-    found = search.search(store, np.ones(4, np.float32), where=[where])
+    assert np.flatnonzero(search.candidate_mask(store, where=[where])).tolist() == wanted
+    found = search.search_store(store, np.ones(4, np.float32), where=[where])
     assert sorted(rows(found)) == wanted
 
 
 def test_all_conditions_hold(tmp_path):
     store = make(tmp_path / "s", CORNERS, ITEMS)
     where = ["file~/beach/*", "modality=vision"]
-    assert np.flatnonzero(search.allowed(store, ["vision"], where)).tolist() == [2]
-    assert not search.allowed(store, ["audio"], ["label=3"]).any()
+    assert np.flatnonzero(search.candidate_mask(store, ["vision"], where)).tolist() == [2]
+    assert not search.candidate_mask(store, ["audio"], ["label=3"]).any()
     assert (
-        search.search(store, np.ones(4, np.float32), modalities=["audio"], where=["label=3"]) == []
+        search.search_store(store, np.ones(4, np.float32), modalities=["audio"], where=["label=3"])
+        == []
     )
 
 
 def test_conditions_that_make_no_sense(tmp_path):
     store = make(tmp_path / "s", CORNERS, ITEMS)
     with pytest.raises(UserError, match="expected FIELD=VALUE"):
-        condition("label")
+        parse_filter("label")
     with pytest.raises(UserError, match="no row has 'colour': only caption, file"):
-        search.allowed(store, where=["colour=red"])
+        search.candidate_mask(store, where=["colour=red"])
     with pytest.raises(UserError, match="no depth in .*: only vision, audio"):
-        search.allowed(store, ["depth"])
+        search.candidate_mask(store, ["depth"])
 
 
 # ---- mixtures
@@ -148,11 +151,11 @@ def test_conditions_that_make_no_sense(tmp_path):
 
 def test_mixtures_are_weighted_sums_on_the_sphere():
     x, y = CORNERS[0].astype(np.float32), CORNERS[1].astype(np.float32)
-    np.testing.assert_allclose(composed([x, y], [1.0, 1.0]), (x + y) / 2**0.5, atol=1e-6)
-    np.testing.assert_allclose(composed([x, y], [3.0, 4.0]), 0.6 * x + 0.8 * y, atol=1e-6)
-    np.testing.assert_allclose(composed([x, y], [1.0, -1.0]), (x - y) / 2**0.5, atol=1e-6)
+    np.testing.assert_allclose(compose_query([x, y], [1.0, 1.0]), (x + y) / 2**0.5, atol=1e-6)
+    np.testing.assert_allclose(compose_query([x, y], [3.0, 4.0]), 0.6 * x + 0.8 * y, atol=1e-6)
+    np.testing.assert_allclose(compose_query([x, y], [1.0, -1.0]), (x - y) / 2**0.5, atol=1e-6)
     with pytest.raises(UserError, match="cancel each other"):
-        composed([x, x], [1.0, -1.0])
+        compose_query([x, x], [1.0, -1.0])
 
 
 # ---- the command
@@ -230,11 +233,11 @@ class TestCommand:
         assert "is not the checkpoint that" in line
 
     def test_a_checkpoint_that_has_moved(self, stored, checkpoint, tmp_path):
-        store = Store(stored)
+        store = EmbeddingStore(stored)
         store.note.checkpoint = str(tmp_path / "gone")
         with pytest.raises(UserError, match="is gone: give --checkpoint"):
-            asking.encoders_of(store)
-        assert asking.encoders_of(store, checkpoint).family == store.note.family
+            asking.load_store_encoders(store)
+        assert asking.load_store_encoders(store, checkpoint).family == store.note.family
 
 
 # ---- the index
@@ -253,13 +256,13 @@ def many(tmp_path):
 
 def test_an_index_finds_what_it_says(many):
     said = []
-    note = approximate.build(many, say=said.append)
+    note = approximate.build_index(many, say=said.append)
     assert note.recall >= 0.95 and re.search(r"index of 2,000 rows .*% of the 10 nearest", said[0])
-    opened, rng = Approximate(many), np.random.default_rng(1)
+    opened, rng = ApproximateIndex(many), np.random.default_rng(1)
     found = []
     for query in rng.standard_normal((100, 16)).astype(np.float32):
         rows, cosines = opened.nearest(query, 10)
-        truth, exact = nearest(many, query[None], 10)
+        truth, exact = exact_top_k(many, query[None], 10)
         found.append(len(set(rows.tolist()) & set(truth[0].tolist())) / 10)
         assert np.all(np.diff(cosines) <= 0) and len(rows) == 10
         if rows.tolist() == truth[0].tolist():
@@ -268,22 +271,22 @@ def test_an_index_finds_what_it_says(many):
 
 
 def test_an_index_of_other_rows_is_refused(many):
-    approximate.build(many)
-    with writing(many.folder, 16, "c", "family") as writer:
+    approximate.build_index(many)
+    with open_writer(many.folder, 16, "c", "family") as writer:
         writer.add(np.eye(16)[0].astype(np.float32), ITEMS[0] | {"key": "n", "stamp": 0}, b"")
     with pytest.raises(UserError, match="the index is of 2,000 rows, and .* has 2,001 now"):
-        Approximate(Store(many.folder))
+        ApproximateIndex(EmbeddingStore(many.folder))
 
 
 def test_a_recall_that_is_not_reached(many, monkeypatch):
-    monkeypatch.setattr(approximate, "SEARCHED", (1,))
-    monkeypatch.setattr(approximate, "OVER", 1)
+    monkeypatch.setattr(approximate, "EF_SEARCH_CANDIDATES", (1,))
+    monkeypatch.setattr(approximate, "OVERFETCH", 1)
     monkeypatch.setattr(approximate, "CONNECTIVITY", 2)
-    monkeypatch.setattr(approximate, "EFFORT", 2)
+    monkeypatch.setattr(approximate, "EF_CONSTRUCTION", 2)
     with pytest.raises(UserError, match="search exactly, or ask for less"):
-        approximate.build(many, recall=1.0)
+        approximate.build_index(many, recall=1.0)
     with pytest.raises(UserError, match="has no index"):
-        Approximate(many)
+        ApproximateIndex(many)
 
 
 @pytest.mark.parametrize(
@@ -291,22 +294,22 @@ def test_a_recall_that_is_not_reached(many, monkeypatch):
     [1, pytest.param(goals.size(8, 40), marks=[pytest.mark.processes, pytest.mark.goal("G32")])],
 )
 def test_killed_while_an_index_is_built_the_old_one_answers(kills, many, zygote, measured):
-    approximate.build(many)
+    approximate.build_index(many)
     queries = np.random.default_rng(2).standard_normal((20, 16)).astype(np.float32)
 
     def answers():
-        opened = Approximate(Store(many.folder))
+        opened = ApproximateIndex(EmbeddingStore(many.folder))
         return [tuple(part.tobytes() for part in opened.nearest(query, 10)) for query in queries]
 
     rng, halfway = random.Random(0), 0
     while halfway < kills:
-        note, before = (many.folder / approximate.NOTE).read_bytes(), answers()
+        note, before = (many.folder / approximate.METADATA_FILE).read_bytes(), answers()
         child = zygote.start([many.folder], call="test_search:build_again")
         child.until("begun")
         with contextlib.suppress(TimeoutError):
             child.wait(rng.uniform(0.0, 0.3))  # then it is killed
         child.wait()
-        if (many.folder / approximate.NOTE).read_bytes() == note:
+        if (many.folder / approximate.METADATA_FILE).read_bytes() == note:
             assert answers() == before
             halfway += 1
         else:  # it was quicker: a new one, whole
@@ -317,9 +320,9 @@ def test_killed_while_an_index_is_built_the_old_one_answers(kills, many, zygote,
 
 def build_again(arguments):
     """In a process of its own."""
-    store = Store(arguments[0])
+    store = EmbeddingStore(arguments[0])
     print("begun", flush=True)
-    approximate.build(store)
+    approximate.build_index(store)
     return 0
 
 
@@ -330,9 +333,9 @@ def build_again(arguments):
 def test_mutants_of_an_index(mutants, many, rotating_seed, measured):
     from test_written_files import damaged
 
-    approximate.build(many)
+    approximate.build_index(many)
     query = np.random.default_rng(3).standard_normal(16).astype(np.float32)
-    before, rng = Approximate(many).nearest(query, 10), random.Random(rotating_seed)
+    before, rng = ApproximateIndex(many).nearest(query, 10), random.Random(rotating_seed)
     good = {path: path.read_bytes() for path in sorted(many.folder.glob("index*"))}
     assert len(good) == 2
     told = 0
@@ -342,7 +345,7 @@ def test_mutants_of_an_index(mutants, many, rotating_seed, measured):
         path = list(good)[mutant % 2]
         path.write_bytes(damaged(good[path], rng))
         try:
-            rows, cosines = Approximate(many).nearest(query, 10)
+            rows, cosines = ApproximateIndex(many).nearest(query, 10)
             assert (rows == before[0]).all() and (cosines == before[1]).all()
         except UserError as error:
             assert "\n" not in str(error) and "--build makes it anew" in str(error)
@@ -364,35 +367,35 @@ def test_the_command_builds_and_uses_it(stored, files, tmp_path, capsys):
 
 
 def test_an_index_does_not_hide_a_damaged_row(many):
-    approximate.build(many)
+    approximate.build_index(many)
     query = np.array(many.vectors[70])
     path = many.folder / "embeddings.npy"
     data = bytearray(path.read_bytes())
     data[128 + 70 * 64 + 5] ^= 64
     path.write_bytes(data)
     with pytest.raises(UserError, match="embeddings.npy is damaged"):
-        Approximate(Store(many.folder)).nearest(query, 3)
+        ApproximateIndex(EmbeddingStore(many.folder)).nearest(query, 3)
     with pytest.raises(UserError, match="k must be from 1"):
-        Approximate(Store(many.folder)).nearest(query, 0)
+        ApproximateIndex(EmbeddingStore(many.folder)).nearest(query, 0)
 
 
 def test_weights_that_were_changed_are_no_longer_the_stores(stored, checkpoint, tmp_path):
     from imagebind_jax.porting import load
     from imagebind_jax.porting.files import own_checkpoint, provenance
-    from imagebind_jax.porting.files.parameter_source import InMemory
-    from imagebind_jax.search.encoders import Encoders
+    from imagebind_jax.porting.files.parameter_source import InMemoryParams
+    from imagebind_jax.search.encoders import CheckpointEncoders
 
     model, params = load.load(checkpoint)
     kernel = params["vision"]["trunk"]["blocks"]["attn"]["qkv"]["kernel"]
     params["vision"]["trunk"]["blocks"]["attn"]["qkv"]["kernel"] = kernel + 1e-3
-    weights = InMemory(model.config, params)
+    weights = InMemoryParams(model.config, params)
     other = tmp_path / "other"
-    own_checkpoint.write(
-        other, weights, lambda d: provenance.Note(model.config, {"licence": ""}, dict(d))
+    own_checkpoint.write_checkpoint(
+        other, weights, lambda d: provenance.WeightsMetadata(model.config, {"licence": ""}, dict(d))
     )
     with pytest.raises(UserError, match="is not the checkpoint that"):
-        asking.encoders_of(Store(stored), other)
-    encoders = Encoders(other)
-    encoders.expected = {"vision": Store(stored).note.of["vision"]["parameters"]}
+        asking.load_store_encoders(EmbeddingStore(stored), other)
+    encoders = CheckpointEncoders(other)
+    encoders.expected = {"vision": EmbeddingStore(stored).note.of["vision"]["parameters"]}
     with pytest.raises(UserError, match="another encoder of vision than the store was made with"):
         encoders.tower("vision")

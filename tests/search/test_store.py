@@ -12,9 +12,9 @@ import pytest
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.search import store, store_writer
-from imagebind_jax.search.exact import nearest
-from imagebind_jax.search.store import Store
-from imagebind_jax.search.store_writer import writing
+from imagebind_jax.search.exact import exact_top_k
+from imagebind_jax.search.store import EmbeddingStore
+from imagebind_jax.search.store_writer import open_writer
 
 WIDTH = 8
 OF = {"parameters": "f0", "encoder": {"depth": 2}}
@@ -39,12 +39,12 @@ def add(writer, numbers, stamp=0):
 
 
 def make(folder, numbers, stamp=0):
-    with writing(folder, WIDTH, "/where/it/was", "family") as writer:
+    with open_writer(folder, WIDTH, "/where/it/was", "family") as writer:
         add(writer, numbers, stamp)
 
 
 def check(folder, count):
-    found = Store(folder)
+    found = EmbeddingStore(folder)
     assert len(found) == count
     for block in range(found.blocks):
         found.block(block)  # as every search does first
@@ -70,38 +70,38 @@ def test_what_is_added_is_there(tmp_path):
 
 def test_a_store_of_nothing_is_one(tmp_path):
     make(tmp_path / "s", [])
-    assert len(Store(tmp_path / "s")) == 0
-    rows, cosines = nearest(Store(tmp_path / "s"), vector(0)[None], 3)
+    assert len(EmbeddingStore(tmp_path / "s")) == 0
+    rows, cosines = exact_top_k(EmbeddingStore(tmp_path / "s"), vector(0)[None], 3)
     assert rows.shape == cosines.shape == (1, 0)
 
 
 def test_what_has_changed_takes_the_place_of_what_was(tmp_path):
     make(tmp_path / "s", range(4))
-    with writing(tmp_path / "s", WIDTH, "c", "family") as writer:
+    with open_writer(tmp_path / "s", WIDTH, "c", "family") as writer:
         assert writer.has("k2", 0) and not writer.has("k2", 1)
         writer.describe("vision", OF)
         writer.add(vector(70), item(2, stamp=1), b"")
-    found = Store(tmp_path / "s")
+    found = EmbeddingStore(tmp_path / "s")
     assert found.replaced.tolist() == [False, False, True, False, False]
-    rows, cosines = nearest(found, vector(70)[None], 5)
+    rows, cosines = exact_top_k(found, vector(70)[None], 5)
     assert rows[0, 0] == 4 and 2 not in rows and rows.shape == (1, 4)
     assert cosines[0, 0] == pytest.approx(1, abs=1e-6)
 
 
 def test_unusable_files_are_remembered(tmp_path):
-    with writing(tmp_path / "s", WIDTH, "c", "family") as writer:
+    with open_writer(tmp_path / "s", WIDTH, "c", "family") as writer:
         writer.unusable({"key": "k", "file": "/f", "stamp": [3, 4], "why": "broken"})
-    with writing(tmp_path / "s", WIDTH, "c", "family") as writer:
+    with open_writer(tmp_path / "s", WIDTH, "c", "family") as writer:
         assert (
             writer.had("k", [3, 4]) and not writer.had("k", [3, 5]) and not writer.had("j", [3, 4])
         )
-    assert Store(tmp_path / "s").unusable() == [
+    assert EmbeddingStore(tmp_path / "s").unusable() == [
         {"key": "k", "file": "/f", "stamp": [3, 4], "why": "broken"}
     ]
 
 
 def test_a_reader_sees_a_whole_store_while_it_is_written(tmp_path):
-    with writing(tmp_path / "s", WIDTH, "c", "family") as writer:
+    with open_writer(tmp_path / "s", WIDTH, "c", "family") as writer:
         add(writer, range(6))
         writer.commit()
         add(writer, range(9))
@@ -114,14 +114,14 @@ def test_other_vectors_are_refused(tmp_path):
     with pytest.raises(UserError, match="of another checkpoint"):
         begin(tmp_path / "s", "another family")
     with (
-        writing(tmp_path / "s", WIDTH, "c", "family") as writer,
+        open_writer(tmp_path / "s", WIDTH, "c", "family") as writer,
         pytest.raises(UserError, match="holds vision of other parameters"),
     ):
         writer.describe("vision", {**OF, "parameters": "e1"})
 
 
 def begin(folder, family="family"):
-    with writing(folder, WIDTH, "c", family):
+    with open_writer(folder, WIDTH, "c", family):
         pass
 
 
@@ -130,19 +130,19 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(UserError, match="not empty, and holds no store"):
         begin(tmp_path)
     with pytest.raises(UserError, match="holds no store: imagebind-jax embed"):
-        Store(tmp_path)
+        EmbeddingStore(tmp_path)
 
 
 def test_two_writers(tmp_path):
     busy = pytest.raises(UserError, match="is being written by another process")
-    with writing(tmp_path / "s", WIDTH, "c", "family"), busy:
+    with open_writer(tmp_path / "s", WIDTH, "c", "family"), busy:
         begin(tmp_path / "s")
 
 
 def test_what_a_full_disk_leaves_is_whole(tmp_path, monkeypatch):
     make(tmp_path / "s", range(5))
     none_left = pytest.raises(UserError, match="No space left")
-    with none_left, writing(tmp_path / "s", WIDTH, "c", "family") as writer:
+    with none_left, open_writer(tmp_path / "s", WIDTH, "c", "family") as writer:
         add(writer, range(5, 9))
         monkeypatch.setattr(os, "fsync", full)
     monkeypatch.undo()
@@ -173,9 +173,9 @@ def test_killed_at_any_moment_nothing_is_lost_or_twice(zygote, tmp_path):
         with contextlib.suppress(TimeoutError):
             child.wait(rng.uniform(0.005, 0.05))  # then it is killed
         kills += child.wait() == -9
-        if store.exists(tmp_path / "s"):
-            assert len(Store(tmp_path / "s")) >= count
-            count = len(check(tmp_path / "s", len(Store(tmp_path / "s"))))
+        if store.store_exists(tmp_path / "s"):
+            assert len(EmbeddingStore(tmp_path / "s")) >= count
+            count = len(check(tmp_path / "s", len(EmbeddingStore(tmp_path / "s"))))
     assert zygote.run([tmp_path / "s", wanted], call="test_store:fill")[0] == 0
     check(tmp_path / "s", wanted)
     assert kills > 2
@@ -199,7 +199,7 @@ def test_mutants_of_a_store(mutants, tmp_path, rotating_seed, measured):
         path.write_bytes(damaged(good[path], rng))
         try:
             found = check(folder, 20)
-            rows, _ = nearest(found, vector(3)[None], 3)
+            rows, _ = exact_top_k(found, vector(3)[None], 3)
             assert rows[0, 0] == 3
         except UserError as error:
             assert "\n" not in str(error)
@@ -214,7 +214,7 @@ def test_a_note_of_another_version(tmp_path):
     said = json.loads(note.read_text())
     note.write_text(json.dumps({**said, "rows": 1}))
     with pytest.raises(UserError, match="was changed since it was written"):
-        Store(tmp_path / "s")
+        EmbeddingStore(tmp_path / "s")
 
 
 @pytest.mark.parametrize("where", range(1, 60, 3))
@@ -236,7 +236,7 @@ def test_interrupted_within_a_row_or_a_commit(tmp_path, where):
     seen = ("add", "commit", "_write", "_now_and_then")
     make(tmp_path / "s", range(3))
     try:
-        with writing(tmp_path / "s", WIDTH, "c", "family") as writer:
+        with open_writer(tmp_path / "s", WIDTH, "c", "family") as writer:
             for modality in ("vision", "audio"):
                 writer.describe(modality, OF)
             sys.settrace(trace)
@@ -247,8 +247,10 @@ def test_interrupted_within_a_row_or_a_commit(tmp_path, where):
         pass
     finally:
         sys.settrace(before)
-    found = Store(tmp_path / "s")
+    found = EmbeddingStore(tmp_path / "s")
     assert 3 <= len(found) <= 6
     check(tmp_path / "s", len(found))
     make(tmp_path / "s", range(6))
-    assert sorted({each["number"] for each in Store(tmp_path / "s").items}) == list(range(6))
+    assert sorted({each["number"] for each in EmbeddingStore(tmp_path / "s").items}) == list(
+        range(6)
+    )

@@ -18,11 +18,11 @@ from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.pipeline import precomputed
 from imagebind_jax.inputs.sources import ArrayRecords, prepared, write_records
 from imagebind_jax.inputs.sources.array_records import Shard, write_shard
-from imagebind_jax.inputs.sources.tar_index import load, make
+from imagebind_jax.inputs.sources.tar_index import build_index, load_index
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig
 from imagebind_jax.porting import lora
-from imagebind_jax.porting.files.parameter_source import shapes
+from imagebind_jax.porting.files.parameter_source import param_shapes
 from imagebind_jax.storage import row_file
 
 RNG = np.random.default_rng(0)
@@ -39,7 +39,9 @@ class Vectors:
     def open(self, folder):
         said = []
         of = {"encoder": {"depth": 2}, "parameters": "f0" * 8, "texts": "a1" * 8}
-        store = row_file.Kept(folder / "esc.audio", self.rows.shape, lambda: of, tell=said.append)
+        store = row_file.ResumableRowFile(
+            folder / "esc.audio", self.rows.shape, lambda: of, tell=said.append
+        )
         return store, said
 
     def write(self, folder):
@@ -62,26 +64,29 @@ class Views:
     known = {"modality": "vision", "views": 3, "seed": 5, "count": 20, "version": "1"}
     facts = known | {"width": 4, "parameters": "f0" * 8, "encoder": {"depth": 2}}
     vectors = RNG.standard_normal((20, 3, 4), np.float32)
-    drawn = precomputed.drawn({"box": [1.0, 2.0, 3.5, 4.0], "flip": 0.5})
+    drawn = precomputed.encode_augmentation({"box": [1.0, 2.0, 3.5, 4.0], "flip": 0.5})
     unusable = {4: "4.jpg: broken"}
 
     def write(self, folder):
-        layout = precomputed.Layout(self.facts)
-        row_file.durable(
-            folder / precomputed.NOTE, msgspec.json.format(msgspec.json.encode(self.facts))
+        layout = precomputed.BlockLayout(self.facts)
+        row_file.write_durably(
+            folder / precomputed.METADATA_FILE, msgspec.json.format(msgspec.json.encode(self.facts))
         )
         for block, rows in enumerate(layout.blocks):
-            path, shape = precomputed.path_of(folder, block), layout.shape(block)
-            store = row_file.Kept(path, shape, lambda block=block: layout.said(block))
+            path, shape = precomputed.block_path(folder, block), layout.shape(block)
+            store = row_file.ResumableRowFile(path, shape, lambda block=block: layout.said(block))
             for row, index in enumerate(rows):
-                packed = b"".join(precomputed.pack(z, self.drawn) for z in self.vectors[index])
+                packed = b"".join(precomputed.pack_view(z, self.drawn) for z in self.vectors[index])
                 store.rows[row] = np.frombuffer(packed, "<f4")
             store.unusable = dict(self.unusable)
             store.advance(len(rows))
 
     def read(self, folder):
-        opened = precomputed.Anchors(folder).open(self.known)
-        good, outcome = (msgspec.json.decode(self.drawn, type=precomputed.Choices), WHOLE)
+        opened = precomputed.PrecomputedEmbeddings(folder).open(self.known)
+        good, outcome = (
+            msgspec.json.decode(self.drawn, type=precomputed.AugmentationParams),
+            WHOLE,
+        )
         for index, k in np.ndindex(20, 3):
             try:
                 vector, drawn = opened.read(index, k)
@@ -127,16 +132,16 @@ class Shards(Records):
 class Dataset:
     """What a prepared folder says of itself."""
 
-    facts = prepared.Facts(
+    facts = prepared.DatasetInfo(
         "esc50", "ESC-50", "CC BY-NC 3.0", "https://example.org", ["audio"], ["dog", "rain"],
-        ["the sound of {}"], [], {"train": prepared.Split(2, [Shard("a", 2, "f0" * 32, 7)])},
+        ["the sound of {}"], [], {"train": prepared.SplitInfo(2, [Shard("a", 2, "f0" * 32, 7)])},
     )  # fmt: skip
 
     def write(self, folder):
-        (folder / "dataset.json").write_bytes(prepared.encoded(self.facts))
+        (folder / "dataset.json").write_bytes(prepared.encode_dataset_info(self.facts))
 
     def read(self, folder):
-        assert prepared.facts(folder) == self.facts
+        assert prepared.read_dataset_info(folder) == self.facts
         return WHOLE
 
 
@@ -151,7 +156,7 @@ class Index:
         self.samples = self.all(folder)
 
     def all(self, folder):
-        found = load(folder / "index")
+        found = load_index(folder / "index")
         return [found.sample(i) for i in range(len(found))]
 
     def read(self, folder):
@@ -162,7 +167,7 @@ class Index:
 def make_at(folder, shard):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IMAGEBIND_JAX_CACHE", str(folder.parent / "cache"))
-        make([shard], {"text": ["txt"]}).rename(folder / "index")
+        build_index([shard], {"text": ["txt"]}).rename(folder / "index")
 
 
 class Results:
@@ -170,16 +175,16 @@ class Results:
 
     def write(self, folder):
         (self.entry,) = test_results.made(folder).benchmarks.values()
-        self.estimates = results.estimates(folder, "ESC", self.entry)
+        self.estimates = results.load_estimates(folder, "ESC", self.entry)
 
     def read(self, folder):
-        found = results.read(folder).benchmarks.get("ESC")
+        found = results.read_results(folder).benchmarks.get("ESC")
         if found is None or found != found.sealed:
             return TOLD  # measured again
         found = msgspec.structs.replace(found, reported=self.entry.reported)
         assert found == self.entry
         outcome = WHOLE
-        for name, estimate in results.estimates(folder, "ESC", found).items():
+        for name, estimate in results.load_estimates(folder, "ESC", found).items():
             if estimate.samples is None:
                 outcome = TOLD if self.estimates[name].samples is not None else outcome
                 continue
@@ -193,17 +198,18 @@ class Adapters:
     encoder = EncoderConfig((4, 8), width=16, depth=2, heads=2, patch=(2,), lora=("qkv",))
     model = ImageBind(ImageBindConfig({"imu": encoder}, embed_dim=8))
     flat = {
-        path: np.float32(RNG.standard_normal(x.shape)) for path, x in shapes(model.config).items()
+        path: np.float32(RNG.standard_normal(x.shape))
+        for path, x in param_shapes(model.config).items()
     }
 
     def params(self):
         return traverse_util.unflatten_dict(self.flat, sep="/")
 
     def write(self, folder):
-        lora.save(folder / "some.safetensors", self.model, self.params())
+        lora.save_adapters(folder / "some.safetensors", self.model, self.params())
 
     def read(self, folder):
-        model, found = lora.load(folder / "some.safetensors", self.model, self.params())
+        model, found = lora.load_adapters(folder / "some.safetensors", self.model, self.params())
         assert model == self.model
         for path, leaf in traverse_util.flatten_dict(found, sep="/").items():
             assert np.asarray(leaf).tobytes() == self.flat[path].tobytes(), path

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from imagebind_jax.checkpointing import checkpointer, step_dir
-from imagebind_jax.config import TrainConfig, facts
+from imagebind_jax.config import TrainConfig, run_fingerprint
 from imagebind_jax.distributed import sharding
-from imagebind_jax.errors import Preempted, UserError
+from imagebind_jax.errors import Preemption, UserError
 from imagebind_jax.inputs.pipeline import batches
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBind, ImageBindConfig, embed
@@ -75,8 +75,8 @@ def make_config(**changes):
         model=ImageBindConfig(encoders, embed_dim=16),
         inputs={name: Field(name) for name in encoders},
         pairs=(
-            batches.Pair(("vision", "audio"), Toy(0)),
-            batches.Pair(("vision", "imu"), Toy(32)),
+            batches.ModalityPair(("vision", "audio"), Toy(0)),
+            batches.ModalityPair(("vision", "imu"), Toy(32)),
         ),
         steps=STEPS,
         batch_size=BATCH,
@@ -109,7 +109,7 @@ def full(tmp_path_factory):
 def start():
     """The parameters before the first step."""
     return (
-        sharding.Sharded()
+        sharding.ShardedStrategy()
         .create(functools.partial(training_step.create_state, make_config()))
         .params
     )
@@ -124,7 +124,7 @@ def half(full, tmp_path):
 
 
 def assert_same_bits(a, b):
-    assert checkpointer.digest(a) == checkpointer.digest(b)
+    assert checkpointer.tree_checksums(a) == checkpointer.tree_checksums(b)
 
 
 def distance(a, b):
@@ -139,11 +139,11 @@ def distance(a, b):
 
 
 def steps_logged(folder):
-    return [line["step"] for line in metrics_log.read(folder / "metrics.jsonl")]
+    return [line["step"] for line in metrics_log.read_metrics(folder / "metrics.jsonl")]
 
 
 def test_the_loss_falls_well_below_chance(full):
-    lines = metrics_log.read(full[0] / "metrics.jsonl")
+    lines = metrics_log.read_metrics(full[0] / "metrics.jsonl")
     chance = 2 * np.log(BATCH)  # both directions
     assert lines[0]["loss"] > 0.7 * chance
     for pair in ("vision+audio", "vision+imu"):
@@ -170,7 +170,7 @@ def test_audio_meets_imu_through_vision(full, start):
 def test_the_folder_tells_the_run(full):
     folder, params = full
     assert steps_logged(folder) == list(range(STEPS))
-    line = metrics_log.read(folder / "metrics.jsonl")[7]
+    line = metrics_log.read_metrics(folder / "metrics.jsonl")[7]
     assert {
         "step",
         "pair",
@@ -182,7 +182,7 @@ def test_the_folder_tells_the_run(full):
     } <= set(line)
     assert line["learning_rate"] == pytest.approx(1e-2, rel=0.05)
     assert list((folder / "tensorboard").iterdir())
-    checkpoints = checkpointer.Checkpoints(folder / "checkpoints")
+    checkpoints = checkpointer.Checkpointer(folder / "checkpoints")
     assert checkpoints.steps() == [STEPS, HALF]
     like = jax.eval_shape(functools.partial(training_step.create_state, make_config()))
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -205,7 +205,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(full, half):
     assert_same_bits(params, full[1])
     assert steps_logged(half) == list(range(STEPS))
     lost = {"steps_per_second"}
-    for a, b in zip(*(metrics_log.read(f / "metrics.jsonl") for f in (half, full[0]))):
+    for a, b in zip(*(metrics_log.read_metrics(f / "metrics.jsonl") for f in (half, full[0]))):
         assert {k: v for k, v in a.items() if k not in lost} == {
             k: v for k, v in b.items() if k not in lost
         }
@@ -219,8 +219,8 @@ def test_a_preempted_run_goes_on_to_the_same_end_bit_for_bit(full, half, monkeyp
             time.sleep(0.05)  # in which it is heard
 
     with monkeypatch.context() as patch:  # IBJ_FAULT would have the step compiled anew
-        patch.setattr(fault_injection, "strike", terminate)
-        with pytest.raises(Preempted, match=r"preempted at step [345]\d, saved"):
+        patch.setattr(fault_injection, "inject_process_faults", terminate)
+        with pytest.raises(Preemption, match=r"preempted at step [345]\d, saved"):
             fit.fit(make_config(), half, say=quiet)
     assert_same_bits(fit.fit(make_config(), half, say=quiet), full[1])
     assert steps_logged(half) == list(range(STEPS))
@@ -228,7 +228,7 @@ def test_a_preempted_run_goes_on_to_the_same_end_bit_for_bit(full, half, monkeyp
 
 def test_a_finished_run_is_not_run_again(full, tmp_path, monkeypatch):
     shutil.copytree(full[0], tmp_path / "run")
-    monkeypatch.delattr(batches.Batches, "__getitem__")  # no batch is made
+    monkeypatch.delattr(batches.PairBatches, "__getitem__")  # no batch is made
     assert_same_bits(fit.fit(make_config(), tmp_path / "run", say=quiet), full[1])
 
 
@@ -238,13 +238,13 @@ def test_a_damaged_checkpoint_is_stepped_over_and_made_again(full, tmp_path):
     for path in (folder / "checkpoints" / str(STEPS) / "meta").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.raises(checkpointer.CheckpointCorrupt):
+    with pytest.raises(checkpointer.CorruptCheckpointError):
         fit.fit(make_config(), folder, say=quiet, fallback=False)
     params = fit.fit(make_config(), folder, say=said.append)
     assert f"going on from step {HALF}" in said
     assert len([line for line in said if f"checkpoint {STEPS}" in line]) == 1
     assert_same_bits(params, full[1])
-    checkpoints = checkpointer.Checkpoints(folder / "checkpoints")
+    checkpoints = checkpointer.Checkpointer(folder / "checkpoints")
     assert checkpoints.meta(STEPS)["step"] == STEPS
     checkpoints.close()
 
@@ -257,7 +257,7 @@ def test_a_damaged_checkpoint_is_stepped_over_and_made_again(full, tmp_path):
             "optimizer.learning_rate = 0.01, not 0.0001",
         ),
         ({"seed": 3}, "seed = 0, not 3"),
-        ({"pairs": (batches.Pair(("vision", "audio"), Toy(0)),)}, "pairs.1"),
+        ({"pairs": (batches.ModalityPair(("vision", "audio"), Toy(0)),)}, "pairs.1"),
         (
             {"inputs": {name: Field(name, noise=0.2) for name in ("vision", "audio", "imu")}},
             "noise = 0.1, not 0.2",
@@ -277,7 +277,7 @@ def test_a_folder_of_another_config_is_refused(change, words, full):
 
 
 def test_a_config_with_tuples_in_tuples_may_go_on(full, tmp_path):
-    assert facts(make_config(fsdp=2, keep=5, threads=3)) == facts(
+    assert run_fingerprint(make_config(fsdp=2, keep=5, threads=3)) == run_fingerprint(
         make_config()
     )  # how it is run is no fact
 
@@ -289,7 +289,7 @@ def test_a_config_with_tuples_in_tuples_may_go_on(full, tmp_path):
             return record
 
     config = make_config(inputs=dict(make_config().inputs) | {"imu": Nested()})
-    assert json.loads(json.dumps(facts(config))) == facts(config)
+    assert json.loads(json.dumps(run_fingerprint(config))) == run_fingerprint(config)
 
 
 @pytest.mark.variants
@@ -299,7 +299,7 @@ def test_a_sharded_run_may_go_on_as_pmap_to_the_same_end(full, half, start):
     assert f"going on from step {HALF}" in said
     assert steps_logged(half) == list(range(STEPS))
     assert distance(params, full[1]) < 0.02 * distance(start, full[1])
-    a, b = (metrics_log.read(f / "metrics.jsonl")[HALF:] for f in (half, full[0]))
+    a, b = (metrics_log.read_metrics(f / "metrics.jsonl")[HALF:] for f in (half, full[0]))
     assert [x["loss"] for x in a[:5]] == pytest.approx([x["loss"] for x in b[:5]], rel=1e-4)
     assert [x["loss"] for x in a] == pytest.approx([x["loss"] for x in b], abs=0.1)
 
@@ -319,7 +319,9 @@ def test_a_resumed_run_drops_what_the_uninterrupted_one_drops(tmp_path):
 def test_a_run_that_finds_other_records_does_not_go_on(tmp_path):
     config = make_config(pairs=make_config().pairs[1:], steps=2, checkpoint_every=1)
     fit.fit(config, tmp_path, say=quiet)
-    assert checksummed.read_sealed(tmp_path / "records.json") == {"records": [["vision+imu", 32]]}
+    assert checksummed.read_checksummed_json(tmp_path / "records.json") == {
+        "records": [["vision+imu", 32]]
+    }
     (tmp_path / "records.json").write_text('[["vision+imu", 31]]')  # as older versions did
     with pytest.raises(UserError, match="31 records .* now there are 32"):
         fit.fit(config, tmp_path, say=quiet)
@@ -342,8 +344,8 @@ def test_damaged_notes_of_a_run_are_told_and_its_checkpoint_counts(tmp_path):
         str(tmp_path / name) for name in ("config.json", "records.json")
     ]
     assert "going on from step 1" in said
-    assert checksummed.read_sealed(tmp_path / "config.json") == facts(config)
-    records = checksummed.read_sealed(tmp_path / "records.json")
+    assert checksummed.read_checksummed_json(tmp_path / "config.json") == run_fingerprint(config)
+    records = checksummed.read_checksummed_json(tmp_path / "records.json")
     assert records == {"records": [["vision+imu", 32]]}
     assert step_dir.read_meta(tmp_path / "checkpoints" / "2").items() >= records.items()
 
@@ -360,7 +362,7 @@ def test_losses_that_are_no_numbers_stop_the_run_and_are_not_saved(times, words,
     config = make_config(inputs=inputs, pairs=make_config().pairs[1:], stop_after_skipped=2)
     with pytest.raises(UserError, match=words):
         fit.fit(config, tmp_path, say=quiet)
-    checkpoints = checkpointer.Checkpoints(tmp_path / "checkpoints")
+    checkpoints = checkpointer.Checkpointer(tmp_path / "checkpoints")
     assert checkpoints.steps() == []
     checkpoints.close()
 
@@ -372,7 +374,7 @@ def test_losses_that_are_no_numbers_stop_the_run_and_are_not_saved(times, words,
         ({"fsdp": 3}, "fsdp 3 does not divide 2 devices"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"parallel": "ddp"}, "'ddp': not one of sharded, pmap"),
-        ({"pairs": (batches.Pair(("vision", "smell"), Toy(0)),)}, "a pair needs 'smell'"),
+        ({"pairs": (batches.ModalityPair(("vision", "smell"), Toy(0)),)}, "a pair needs 'smell'"),
         ({"pairs": ()}, "pair"),
         ({"seed": -1}, "seed must"),
         ({"patience_of_step": np.nan}, "patience_of_step must be above 0, got nan"),
@@ -389,7 +391,7 @@ def test_mistakes_are_named_before_anything_is_written(change, words, tmp_path):
 
 def test_a_second_trainer_is_refused_and_told_by_whom(tmp_path):
     tmp_path.joinpath("run").mkdir()
-    with lock.locked(tmp_path / "run" / ".lock"), pytest.raises(UserError) as raised:
+    with lock.file_lock(tmp_path / "run" / ".lock"), pytest.raises(UserError) as raised:
         fit.fit(make_config(), tmp_path / "run", say=quiet)
     held = f"held by process {os.getpid()} on {os.uname().nodename}"
     assert "another process is training in" in str(raised.value) and held in str(raised.value)

@@ -12,9 +12,9 @@ from flax import traverse_util
 from imagebind_jax import optimizer
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.distributed import sharding
-from imagebind_jax.distributed.device_view import Device
+from imagebind_jax.distributed.device_view import DeviceView
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig, init
 from imagebind_jax.optimizer import OptimizerConfig
@@ -47,7 +47,7 @@ def config(**changes):
     whole = TrainConfig(
         model=MODEL,
         inputs={"vision": np.asarray, "imu": np.asarray},
-        pairs=(Pair(("vision", "imu"), Nothing()),),
+        pairs=(ModalityPair(("vision", "imu"), Nothing()),),
         steps=10,
         batch_size=ROWS,
     )
@@ -72,8 +72,10 @@ def params(model=MODEL):
 def alone(settings, dtype="float32", start=None):
     """{path: gradient} and loss of the whole batch on one device."""
     cast = lambda x: x.astype(dtype) if x.dtype == np.float32 else x  # noqa: E731
-    trained, frozen = optimizer.split(jax.tree.map(cast, start or params()), settings.optimizer)
-    of_pair = functools.partial(gradients.of_pair, config=settings, device=Device())
+    trained, frozen = optimizer.split_frozen(
+        jax.tree.map(cast, start or params()), settings.optimizer
+    )
+    of_pair = functools.partial(gradients.pair_loss_and_grad, config=settings, device=DeviceView())
     loss, _, found = jax.jit(of_pair)(
         trained, frozen, jax.tree.map(cast, batch()), jax.random.key(3)
     )
@@ -134,10 +136,10 @@ def test_what_is_dropped_is_drawn_by_the_seed_of_the_run_and_the_step():
 
 def over(place, settings, start=None):
     """(compiled, placed): of a batch's gradient by the trained parameters."""
-    trained, frozen = optimizer.split(start or params(), settings.optimizer)
+    trained, frozen = optimizer.split_frozen(start or params(), settings.optimizer)
 
     def step(state, rows, *, over_devices):
-        of_pair = over_devices(functools.partial(gradients.of_pair, config=settings))
+        of_pair = over_devices(functools.partial(gradients.pair_loss_and_grad, config=settings))
         loss, _, gradient = of_pair(state, frozen, rows, jax.random.key(3))
         return gradient, {"loss": loss}
 
@@ -150,9 +152,9 @@ def over(place, settings, start=None):
 )
 def test_devices_have_it_too(fsdp, parts, monkeypatch):
     """fsdp 0: replicas under pmap."""
-    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)  # so that a width of 16 is split
+    monkeypatch.setattr(sharding, "MIN_SHARD_ELEMENTS", 64)  # so that a width of 16 is split
     settings = config(micro_batches=parts)
-    place = sharding.Sharded(fsdp) if fsdp else sharding.Replicated()
+    place = sharding.ShardedStrategy(fsdp) if fsdp else sharding.PmapStrategy()
     step, state = over(place, settings)
     found, values = step(state, place.batch(batch()))
     found = traverse_util.flatten_dict(jax.tree.map(np.asarray, place.gather(found)), sep="/")
@@ -179,9 +181,9 @@ BIASED = dataclasses.replace(
 )
 def test_devices_have_that_of_other_objectives(objective, fsdp, parts, monkeypatch):
     """With a deeper head and a learned bias. fsdp 0: replicas under pmap."""
-    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
+    monkeypatch.setattr(sharding, "MIN_SHARD_ELEMENTS", 64)
     settings = config(model=BIASED, objective=objective, micro_batches=parts)
-    place = sharding.Sharded(fsdp) if fsdp else sharding.Replicated()
+    place = sharding.ShardedStrategy(fsdp) if fsdp else sharding.PmapStrategy()
     step, state = over(place, settings, params(BIASED))
     found, values = step(state, place.batch(batch()))
     found = traverse_util.flatten_dict(jax.tree.map(np.asarray, place.gather(found)), sep="/")
@@ -213,7 +215,7 @@ def test_a_layer_may_be_frozen_in_part():
     """In half precision too, where attention on a TPU has a gradient of its own."""
     half = dataclasses.replace(MODEL, dtype="bfloat16")
     frozen = OptimizerConfig(frozen=("imu/.*bias", "vision/.*kernel"))
-    place = sharding.Sharded(2)
+    place = sharding.ShardedStrategy(2)
     step, state = over(place, config(model=half, optimizer=frozen))
     for platform, kernels in (("tpu", True), ("cpu", False)):
         lowered = step.trace(state, place.batch(batch())).lower(lowering_platforms=(platform,))
@@ -233,7 +235,9 @@ def test_they_take_less_memory():
         )
         trained = jax.eval_shape(lambda: init(settings.model, jax.random.key(0)))
         rows = {m: jnp.zeros((256, 8, 4)) for m in MODEL.encoders} | {"weight": jnp.ones(256)}
-        of_pair = functools.partial(gradients.of_pair, config=settings, device=Device())
+        of_pair = functools.partial(
+            gradients.pair_loss_and_grad, config=settings, device=DeviceView()
+        )
         compiled = jax.jit(of_pair).lower(trained, {}, rows, jax.random.key(0)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -250,9 +254,9 @@ def test_frozen_weights_are_kept_in_the_type_of_products():
     }
     assert state.opt_state.keys() == {"imu"}
     # The gradient is that of frozen weights in float32, by the bit.
-    trained, frozen = optimizer.split(state.params, settings.optimizer)
+    trained, frozen = optimizer.split_frozen(state.params, settings.optimizer)
     wide = init(half, jax.random.key(settings.seed))["vision"]
-    of_pair = functools.partial(gradients.of_pair, config=settings, device=Device())
+    of_pair = functools.partial(gradients.pair_loss_and_grad, config=settings, device=DeviceView())
     run = jax.jit(lambda frozen, rows: of_pair(trained, frozen, rows, jax.random.key(0)))
     found, wanted = run(frozen, batch()), run({"vision": wide}, batch())
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
@@ -261,4 +265,4 @@ def test_frozen_weights_are_kept_in_the_type_of_products():
 def test_a_frozen_encoder_may_see_few_rows_at_once():
     frozen = config(optimizer=OptimizerConfig(frozen=("vision/",)))
     assert_close(alone(dataclasses.replace(frozen, frozen_rows=5)), alone(frozen), 1e-5)
-    assert [gradients.count_parts(32, most) for most in (100, 32, 31, 5, 1)] == [1, 1, 2, 8, 32]
+    assert [gradients.num_chunks(32, most) for most in (100, 32, 31, 5, 1)] == [1, 1, 2, 8, 32]

@@ -72,8 +72,8 @@ import sys
 from multiprocessing import resource_tracker, shared_memory
 from imagebind_jax.runtime import worker_process
 shared_memory._SHM_NAME_PREFIX = "/" + sys.argv[1]
-worker_process.no_last_word()
-worker_process.name_before_making()
+worker_process.silence_resource_tracker()
+worker_process.register_shared_memory_early()
 print("begun", flush=True)
 while True:
     block = shared_memory.SharedMemory(create=True, size=1 << 20)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import imagebind_jax as ib
-from imagebind_jax.config import TrainConfig, facts
+from imagebind_jax.config import TrainConfig, run_fingerprint
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.losses import contrastive
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import HUGE, ImageBindConfig
@@ -18,7 +18,7 @@ from imagebind_jax.optimizer import OptimizerConfig
 from imagebind_jax.porting import convert, warm_start
 from imagebind_jax.porting.files import provenance
 from imagebind_jax.porting.formats import hugging_face, imagebind, open_clip, rules
-from imagebind_jax.storage.fingerprint import digest, flat
+from imagebind_jax.storage.fingerprint import flatten_config, json_sha256
 from imagebind_jax.training import fit, frozen_towers, run_identity
 
 pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices")]
@@ -50,7 +50,7 @@ def config(vision=OLD, imu=OLD, **changes):
     whole = TrainConfig(
         model=ImageBindConfig({"vision": vision, "imu": imu}, embed_dim=8),
         inputs={name: Field(name) for name in ("vision", "imu")},
-        pairs=(Pair(("vision", "imu"), Noise()),),
+        pairs=(ModalityPair(("vision", "imu"), Noise()),),
         steps=2,
         batch_size=16,
         optimizer=OptimizerConfig(1e-2, warmup_steps=1, frozen=("vision/",)),
@@ -80,52 +80,52 @@ def test_an_objective_is_checked_at_the_door():
 
 
 def test_a_run_begun_without_the_new_fields_is_the_same_run(tmp_path):
-    now = facts(config())["config"]
+    now = run_fingerprint(config())["config"]
     assert not YOUNGER & now.keys()
-    told = facts(config(NEW, NEW, objective="joint"))["config"]
+    told = run_fingerprint(config(NEW, NEW, objective="joint"))["config"]
     assert told.keys() - now.keys() == YOUNGER
     for other in (config(objective="joint"), config(imu=NEW)):
         with pytest.raises(UserError, match="holds a run with (objective|.*imu.*) = None, not"):
-            run_identity.check_facts(tmp_path, now, facts(other)["config"])
+            run_identity.check_config(tmp_path, now, run_fingerprint(other)["config"])
 
 
 def test_digests_of_encoders_are_what_they_were():
     """Never to be updated: anchors, stores and results on disk hold such digests."""
-    assert digest(flat({"imu": OLD})) == (
+    assert json_sha256(flatten_config({"imu": OLD})) == (
         "d6a74822df2ad23d9e07549dc845559981a51adbf9b4608eea4ca8c9f109f5b7"
     )
-    assert digest(flat(dict(HUGE.encoders))) == (
+    assert json_sha256(flatten_config(dict(HUGE.encoders))) == (
         "bc9a75b51b659827f2a24c2b8bc57c65d7908e4482e7ec2829c8098d34fa264d"
     )
-    assert digest(frozen_towers.tower_facts(ImageBindConfig({"imu": OLD}), "imu")) == (
-        "ed46eb9779c2b9615e67b19cd0620bbeb67be174137a6f52975d06eb1598c7d7"
-    )
+    assert json_sha256(
+        frozen_towers.tower_fingerprint_fields(ImageBindConfig({"imu": OLD}), "imu")
+    ) == ("ed46eb9779c2b9615e67b19cd0620bbeb67be174137a6f52975d06eb1598c7d7")
 
 
 def test_a_note_without_the_new_fields_is_read():
-    before = provenance.Note(config().model, {}, {})
+    before = provenance.WeightsMetadata(config().model, {}, {})
     said = msgspec.to_builtins(before)
     for encoder in said["config"]["encoders"].values():
         del encoder["logit_bias"], encoder["mlp_head"]
-    assert msgspec.convert(said, provenance.Note) == before
+    assert msgspec.convert(said, provenance.WeightsMetadata) == before
 
 
 def test_anchors_hold_a_deeper_head_but_no_bias():
     deeper = dataclasses.replace(OLD, mlp_head=True)
-    told = frozen_towers.tower_facts(ImageBindConfig({"imu": deeper}), "imu")
+    told = frozen_towers.tower_fingerprint_fields(ImageBindConfig({"imu": deeper}), "imu")
     assert told["encoder"]["imu.mlp_head"] is True
     with pytest.raises(UserError, match="imu encoder has a learned logit bias, which anchors do"):
-        frozen_towers.tower_facts(ImageBindConfig({"imu": NEW}), "imu")
+        frozen_towers.tower_fingerprint_fields(ImageBindConfig({"imu": NEW}), "imu")
 
 
 def test_a_bias_begins_anew_where_the_checkpoint_has_none():
     biased = dataclasses.replace(OLD, logit_bias=-3.0)
-    assert warm_start.check_fits(config(imu=biased).model, config().model, "old") == [
+    assert warm_start.check_compatible(config(imu=biased).model, config().model, "old") == [
         "vision",
         "imu",
     ]
     with pytest.raises(UserError, match="its imu has mlp_head False, not True"):
-        warm_start.check_fits(config(imu=NEW).model, config().model, "old")
+        warm_start.check_compatible(config(imu=NEW).model, config().model, "old")
 
 
 # ---- a run
@@ -167,4 +167,4 @@ def test_formats_of_others_have_no_place_for_it(run, tmp_path, name):
 def test_no_table_has_a_place_for_it(form):
     hidden = dataclasses.replace(HUGE.encoders["vision"], mlp_head=True)
     with pytest.raises(UserError, match="no place for vision/head_hidden/bias, vision/head_hidden"):
-        rules.leaves(ImageBindConfig({"vision": hidden}), {"vision": form.table("vision")})
+        rules.map_params(ImageBindConfig({"vision": hidden}), {"vision": form.rules("vision")})

@@ -13,13 +13,13 @@ from test_fit import BATCH, Field, Toy, assert_same_bits, make_config, quiet
 from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation.benchmark import Benchmark, EvalConfig
-from imagebind_jax.evaluation.model_embedder import ModelBench
+from imagebind_jax.evaluation.model_embedder import ModelEmbedder
 from imagebind_jax.evaluation.tasks.retrieval import Retrieval
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.models.imagebind import ImageBind
 from imagebind_jax.runtime import metrics_log
 from imagebind_jax.training import fit
-from imagebind_jax.training.periodic_eval import WhileTraining
+from imagebind_jax.training.periodic_eval import PeriodicEval
 
 pytestmark = [pytest.mark.jax, pytest.mark.usefixtures("two_devices", "compiled_once")]
 STEPS, EVERY = 12, 5
@@ -43,7 +43,7 @@ def evaluation(modality="audio"):
 
 
 def config(**changes):
-    pairs = (Pair(("vision", "audio"), Toy(0)),)
+    pairs = (ModalityPair(("vision", "audio"), Toy(0)),)
     whole = make_config(steps=STEPS, checkpoint_every=10, evaluate_every=EVERY, pairs=pairs)
     return dataclasses.replace(whole, **{"evaluation": evaluation(), **changes})
 
@@ -52,7 +52,7 @@ def lines(folder):
     """(of steps, of evaluations) in the metrics, without what depends on the clock."""
     found = [
         {name: value for name, value in line.items() if name != "steps_per_second"}
-        for line in metrics_log.read(folder / "metrics.jsonl")
+        for line in metrics_log.read_metrics(folder / "metrics.jsonl")
     ]
     return [x for x in found if "loss" in x], [x for x in found if "loss" not in x]
 
@@ -80,7 +80,7 @@ def test_numbers_stand_in_the_metrics_every_so_many_steps_and_at_the_end(evaluat
     found = lines(folder)[1]
     assert [line["step"] for line in found] == [EVERY - 1, 2 * EVERY - 1, STEPS - 1]
     settings = evaluation()
-    bench = ModelBench(settings, ImageBind(config().model), params)
+    bench = ModelEmbedder(settings, ImageBind(config().model), params)
     measured = settings.benchmarks[0].evaluation.measure(bench)
     wanted = {f"evaluation/pairs/{name}": n.value for name, n in measured.numbers.items()}
     last = {name: value for name, value in found[-1].items() if name != "step"}
@@ -100,8 +100,8 @@ def test_a_run_that_goes_on_has_the_same_numbers(evaluated, tmp_path):
 
 def test_replicas_measure_what_shards_do(evaluated):
     folder, params = evaluated
-    place = sharding.Replicated()
-    measuring = WhileTraining(config(), place, quiet)
+    place = sharding.PmapStrategy()
+    measuring = PeriodicEval(config(), place, quiet)
     found = measuring.measure(place.place(params))
     last = {name: value for name, value in lines(folder)[1][-1].items() if name != "step"}
     assert found == pytest.approx(last)
@@ -196,4 +196,4 @@ class Wide:
 def test_what_cannot_be_measured_is_said_before_the_first_step(tmp_path):
     wrong = config(evaluation=evaluation("depth"))
     with pytest.raises(UserError, match="evaluation of pairs: no depth encoder in the model"):
-        fit.check(wrong, tmp_path / "run")
+        fit.preflight_check(wrong, tmp_path / "run")

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from imagebind_jax.training import preemption
-from imagebind_jax.training.preemption import Notice
+from imagebind_jax.training.preemption import PreemptionNotice
 
 
 def terminate():
@@ -17,7 +17,7 @@ def terminate():
 
 
 def test_where_none_came_it_means_what_it_did_before(theirs):
-    with Notice() as notice:
+    with PreemptionNotice() as notice:
         assert not notice.reached(0)
     assert signal.set_wakeup_fd(-1) == -1
     terminate()
@@ -25,7 +25,7 @@ def test_where_none_came_it_means_what_it_did_before(theirs):
 
 
 def test_where_one_came_more_change_nothing_even_after_the_block(theirs):
-    with Notice() as notice:
+    with PreemptionNotice() as notice:
         terminate()
         end = time.monotonic() + 10
         while not notice.reached(0):
@@ -41,9 +41,9 @@ def test_a_second_one_ends_it_unless_it_comes_with_the_first(again, ends, monkey
     found = []
     monkeypatch.setattr(os, "_exit", found.append)
     monkeypatch.setattr(
-        preemption, "AGAIN", again
+        preemption, "REPEAT_SIGNAL_SECONDS", again
     )  # so that a busy machine is never late, or always
-    with Notice():
+    with PreemptionNotice():
         for _ in range(2):
             signal.raise_signal(signal.SIGTERM)
     for thread in threading.enumerate():

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from test_initialize import free_port
 
-from imagebind_jax.checkpointing.digest import named
+from imagebind_jax.checkpointing.digest import flatten_with_paths
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.distributed import sharding
-from imagebind_jax.distributed.sharding import Replicated, Sharded
-from imagebind_jax.errors import Stopped
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.distributed.sharding import PmapStrategy, ShardedStrategy
+from imagebind_jax.errors import FatalRunError
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig
 from imagebind_jax.optimizer import OptimizerConfig
@@ -24,14 +24,14 @@ from imagebind_jax.training import injected_faults, replica_check
 from imagebind_jax.training import step as training_step
 
 pytestmark = pytest.mark.jax
-PLACES = {"sharded": lambda: Sharded(2), "pmap": Replicated}
+PLACES = {"sharded": lambda: ShardedStrategy(2), "pmap": PmapStrategy}
 HOSTS, DEVICES = 2, 2  # of each host
 EVERY, AT = 5, 7  # steps between comparisons, and the one before which a bit flips
 
 
 @pytest.fixture(autouse=True)
 def small_splits(monkeypatch):
-    monkeypatch.setattr(sharding, "SMALLEST_SPLIT", 64)
+    monkeypatch.setattr(sharding, "MIN_SHARD_ELEMENTS", 64)
 
 
 def make_state():
@@ -55,8 +55,8 @@ def make_state():
 def flipped(state, path, bit, which):
     """One bit of one leaf, on one of this host's devices."""
     leaves, tree = jax.tree.flatten(state)
-    at = [*named(state)].index(path)
-    leaves[at] = injected_faults.flip(leaves[at], bit, which)
+    at = [*flatten_with_paths(state)].index(path)
+    leaves[at] = injected_faults.flip_bit(leaves[at], bit, which)
     return jax.tree.unflatten(tree, leaves)
 
 
@@ -65,12 +65,12 @@ def flipped(state, path, bit, which):
 def test_any_flipped_bit_is_named_with_its_leaf_and_device(name, measured):
     place = PLACES[name]()
     state = place.place(make_state())
-    comparison = replica_check.Comparison(place, state)
+    comparison = replica_check.ReplicaCheck(place, state)
     assert comparison.find(state) is None
     rng = np.random.default_rng(1)
-    trials = [(path, which) for path in named(state) for which in range(8)]
+    trials = [(path, which) for path in flatten_with_paths(state) for which in range(8)]
     for path, which in trials:
-        bits = 8 * named(state)[path].addressable_shards[0].data.nbytes
+        bits = 8 * flatten_with_paths(state)[path].addressable_shards[0].data.nbytes
         broken = flipped(state, path, int(rng.integers(bits)), which)
         assert comparison.find(broken) == (
             f"the replica of {path} on host 0, device {which} differs from the others"
@@ -80,9 +80,9 @@ def test_any_flipped_bit_is_named_with_its_leaf_and_device(name, measured):
 
 
 def test_several_are_named_as_far_as_it_can_be_known():
-    place = Sharded(4)  # of each part of a split leaf two devices hold it
+    place = ShardedStrategy(4)  # of each part of a split leaf two devices hold it
     state = place.place(make_state())
-    comparison = replica_check.Comparison(place, state)
+    comparison = replica_check.ReplicaCheck(place, state)
     head, bias = "params/vision/head", "params/vision/bias"
     assert comparison.find(flipped(state, head, 3, 5)) == (
         f"the replicas of {head} on host 0, device 1 and host 0, device 5 differ"
@@ -97,9 +97,13 @@ def test_several_are_named_as_far_as_it_can_be_known():
 def test_a_leaf_without_replicas_is_not_looked_at():
     state = make_state()
     split = {"params/vision/trunk/blocks/kernel", "params/vision/head", "opt_state/nu"}
-    assert {*replica_check.Comparison(Sharded(), state).names} == {*named(state)} - split
-    assert {*replica_check.Comparison(Sharded(2), state).names} == {*named(state)}
-    alone = replica_check.Comparison(Sharded(devices=jax.devices()[:1]), state)
+    assert {*replica_check.ReplicaCheck(ShardedStrategy(), state).names} == {
+        *flatten_with_paths(state)
+    } - split
+    assert {*replica_check.ReplicaCheck(ShardedStrategy(2), state).names} == {
+        *flatten_with_paths(state)
+    }
+    alone = replica_check.ReplicaCheck(ShardedStrategy(devices=jax.devices()[:1]), state)
     assert not alone.names
     assert alone.find(state) is None
 
@@ -109,8 +113,8 @@ def test_a_leaf_without_replicas_is_not_looked_at():
 def test_a_bit_that_flips_in_a_run_is_found_within_k_steps(name, measured):
     place = PLACES[name]()
     state = place.place(make_state())
-    comparison = replica_check.Comparison(place, state)
-    [fault] = [fault_injection.Fault("bitflip", step=AT)]
+    comparison = replica_check.ReplicaCheck(place, state)
+    [fault] = [fault_injection.InjectedFault("bitflip", step=AT)]
 
     def step(state, batch, *, over_devices):
         """Every leaf moves, as by momentum and decay."""
@@ -119,10 +123,10 @@ def test_a_bit_that_flips_in_a_run_is_found_within_k_steps(name, measured):
 
     run = place.compile(step, state)
     batch = place.batch({"x": np.ones((8, 1), np.float32)})
-    with pytest.raises(Stopped) as raised:
+    with pytest.raises(FatalRunError) as raised:
         for number in range(4 * EVERY):
             if fault.at(number):
-                state = injected_faults.flipped(state, fault)
+                state = injected_faults.inject_bit_flip(state, fault)
             if number and number % EVERY == 0:
                 comparison.check(state, number)
             state, _ = run(state, batch)
@@ -149,14 +153,14 @@ def test_a_comparison_takes_less_than_a_step(full_compilation, measured):
     config = TrainConfig(
         model=ImageBindConfig({"vision": encoder, "audio": encoder}, embed_dim=64),
         inputs={"vision": np.asarray, "audio": np.asarray},
-        pairs=(Pair(("vision", "audio"), Nothing()),),
+        pairs=(ModalityPair(("vision", "audio"), Nothing()),),
         steps=10,
         batch_size=32,
         optimizer=OptimizerConfig(frozen=("vision/",)),
     )
-    place = Sharded(1)
+    place = ShardedStrategy(1)
     state = place.create(functools.partial(training_step.create_state, config))
-    comparison = replica_check.Comparison(place, state)
+    comparison = replica_check.ReplicaCheck(place, state)
     assert len(comparison.names) == len(jax.tree.leaves(state))
     step = place.compile(functools.partial(training_step.train_step, config=config), state)
     x = np.random.default_rng(0).standard_normal((2, 32, 32, 32, 1), dtype=np.float32)
@@ -177,12 +181,14 @@ def test_a_comparison_takes_less_than_a_step(full_compilation, measured):
 def flip_as_a_host(arguments):
     """For `zygote`: what each process of the next test runs."""
     coordinator, host = arguments
-    sharding.SMALLEST_SPLIT = 64
+    sharding.MIN_SHARD_ELEMENTS = 64
     jax.distributed.initialize(coordinator, HOSTS, int(host))
-    place = Sharded(2)
+    place = ShardedStrategy(2)
     state = place.place(make_state())
-    comparison = replica_check.Comparison(place, state)
-    broken = injected_faults.flipped(state, fault_injection.Fault("bitflip", host=1))
+    comparison = replica_check.ReplicaCheck(place, state)
+    broken = injected_faults.inject_bit_flip(
+        state, fault_injection.InjectedFault("bitflip", host=1)
+    )
     for each in (state, broken):
         print("found", comparison.find(each))
 

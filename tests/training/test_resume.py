@@ -94,8 +94,8 @@ def test_in_halves_it_is_the_same_run(end, train, whole, measured):
 SPLIT = """
 from imagebind_jax.distributed import sharding
 from one_host import get_config
-sharding.SMALLEST_SPLIT = 64
-assert "fsdp" in sharding.parameter_spec((32, 128), 2)
+sharding.MIN_SHARD_ELEMENTS = 64
+assert "fsdp" in sharding.fsdp_spec((32, 128), 2)
 """
 LEGS = ((8, "sharded"), (4, "pmap"), (2, "sharded"), (1, "sharded"), (8, "pmap"))
 

@@ -90,7 +90,7 @@ def test_a_second_signal_ends_it_at_once(second, train, measured):
     child = train.start(fault=f"kind=sleep,step={EVERY + 2}")
     child.until(f"committed step {EVERY}")
     child.signal(signal.SIGTERM)
-    time.sleep(0.5 + preemption.AGAIN * (second == signal.SIGTERM))
+    time.sleep(0.5 + preemption.REPEAT_SIGNAL_SECONDS * (second == signal.SIGTERM))
     begun = time.monotonic()
     child.signal(second)
     assert child.wait(30) == 128 + second
@@ -145,7 +145,7 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run(train, measured):
     line = last_line(err)
     assert "step 11 " in line and "10 steps in a row were skipped" in line, line
     assert "gradient norm nan" in line and "its records: " in line
-    lines = metrics_log.read(train.folder / "metrics.jsonl")
+    lines = metrics_log.read_metrics(train.folder / "metrics.jsonl")
     assert [each["skipped_steps"] for each in lines] == [0, 0, *range(1, 11)]
     measured("10 in a row: exit 6 at the tenth, with loss, norm and records")
 
@@ -155,7 +155,7 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run(train, measured):
 def test_a_bad_batch_is_skipped_and_counted_and_the_run_goes_on(train, measured):
     code, out, err = train(fault="kind=nan_batch,step=3")
     assert code == 0, err
-    lines = metrics_log.read(train.folder / "metrics.jsonl")
+    lines = metrics_log.read_metrics(train.folder / "metrics.jsonl")
     assert [each["skipped"] for each in lines] == [float(step == 3) for step in range(STEPS)]
     assert np.isfinite([each["loss"] for each in lines if not each["skipped"]]).all()
 
@@ -204,7 +204,7 @@ def test_checkpoints_that_cannot_be_written(train, whole, measured):
     assert losses(train.folder) == whole[0] and digests(train.folder) == whole[1]
     failures = [
         line.get("checkpoint_failures", 0)
-        for line in metrics_log.read(train.folder / "metrics.jsonl")
+        for line in metrics_log.read_metrics(train.folder / "metrics.jsonl")
     ]
     assert failures[0] == 0 and failures[-1] == 1
     code, out, err = train(run="other", fault=f"kind=disk_full,steps={STEPS + 1}")
@@ -261,7 +261,7 @@ def test_the_clock_adds_up_over_kills(train, measured):
         f"{wall:.1f} s on the wall"
     )
     assert share == pytest.approx(1, abs=0.01)
-    assert set(seconds) == set(goodput.KINDS)
+    assert set(seconds) == set(goodput.TIME_CATEGORIES)
     assert min(seconds[kind] for kind in ("steps", "compiling", "starting")) > 0
     assert seconds["down"] > 0.5 * kills
     (line,) = [each for each in child.out.splitlines() if each.startswith("where the time went: ")]
@@ -288,7 +288,7 @@ def test_a_killed_run_is_soon_back_at_its_steps(train, config, measured):
         again = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         try:
             # A run that goes on writes the file anew, without the steps that were lost.
-            while log.stat().st_ino == before or metrics_log.read(log)[-1]["step"] < EVERY:
+            while log.stat().st_ino == before or metrics_log.read_metrics(log)[-1]["step"] < EVERY:
                 assert again.poll() is None and time.monotonic() - begun < 100
                 time.sleep(0.01)
             waits.append(time.monotonic() - begun)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.distributed.device_view import Device
-from imagebind_jax.distributed.sharding import Replicated, Sharded
+from imagebind_jax.distributed.device_view import DeviceView
+from imagebind_jax.distributed.sharding import PmapStrategy, ShardedStrategy
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.batches import Pair
+from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.losses import contrastive
 from imagebind_jax.models.encoder import Encoder, EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig
@@ -24,7 +24,7 @@ from imagebind_jax.training import step as training_step
 pytestmark = pytest.mark.jax
 ROWS = 16
 SMALL = {"width": 16, "depth": 1, "heads": 2}
-PLACES = {"sharded": lambda: Sharded(4), "pmap": Replicated}
+PLACES = {"sharded": lambda: ShardedStrategy(4), "pmap": PmapStrategy}
 
 
 class Nothing:
@@ -43,7 +43,7 @@ CONFIG = TrainConfig(
         embed_dim=8,
     ),
     inputs={"vision": np.asarray, "imu": np.asarray},
-    pairs=(Pair(("vision", "imu"), Nothing()),),
+    pairs=(ModalityPair(("vision", "imu"), Nothing()),),
     steps=1000,
     batch_size=ROWS,
     optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=1),
@@ -79,7 +79,7 @@ def assert_same_bits(found, wanted):
 def first_state():
     """With losses of 40 steps before, so that a spike is one."""
     state = jax.jit(lambda: training_step.create_state(CONFIG))()
-    recent = np.zeros(skip_step.RECENT, np.float32)
+    recent = np.zeros(skip_step.LOSS_WINDOW, np.float32)
     recent[:40] = np.random.default_rng(0).normal(2 * np.log(ROWS), 0.5, 40)
     seen = {"recent": {PAIR: recent}, "accepted": {PAIR: np.int32(40)}}
     return on_host(state.replace(health={**state.health, **seen}))
@@ -93,11 +93,11 @@ class Run:
         self.state = place.place(first_state())
         step = functools.partial(training_step.train_step, config=CONFIG)
         self.step = place.compile(step, self.state)
-        self.comparison = replica_check.Comparison(place, self.state)
+        self.comparison = replica_check.ReplicaCheck(place, self.state)
 
     def __call__(self):
-        asked = fault_injection.asked("nan_batch", "inf_batch")
-        batch = injected_faults.faulty(make_batch(self.number), self.number, asked)
+        asked = fault_injection.requested_faults("nan_batch", "inf_batch")
+        batch = injected_faults.inject_batch_fault(make_batch(self.number), self.number, asked)
         self.state, values = self.step(self.state, self.place.batch(batch))
         self.number += 1
         return {name: float(value) for name, value in values.items()}
@@ -114,7 +114,7 @@ class Run:
 @pytest.mark.parametrize("name", [pytest.param("pmap", marks=pytest.mark.variants), "sharded"])
 def test_no_fault_moves_a_bit_and_the_next_step_is_as_ever(name, monkeypatch, measured):
     place = PLACES[name]()
-    monkeypatch.setenv(fault_injection.VARIABLE, f"{ASKED};kind=nan_grad,step={TEN},steps=10")
+    monkeypatch.setenv(fault_injection.ENV_VAR, f"{ASKED};kind=nan_grad,step={TEN},steps=10")
     run = Run(place)
     kinds, checked = {step: kind for kind, step in AT.items()}, 0
     states, numbers = [run.whole()], []
@@ -140,7 +140,7 @@ def test_no_fault_moves_a_bit_and_the_next_step_is_as_ever(name, monkeypatch, me
     assert in_a_row == [*range(1, 11), 0]
     assert run.agrees()
     # Each step after a fault, by a program that knows none.
-    monkeypatch.delenv(fault_injection.VARIABLE)
+    monkeypatch.delenv(fault_injection.ENV_VAR)
     plain = Run(place)
     for step in AT.values():
         plain.number, plain.state = step + 1, place.place(states[step + 1])
@@ -157,50 +157,52 @@ def test_spikes_are_those_of_numpy():
     losses = np.float32(rng.normal(5, 0.1, 300) - 0.005 * np.arange(300))
     losses[rng.random(300) < 0.05] += 2
     losses[[10, 100]] = np.nan, np.inf
-    judge = jax.jit(functools.partial(skip_step.judge, pair=PAIR, deviations=3.0))
-    found, counters = [], skip_step.fresh(dataclasses.replace(CONFIG, skip_spikes=3.0))
+    judge = jax.jit(functools.partial(skip_step.should_apply_step, pair=PAIR, deviations=3.0))
+    found, counters = [], skip_step.init_step_guard(dataclasses.replace(CONFIG, skip_spikes=3.0))
     wanted, recent = [], []
     for loss in losses:
         good, counters = judge(counters, jnp.float32(loss), jnp.float32(1.0))
         found.append(bool(good))
-        few = len(recent) < skip_step.FEWEST
+        few = len(recent) < skip_step.MIN_LOSSES
         usual = few or loss <= np.mean(recent) + 3 * np.std(recent)
         wanted.append(bool(np.isfinite(loss) and usual))
-        recent = [*recent, *([loss] if wanted[-1] else [])][-skip_step.RECENT :]
+        recent = [*recent, *([loss] if wanted[-1] else [])][-skip_step.LOSS_WINDOW :]
     assert found == wanted
     assert 5 < counters["skipped"] == 300 - sum(wanted)
     assert all(found[:10]), "before there are enough losses none is a spike"
-    assert counters["accepted"][PAIR] == sum(wanted) > skip_step.RECENT
+    assert counters["accepted"][PAIR] == sum(wanted) > skip_step.LOSS_WINDOW
     np.testing.assert_allclose(np.sort(counters["recent"][PAIR]), np.sort(recent))
 
 
 def test_losses_that_hardly_differ_have_no_spikes():
-    judge = jax.jit(functools.partial(skip_step.judge, pair=PAIR, deviations=3.0))
-    counters = skip_step.fresh(dataclasses.replace(CONFIG, skip_spikes=3.0))
-    for loss in [5.0] * skip_step.FEWEST + [5.01, 5.014]:
+    judge = jax.jit(functools.partial(skip_step.should_apply_step, pair=PAIR, deviations=3.0))
+    counters = skip_step.init_step_guard(dataclasses.replace(CONFIG, skip_spikes=3.0))
+    for loss in [5.0] * skip_step.MIN_LOSSES + [5.01, 5.014]:
         good, counters = judge(counters, jnp.float32(loss), jnp.float32(1.0))
         assert good
     assert not judge(counters, jnp.float32(5.05), jnp.float32(1.0))[0]
 
 
 def test_a_gradient_that_is_no_number_is_enough_and_pairs_keep_to_themselves():
-    counters = skip_step.fresh(CONFIG)
+    counters = skip_step.init_step_guard(CONFIG)
     counters["recent"]["other"] = other = jnp.arange(3.0)
-    good, after = skip_step.judge(counters, jnp.float32(1), jnp.float32(np.inf), PAIR, 6.0)
+    good, after = skip_step.should_apply_step(
+        counters, jnp.float32(1), jnp.float32(np.inf), PAIR, 6.0
+    )
     assert not good
     assert after["skipped"] == after["in_a_row"] == 1
     assert after["accepted"][PAIR] == 0
-    good, after = skip_step.judge(after, jnp.float32(1), jnp.float32(1), PAIR, 6.0)
+    good, after = skip_step.should_apply_step(after, jnp.float32(1), jnp.float32(1), PAIR, 6.0)
     assert good
     assert (after["skipped"], after["in_a_row"], after["accepted"][PAIR]) == (1, 0, 1)
     assert after["recent"]["other"] is other
-    assert skip_step.fresh(dataclasses.replace(CONFIG, skip_spikes=0.0)).keys() == {
+    assert skip_step.init_step_guard(dataclasses.replace(CONFIG, skip_spikes=0.0)).keys() == {
         "skipped", "in_a_row",
     }  # fmt: skip
 
 
 def test_without_faults_the_program_is_the_one_without_the_hook(monkeypatch):
-    place = Sharded(devices=jax.devices()[:1])
+    place = ShardedStrategy(devices=jax.devices()[:1])
     state = place.place(first_state())
 
     def lowered():
@@ -208,13 +210,15 @@ def test_without_faults_the_program_is_the_one_without_the_hook(monkeypatch):
         return place.compile(step, state).lower(state, place.batch(make_batch(0))).as_text()
 
     monkeypatch.setenv(
-        fault_injection.VARIABLE, "kind=kill,step=3;kind=nan_batch;kind=nan_loss,host=1"
+        fault_injection.ENV_VAR, "kind=kill,step=3;kind=nan_batch;kind=nan_loss,host=1"
     )
     unset = lowered()
-    monkeypatch.setenv(fault_injection.VARIABLE, "kind=nan_loss,step=3")
+    monkeypatch.setenv(fault_injection.ENV_VAR, "kind=nan_loss,step=3")
     assert lowered() != unset
-    monkeypatch.delenv(fault_injection.VARIABLE)
-    monkeypatch.setattr(injected_faults, "spoilt", lambda loss, gradient, step: (loss, gradient))
+    monkeypatch.delenv(fault_injection.ENV_VAR)
+    monkeypatch.setattr(
+        injected_faults, "inject_loss_grad_fault", lambda loss, gradient, step: (loss, gradient)
+    )
     assert lowered() == unset
 
 
@@ -222,9 +226,11 @@ def test_a_batch_is_spoilt_in_one_number_that_counts():
     batch = make_batch(0)
     batch["weight"][0] = 0
     batch = {"text": np.ones((ROWS, 6), np.int32), **batch}
-    [nan, inf] = (fault_injection.Fault(kind, step=5) for kind in ("nan_batch", "inf_batch"))
+    [nan, inf] = (
+        fault_injection.InjectedFault(kind, step=5) for kind in ("nan_batch", "inf_batch")
+    )
     for fault, value in ((nan, np.nan), (inf, np.inf)):
-        found = injected_faults.faulty(batch, 5, [fault])
+        found = injected_faults.inject_batch_fault(batch, 5, [fault])
         [where] = np.argwhere(found["vision"] != batch["vision"])
         assert where[0] == 1
         np.testing.assert_equal(found["vision"][tuple(where)], np.float32(value))
@@ -234,13 +240,16 @@ def test_a_batch_is_spoilt_in_one_number_that_counts():
         ([nan], 4),
         ([nan], 6),
         ([], 5),
-        ([fault_injection.Fault("bitflip", 5)], 5),
+        ([fault_injection.InjectedFault("bitflip", 5)], 5),
     ):
         assert all(
-            x is batch[name] for name, x in injected_faults.faulty(batch, step, asked).items()
+            x is batch[name]
+            for name, x in injected_faults.inject_batch_fault(batch, step, asked).items()
         )
     with pytest.raises(UserError, match="nan_batch needs floats, not text"):
-        injected_faults.faulty({"text": batch["text"], "weight": batch["weight"]}, 5, [nan])
+        injected_faults.inject_batch_fault(
+            {"text": batch["text"], "weight": batch["weight"]}, 5, [nan]
+        )
 
 
 # ---- what must have a gradient
@@ -249,7 +258,7 @@ def test_a_batch_is_spoilt_in_one_number_that_counts():
 def gradient(params, batch, **changes):
     """(loss, gradient) of a batch on one device."""
     settings = dataclasses.replace(CONFIG, **changes)
-    of_pair = functools.partial(gradients.of_pair, config=settings, device=Device())
+    of_pair = functools.partial(gradients.pair_loss_and_grad, config=settings, device=DeviceView())
     loss, _, found = jax.jit(of_pair)(params, {}, batch, jax.random.key(0))
     return on_host((loss, found))
 
@@ -269,7 +278,7 @@ def test_rows_of_weight_0_may_hold_anything(parts):
     assert_same_bits(found, gradient(params, zeros, micro_batches=parts))
 
 
-@pytest.mark.parametrize("form", contrastive.FORMS)
+@pytest.mark.parametrize("form", contrastive.LOSS_IMPLEMENTATIONS)
 def test_an_embedding_of_zeros_has_a_finite_gradient(form):
     """From the head to the loss; only the head learns then, as its outputs know no direction."""
     params = first_state().params

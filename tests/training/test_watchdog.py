@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from imagebind_jax.errors import Stuck
+from imagebind_jax.errors import StepTimeoutError
 from imagebind_jax.training import watchdog
-from imagebind_jax.training.watchdog import LONGER, PAUSE
+from imagebind_jax.training.watchdog import MAX_PAUSE_SECONDS, TIMEOUT_FACTOR
 
 LEAST = 0.3  # seconds
 LOOK = LEAST / 10  # after so many the watch looks again
@@ -50,7 +50,7 @@ def watch(clock, capfd, monkeypatch):
 
     def leave(line, code):
         ended.append(line)
-        assert code == Stuck.code
+        assert code == StepTimeoutError.code
         watch._over.set()
         clock.over.set()
 
@@ -96,7 +96,7 @@ def test_a_step_has_all_its_time_after_a_pause_and_no_more(watch, clock):
 
 def test_a_pause_has_a_limit_of_its_own_and_longer_ones_inside_it(watch, clock):
     watch, ended = watch
-    assert watch._until == clock.monotonic() + PAUSE  # before the first step, too
+    assert watch._until == clock.monotonic() + MAX_PAUSE_SECONDS  # before the first step, too
     watch.begin(7)
     with watch.paused(0.1):
         with watch.paused(3 * LEAST):
@@ -112,6 +112,6 @@ def test_steps_that_are_slow_make_it_patient(watch, clock):
     for step in range(3):
         clock.sleep(LEAST / 2)
         watch.beat(step)
-    assert watch.limit == pytest.approx(LONGER * LEAST / 2)
+    assert watch.limit == pytest.approx(TIMEOUT_FACTOR * LEAST / 2)
     clock.sleep(2 * LEAST)
     assert not ended

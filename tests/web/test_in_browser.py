@@ -21,7 +21,7 @@ if browser.missing():
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from imagebind_jax.web.server import serving
+from imagebind_jax.web.server import serve
 
 pytest_plugins = ["own_files"]
 pytestmark = pytest.mark.browser
@@ -30,7 +30,7 @@ SLOW = 60
 
 @pytest.fixture(scope="module")
 def address(stored):
-    with serving(stored, say=lambda line: None) as address:
+    with serve(stored, say=lambda line: None) as address:
         yield address
 
 

@@ -22,10 +22,10 @@ from PIL import Image
 from visitor import Visitor, form, uploaded
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.search.store import Store
+from imagebind_jax.search.store import EmbeddingStore
 from imagebind_jax.web import handlers, limits, request_guard, server, views
-from imagebind_jax.web.handlers import Page
-from imagebind_jax.web.uploads import Thing
+from imagebind_jax.web.handlers import PageHandlers
+from imagebind_jax.web.uploads import EmbeddedItem
 
 pytest_plugins = ["own_files"]
 FIELDS = {"depth": {"focal_length": 30.0, "baseline": 0.1}, "imu": {"imu_rate": 40.0}}
@@ -41,7 +41,7 @@ def gradio():
 def page(gradio, stored):
     """(its address, the reader behind it)."""
     readers = []
-    real = server.Reader
+    real = server.UploadEmbedder
 
     class Kept(real):
         def __init__(self, *args):
@@ -49,8 +49,8 @@ def page(gradio, stored):
             readers.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "Reader", Kept)
-        with server.serving(stored, fields=FIELDS, say=lambda line: None) as address:
+        patch.setattr(server, "UploadEmbedder", Kept)
+        with server.serve(stored, fields=FIELDS, say=lambda line: None) as address:
             yield address, readers[0]
 
 
@@ -60,7 +60,7 @@ def visitor(page):
 
 
 def thing(name, *vector, modality="vision"):
-    return Thing(name, modality, np.array(vector, np.float32), b"")
+    return EmbeddedItem(name, modality, np.array(vector, np.float32), b"")
 
 
 # ---- answers
@@ -69,10 +69,11 @@ def thing(name, *vector, modality="vision"):
 def test_the_matrix_says_the_cosines_and_rings_the_best_of_each_row():
     things = [thing("a", 1, 0), thing("b", 0.6, 0.8), thing("c", 0, -1, modality="audio")]
     np.testing.assert_allclose(
-        views.cosines(things), [[1, 0.6, 0], [0.6, 1, -0.8], [0, -0.8, 1]], atol=1e-6
+        views.cosine_matrix(things), [[1, 0.6, 0], [0.6, 1, -0.8], [0, -0.8, 1]], atol=1e-6
     )
     cells = re.findall(
-        r'<td class="(\w*)" style="--heat:([\d.]+)">([^<]+)</td>', views.matrix(things)
+        r'<td class="(\w*)" style="--heat:([\d.]+)">([^<]+)</td>',
+        views.similarity_matrix_html(things),
     )
     assert [shown for _, _, shown in cells] == [
         "1.00",
@@ -92,29 +93,29 @@ def test_the_matrix_says_the_cosines_and_rings_the_best_of_each_row():
 @pytest.mark.parametrize("temperature", (0.01, 0.05, 0.5))
 def test_shares_of_a_row_add_up_to_one_and_leave_out_the_thing_itself(temperature):
     cosines = np.array([[1, 0.3, 0.1], [0.3, 1, 0.3], [0.1, 0.3, 1]], np.float32)
-    shares = views.shares(cosines, temperature)
+    shares = views.softmax_rows(cosines, temperature)
     np.testing.assert_allclose(shares.sum(axis=-1), 1, atol=1e-6)
     assert (np.diag(shares) == 0).all() and shares[1, 0] == pytest.approx(0.5)
     assert shares[0, 1] / shares[0, 2] == pytest.approx(np.exp(0.2 / temperature), rel=1e-3)
-    assert views.shares(np.ones((1, 1), np.float32), temperature).tolist() == [[0]]
+    assert views.softmax_rows(np.ones((1, 1), np.float32), temperature).tolist() == [[0]]
 
 
 def test_names_and_texts_are_no_html():
     evil = "<img src=x onerror=alert(1)>${alert(2)}{{x}}\"'"
     for made in (
-        views.matrix([thing(evil, 1, 0), thing(evil, 0, 1, modality="text")]),
-        views.problems([evil]),
-        views.chip(thing(evil, 1, 0, modality=evil)),
+        views.similarity_matrix_html([thing(evil, 1, 0), thing(evil, 0, 1, modality="text")]),
+        views.problems_html([evil]),
+        views.query_chip_html(thing(evil, 1, 0, modality=evil)),
     ):
         assert "<img" not in made and "&lt;img src=x onerror=alert(1)&gt;" in made
 
 
 def test_hits_show_no_folder_and_no_link(stored, files):
-    store = Store(stored)
-    shown = {views.shown_name(store, store.item(row)["file"]) for row in range(len(store))}
+    store = EmbeddingStore(stored)
+    shown = {views.display_name(store, store.item(row)["file"]) for row in range(len(store))}
     assert {"photos/red0.jpg", "sounds/1.flac", "words/2.txt"} <= shown
     assert not any(name.startswith(("/", "..")) for name in shown)
-    assert views.shown_name(store, "/etc/passwd") == "passwd"
+    assert views.display_name(store, "/etc/passwd") == "passwd"
 
 
 def test_a_page_needs_something_to_embed_with(gradio, tmp_path, mistake, monkeypatch):
@@ -151,7 +152,11 @@ def test_a_bad_file_does_not_spoil_the_others(visitor, files, page):
                     ("a dog", "text"), ("a cat", "text")]  # fmt: skip
     for name in ("broken.png", "a.jsonl", "list.csv", "bitmap.csv"):
         assert f"<li>{name}: " in notes
-    assert "passwd" not in notes and not PATHS.search(notes) and handlers.WRONG not in notes
+    assert (
+        "passwd" not in notes
+        and not PATHS.search(notes)
+        and handlers.INTERNAL_ERROR_MESSAGE not in notes
+    )
     assert [label for label, _ in found["compare-chosen"]["choices"]] == [n for n, _ in rows[:4]]
     assert left(page) == []
     fewer = visitor.ask(
@@ -229,7 +234,7 @@ def test_large_images_and_long_sounds_are_refused(visitor, page):
 def test_bodies_have_a_length_and_a_limit(visitor):
     body, headers = form([("a.bin", bytes(1000))])
     for size, status in (
-        (limits.BODY + 1, 413),
+        (limits.MAX_UPLOAD_BYTES + 1, 413),
         (10**14, 413),
         (None, 411),
     ):
@@ -243,13 +248,13 @@ def test_bodies_have_a_length_and_a_limit(visitor):
         )
     chunked = {**headers, "transfer-encoding": "chunked", "content-length": None}
     assert visitor.send("POST", "/gradio_api/upload", b"5\r\nabcde\r\n0\r\n\r\n", chunked)[0] == 411
-    question = json.dumps({"data": ["x" * limits.QUESTION]}).encode()
+    question = json.dumps({"data": ["x" * limits.MAX_JSON_BYTES]}).encode()
     assert visitor.send("POST", "/gradio_api/queue/join", question)[0] == 413
     assert visitor.send("POST", "/gradio_api/queue/join", b"[" * 100_000)[0] == 400
 
 
 def test_uploads_have_to_arrive_and_only_two_do_at_a_time(visitor, monkeypatch):
-    monkeypatch.setattr(request_guard, "RECEIVING", 0.5)
+    monkeypatch.setattr(request_guard, "BODY_TIMEOUT", 0.5)
     body, headers = form([("a.bin", bytes(1000))])
     late = {**headers, "content-length": str(len(body) + 10)}
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -261,7 +266,7 @@ def test_uploads_have_to_arrive_and_only_two_do_at_a_time(visitor, monkeypatch):
 
 
 def test_uploads_that_nobody_reads_do_not_fill_the_disk(visitor, page, monkeypatch):
-    monkeypatch.setattr(request_guard, "FOLDER", 100_000)
+    monkeypatch.setattr(request_guard, "MAX_UPLOAD_DIR_BYTES", 100_000)
     (path,) = visitor.upload(("a.bin", bytes(90_000)))
     assert visitor.upload(("b.bin", bytes(20_000))) == 429
     os.utime(path, (0, 0))
@@ -287,9 +292,9 @@ def test_a_full_queue_says_429_and_two_questions_are_answered_at_once(page, monk
             running -= 1
         return "", []
 
-    monkeypatch.setattr(Page, "compare", slow)
+    monkeypatch.setattr(PageHandlers, "compare", slow)
     statuses, events = [], []
-    for _ in range(limits.WAITING + limits.AT_ONCE + 8):
+    for _ in range(limits.MAX_QUEUE + limits.MAX_CONCURRENCY + 8):
         status, said = visitor.join("compare-go", "click", compare_words="a")
         statuses.append(status)
         events.append(said.get("event_id"))
@@ -301,12 +306,12 @@ def test_a_full_queue_says_429_and_two_questions_are_answered_at_once(page, monk
     deadline = time.monotonic() + 30
     while running and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert most == limits.AT_ONCE
+    assert most == limits.MAX_CONCURRENCY
     monkeypatch.undo()
     while visitor.join("compare-go", "click")[0] == 429 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert Visitor(page[0]).ask("compare-go", "click", compare_words="a")["compare-matrix"]
-    measured(f"{most} at once, {limits.WAITING} wait, then 429")
+    measured(f"{most} at once, {limits.MAX_QUEUE} wait, then 429")
 
 
 # ---- who may ask, and for what
@@ -346,7 +351,7 @@ def test_a_wider_address_answers_to_addresses_but_to_no_name_of_others(host, nam
     if good:
         request_guard.check_origin({b"host": name}, host)
     else:
-        with pytest.raises(request_guard.Refused):
+        with pytest.raises(request_guard.HttpError):
             request_guard.check_origin({b"host": name}, host)
 
 
@@ -471,9 +476,9 @@ def test_mutated_uploads_get_an_answer_and_leave_nothing(page, files, measured):
                     compare_files=[uploaded(p) for p in dict.fromkeys(paths)],
                 )
                 shown = found["compare-notes"] + found["compare-matrix"]
-                assert "Traceback" not in shown and handlers.WRONG not in shown, found[
-                    "compare-notes"
-                ]
+                assert "Traceback" not in shown and handlers.INTERNAL_ERROR_MESSAGE not in shown, (
+                    found["compare-notes"]
+                )
                 assert not PATHS.search(re.sub(r"base64,[\w+/=]+", "", shown)), found[
                     "compare-notes"
                 ]
@@ -552,5 +557,5 @@ def test_the_command_ends_on_a_signal_and_leaves_no_folder(gradio, stored, tmp_p
 def test_another_address_is_warned_of(gradio, stored, monkeypatch):
     said = []
     monkeypatch.setattr(server, "_until_stopped", lambda: None)
-    server.run(stored, host="0.0.0.0", port=0, say=said.append)
+    server.serve_forever(stored, host="0.0.0.0", port=0, say=said.append)
     assert any(line.startswith("warning: --host 0.0.0.0") for line in said)

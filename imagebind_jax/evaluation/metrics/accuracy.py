@@ -24,10 +24,10 @@ def top_k(
 
 def mean_per_class(correct: Float[np.ndarray, "n"], labels: Int[np.ndarray, "n"]) -> float:
     """The mean over the classes with samples of the share that is correct."""
-    return bootstrap.mean(correct, strata=labels, resamples=0).value
+    return bootstrap.bootstrap_mean(correct, strata=labels, resamples=0).value
 
 
-def chance(labels: Int[np.ndarray, "n"], counts: Sequence[int], k: int = 1) -> float:
+def chance_accuracy(labels: Int[np.ndarray, "n"], counts: Sequence[int], k: int = 1) -> float:
     """Top-k accuracy to expect if all names' scores are alike and independent.
 
     counts: names of each class. A class of many names is then found more often: in top-1 by its

@@ -12,7 +12,7 @@ from imagebind_jax.evaluation.metrics.bootstrap import Estimate
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranking:
+class RankedScores:
     """Where the positive samples of each class stand among all; sorted once, for any weights.
 
     A step is the stretch of samples from a positive one, without it and its equals, to the next,
@@ -26,7 +26,9 @@ class Ranking:
     first: Int[np.ndarray, "found"]  # and its number
 
 
-def rank(scores: Float[np.ndarray, "n c"], positive: Bool[np.ndarray, "n c"]) -> Ranking:
+def rank_scores(
+    scores: Float[np.ndarray, "n c"], positive: Bool[np.ndarray, "n c"]
+) -> RankedScores:
     """Sorts the samples by each class. What is not a number is never found."""
     every, right, ends, counts, classes, first = [], [], [0], [0], [], []
     for column in range(scores.shape[1]):
@@ -46,7 +48,7 @@ def rank(scores: Float[np.ndarray, "n c"], positive: Bool[np.ndarray, "n c"]) ->
         ends.extend((ends[-1] + stop + 1).tolist())
         counts.extend((counts[-1] + np.cumsum(count)).tolist())
     each = positive.T
-    return Ranking(
+    return RankedScores(
         _adding(every, ends, len(scores)),
         _adding(right, counts, len(scores)),
         _adding([np.flatnonzero(row) for row in each], _ends(each.sum(axis=-1)), len(scores)),
@@ -69,7 +71,7 @@ def _adding(members: list[np.ndarray], ends: list[int], n: int) -> Any:
 
 
 def average_precision(
-    ranking: Ranking, weights: Float[np.ndarray, "n draws"]
+    ranking: RankedScores, weights: Float[np.ndarray, "n draws"]
 ) -> Float[np.ndarray, "draws c"]:
     """The sum over thresholds of the gain in recall times the precision, of each class.
 
@@ -97,7 +99,7 @@ def _cumulative(x: np.ndarray, first: np.ndarray, lengths: np.ndarray) -> np.nda
 
 
 def mean_average_precision(
-    ranking: Ranking, weights: Float[np.ndarray, "n draws"]
+    ranking: RankedScores, weights: Float[np.ndarray, "n draws"]
 ) -> Float[np.ndarray, "draws"]:
     """The mean over the classes of which a positive sample counts; NaN if there is none."""
     found = average_precision(ranking, weights)
@@ -106,8 +108,8 @@ def mean_average_precision(
     return np.divide(total, count, out=np.full(len(found), np.nan), where=count > 0)
 
 
-def estimate(
-    rankings: Sequence[Ranking],
+def bootstrap_map(
+    rankings: Sequence[RankedScores],
     *,
     groups: Int[np.ndarray, "n"] | None = None,
     resamples: int = 1000,
@@ -127,17 +129,17 @@ def estimate(
         return np.stack(each, axis=-1)
 
     each = of(np.ones((1, ends[-1])))[0].tolist()
-    value, found = bootstrap.middle(each), [np.empty(0)]
-    for times in bootstrap.draws(
+    value, found = bootstrap.nan_mean(each), [np.empty(0)]
+    for times in bootstrap.resample_counts(
         int(ends[-1]), groups=groups, strata=fold, resamples=resamples, seed=seed
     ):
-        found.append(np.array([bootstrap.middle(row) for row in of(times).tolist()]))
-    low, high = bootstrap.interval(np.concatenate(found), around=value)
+        found.append(np.array([bootstrap.nan_mean(row) for row in of(times).tolist()]))
+    low, high = bootstrap.percentile_interval(np.concatenate(found), around=value)
     n = int(ends[-1]) if groups is None else len(np.unique(groups))
-    return Estimate(value, low, high, n, spread=bootstrap.spread(each))
+    return Estimate(value, low, high, n, spread=bootstrap.nan_std(each))
 
 
-def chance(positive: Bool[np.ndarray, "n c"]) -> float:
+def chance_map(positive: Bool[np.ndarray, "n c"]) -> float:
     """The mean average precision to expect of samples in random order.
 
     It is above the mean prevalence (which equal scores give) by up to ln(n) / n. Source: the

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from imagebind_jax.errors import UserError
 
-COVERED = (2.5, 97.5)  # percentiles: 95 % intervals
+PERCENTILES = (2.5, 97.5)  # percentiles: 95 % intervals
 _AT_ONCE = 1 << 20  # samples drawn before they are counted: some 30 MB
 
 
@@ -49,15 +49,15 @@ def bootstrap(
     """
     found = [
         float(metric(times.astype(np.float64)))
-        for some in draws(n, groups=groups, strata=strata, resamples=resamples, seed=seed)
+        for some in resample_counts(n, groups=groups, strata=strata, resamples=resamples, seed=seed)
         for times in some
     ]
     value = float(metric(np.ones(n))) if n else float("nan")
     count = n if groups is None else len(np.unique(groups))
-    return Estimate(value, *interval(np.array(found)), count, share)
+    return Estimate(value, *percentile_interval(np.array(found)), count, share)
 
 
-def draws(
+def resample_counts(
     n: int,
     *,
     groups: Int[np.ndarray, "n"] | None = None,
@@ -68,13 +68,13 @@ def draws(
     """How often each of n samples counts in each resample, some resamples at a time."""
     units, layers = _units(n, groups, strata)
     count = len(layers)
-    for places in _places(layers, resamples, seed):
+    for places in _draw_units(layers, resamples, seed):
         rows = places + count * np.arange(len(places))[:, None]
         times = np.bincount(rows.ravel(), minlength=count * len(places))
         yield times.reshape(-1, count)[:, units]
 
 
-def interval(
+def percentile_interval(
     found: Float[np.ndarray, "resamples"], around: float | None = None
 ) -> tuple[float, float]:
     """The 95 % interval of a number's resamples; what is not a number is left out.
@@ -86,11 +86,11 @@ def interval(
     if not len(found):
         return float("nan"), float("nan")
     shift = 0.0 if around is None else found.mean() - around
-    low, high = np.percentile(found, COVERED) - shift
+    low, high = np.percentile(found, PERCENTILES) - shift
     return float(low), float(high)
 
 
-def mean(
+def bootstrap_mean(
     samples: Float[np.ndarray, "n"],
     *,
     groups: Int[np.ndarray, "n"] | None = None,
@@ -116,15 +116,15 @@ def mean(
         sums = np.add.reduceat(totals[drawn], first, axis=-1)
         return (sums / np.add.reduceat(sizes[drawn], first, axis=-1)).mean(axis=-1)
 
-    found = [of(places) for places in _places(layers, resamples, seed)]
+    found = [of(places) for places in _draw_units(layers, resamples, seed)]
     value = float(of(np.arange(len(layers))[None])[0]) if len(kept) else float("nan")
-    low, high = interval(np.concatenate([np.empty(0), *found]))
+    low, high = percentile_interval(np.concatenate([np.empty(0), *found]))
     return Estimate(
         value, low, high, len(layers), share, samples=samples, groups=groups, strata=strata
     )
 
 
-def difference(
+def paired_difference(
     a: Estimate, b: Estimate, *, resamples: int = 1000, seed: int = 0
 ) -> Estimate | None:
     """How much a is above b, by the same resamples of the samples that both have.
@@ -143,18 +143,18 @@ def difference(
         return None
     assert a.samples is not None and b.samples is not None
     apart = a.samples.astype(np.float64) - b.samples
-    return mean(
+    return bootstrap_mean(
         apart, groups=a.groups, strata=a.strata, resamples=resamples, seed=seed, share=a.share
     )
 
 
-def middle(values: Sequence[float]) -> float:
+def nan_mean(values: Sequence[float]) -> float:
     """The mean of the values that are numbers; NaN if none is."""
     there = [value for value in values if not np.isnan(value)]
     return float(np.mean(there)) if there else float("nan")
 
 
-def spread(values: Sequence[float]) -> float | None:
+def nan_std(values: Sequence[float]) -> float | None:
     """The standard deviation of the values that are numbers; None of fewer than two."""
     there = [value for value in values if not np.isnan(value)]
     return float(np.std(there, ddof=1)) if len(there) > 1 else None
@@ -180,7 +180,7 @@ def _units(
     return place[units], layers[order]
 
 
-def _places(
+def _draw_units(
     layers: Int[np.ndarray, "units"], resamples: int, seed: int
 ) -> Iterator[Int[np.ndarray, "draws units"]]:
     """The units that are drawn, each of the stratum of its place, some resamples at a time."""

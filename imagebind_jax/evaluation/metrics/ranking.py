@@ -6,17 +6,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from imagebind_jax.evaluation.metrics import similarity
-from imagebind_jax.evaluation.metrics.similarity import stretches, unit32
+from imagebind_jax.evaluation.metrics.similarity import chunks, l2_normalize_f32
 
 # Cosines this close are tied. A float32 sum of d products is off by about sqrt(d) roundings of
 # 2^-24, 2e-6 at d = 1024 (found: 2e-7 for vectors at random, 2e-6 for constant ones), and not the
 # same in every place of a matrix product; this is twice as much. It hides nothing: keeping
 # embeddings as float16 moves their cosines by more (1e-5).
 TIE = 2.0**-18
-MANY = 8  # blocks of queries held as unit vectors: 32 MB at d = 1024
+DENSE_LIMIT = 8  # blocks of queries held as unit vectors: 32 MB at d = 1024
 
 
-def ranks(
+def retrieval_ranks(
     query: Float[np.ndarray, "q e"],
     key: Float[np.ndarray, "k e"],
     query_items: Int[np.ndarray, "q"] | None = None,
@@ -33,7 +33,7 @@ def ranks(
     return _ranks(query, key, query_items, key_items, back=False)[0]
 
 
-def both_ranks(
+def bidirectional_ranks(
     query: Float[np.ndarray, "q e"],
     key: Float[np.ndarray, "k e"],
     query_items: Int[np.ndarray, "q"] | None = None,
@@ -80,20 +80,20 @@ def _ranks(query, key, query_items, key_items, back: bool):
     key_items = np.arange(len(key)) if key_items is None else key_items
     rows, columns = _pairs(query_items, key_items)
     own = np.empty(len(rows), np.float32)
-    for part in stretches(len(rows)):
+    for part in chunks(len(rows)):
         # In float64, so that it is off by less than any float32 product.
-        a, b = unit32(query[rows[part]]), unit32(key[columns[part]])
+        a, b = l2_normalize_f32(query[rows[part]]), l2_normalize_f32(key[columns[part]])
         own[part] = np.einsum("ne,ne->n", a, b, dtype=np.float64)
     sides = [_side(rows, columns, own, len(query))]
     if back:
         sides.append(_side(columns, rows, own, len(key)))
-    for some in stretches(
-        len(query), MANY * similarity.BLOCK
+    for some in chunks(
+        len(query), DENSE_LIMIT * similarity.BLOCK
     ):  # so that keys are seldom normalised again
-        queries = unit32(query[some])
-        for across in stretches(len(key)):
-            keys = unit32(key[across]).T
-            for part in stretches(len(queries)):
+        queries = l2_normalize_f32(query[some])
+        for across in chunks(len(key)):
+            keys = l2_normalize_f32(key[across]).T
+            for part in chunks(len(queries)):
                 cosines = queries[part] @ keys
                 up = slice(some.start + part.start, some.start + part.stop)
                 sides[0].count(up, across, cosines)
@@ -122,7 +122,7 @@ def _side(searcher, found, own, n) -> _Side:
     return _Side(best, place, np.zeros(n, np.int64))
 
 
-def recall(rank: Float[np.ndarray, "n"], k: int = 1) -> float:
+def recall_at_k(rank: Float[np.ndarray, "n"], k: int = 1) -> float:
     """Fraction of queries of whose keys one is among the k nearest."""
     return float(np.mean(rank < k))
 
@@ -143,7 +143,7 @@ def _middle(reached: Float[np.ndarray, "r"], half: float, slack: float) -> float
     return float(low + min(int(high), len(reached) - 1)) / 2 + 1
 
 
-def chance(own: Int[np.ndarray, "n"], of: Int[np.ndarray, "n"] | int, k: int) -> float:
+def chance_recall(own: Int[np.ndarray, "n"], of: Int[np.ndarray, "n"] | int, k: int) -> float:
     """Recall at k of random rankings: the mean over queries with `own` keys out of `of`.
 
     Exactly 1 - C(of - own, k) / C(of, k): no own key among the first k.

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 BLOCK = 1024  # rows and columns of a score matrix at a time: 4 MB
 
 
-def unit(x: Float[np.ndarray, "*n e"]) -> Float[np.ndarray, "*n e"]:
+def l2_normalize(x: Float[np.ndarray, "*n e"]) -> Float[np.ndarray, "*n e"]:
     """Rows on the unit sphere, at least float32; a row of zeros stays one.
 
     A row with anything that is not a finite number becomes a row of NaN.
@@ -19,27 +19,27 @@ def unit(x: Float[np.ndarray, "*n e"]) -> Float[np.ndarray, "*n e"]:
         return x / np.where(np.isfinite(length), np.maximum(length, 1e-12), np.nan)
 
 
-def unit32(x: Float[np.ndarray, "*n e"]) -> Float[np.ndarray, "*n e"]:
+def l2_normalize_f32(x: Float[np.ndarray, "*n e"]) -> Float[np.ndarray, "*n e"]:
     """The same as float32, in which scores are computed."""
-    return unit(x).astype(np.float32, copy=False)
+    return l2_normalize(x).astype(np.float32, copy=False)
 
 
-def stretches(n: int, size: int | None = None) -> Iterator[slice]:
+def chunks(n: int, size: int | None = None) -> Iterator[slice]:
     """n rows, `size` at a time (by default BLOCK)."""
     size = size or BLOCK
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def scores(
+def cosine_chunks(
     query: Float[np.ndarray, "q e"], key: Float[np.ndarray, "k e"], rows: int | None = None
 ) -> Iterator[tuple[slice, Float[np.ndarray, "rows k"]]]:
     """Cosines of a stretch of queries with all keys, one stretch after the other."""
-    key = unit(key)
-    for part in stretches(len(query), rows):
-        yield part, unit(query[part]) @ key.T
+    key = l2_normalize(key)
+    for part in chunks(len(query), rows):
+        yield part, l2_normalize(query[part]) @ key.T
 
 
-def mix(
+def weighted_sum(
     parts: Sequence[Float[np.ndarray, "n e"]], weights: Sequence[float]
 ) -> Float[np.ndarray, "n e"]:
     """Unit vectors of the weighted sum of unit vectors, row by row.
@@ -50,18 +50,18 @@ def mix(
     total = np.zeros(parts[0].shape, np.float32)
     present = np.zeros(len(total), bool)
     for part, weight in zip(parts, weights, strict=True):
-        for rows in stretches(len(total)):
-            z = unit32(part[rows])
+        for rows in chunks(len(total)):
+            z = l2_normalize_f32(part[rows])
             there = np.isfinite(z).all(axis=-1)
             total[rows] += np.where(there[:, None], np.float32(weight) * z, np.float32(0))
             present[rows] |= there
     total[~present] = np.nan
-    for rows in stretches(len(total)):
-        total[rows] = unit(total[rows])
+    for rows in chunks(len(total)):
+        total[rows] = l2_normalize(total[rows])
     return total
 
 
-def nearest(
+def top_k(
     query: Float[np.ndarray, "q e"], key: Float[np.ndarray, "n e"], k: int = 1
 ) -> tuple[Int[np.ndarray, "q k"], Float[np.ndarray, "q k"]]:
     """The k nearest keys of each query, or all if there are fewer: (indices, cosines), best first.
@@ -71,11 +71,11 @@ def nearest(
     k = min(k, len(key))
     indices = np.empty((len(query), k), np.int64)
     values = np.empty((len(query), k), np.float32)
-    for rows in stretches(len(query)):
-        z = unit32(query[rows])
+    for rows in chunks(len(query)):
+        z = l2_normalize_f32(query[rows])
         best = np.empty((len(z), 0), np.int64)
-        for columns in stretches(len(key)):
-            found = _sortable(z @ unit32(key[columns]).T, columns.start)
+        for columns in chunks(len(key)):
+            found = _sortable(z @ l2_normalize_f32(key[columns]).T, columns.start)
             best = np.concatenate([best, _least(found, k)], axis=1)
             best = _least(best, k)
         best.sort(axis=1)

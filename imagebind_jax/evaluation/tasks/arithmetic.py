@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Bench, Items, Measured, source_name
+from imagebind_jax.evaluation.benchmark import Embedder, EvalInputs, EvalResult, source_name
 from imagebind_jax.evaluation.metrics import bootstrap, ranking
-from imagebind_jax.evaluation.metrics.similarity import nearest, unit
+from imagebind_jax.evaluation.metrics.similarity import l2_normalize, top_k
 from imagebind_jax.inputs.sources import Source
 
 
@@ -22,11 +22,11 @@ def compose(
     Source: the paper's appendix (features normalised, scaled by 0.5 and summed).
     """
     weights = weights or (0.5,) * len(embeddings)
-    parts = [w * unit(z) for w, z in zip(weights, embeddings, strict=True)]
-    return unit(np.sum(parts, axis=0))
+    parts = [w * l2_normalize(z) for w, z in zip(weights, embeddings, strict=True)]
+    return l2_normalize(np.sum(parts, axis=0))
 
 
-def found(
+def composed_hit(
     query: Float[np.ndarray, "q e"],
     key: Float[np.ndarray, "n e"],
     wanted: Int[np.ndarray, "q l"],
@@ -40,29 +40,31 @@ def found(
     passed over.
     """
     excluded = np.empty((len(query), 0), int) if excluded is None else excluded
-    indices, cosines = nearest(query, key, k + excluded.shape[1])
+    indices, cosines = top_k(query, key, k + excluded.shape[1])
     allowed = ~(indices[:, :, None] == excluded[:, None]).any(axis=-1) & ~np.isnan(cosines)
     allowed &= np.cumsum(allowed, axis=1) <= k
     return (allowed & (labels[indices] == wanted[:, None]).all(axis=-1)).any(axis=1)
 
 
-def chance(
+def chance_hit_rate(
     wanted: Int[np.ndarray, "q l"],
     labels: Int[np.ndarray, "n l"],
     excluded: Int[np.ndarray, "q x"] | None = None,
     k: int = 1,
 ) -> float:
-    """The share of queries that `found` finds among keys in random order, by counting."""
-    own, of = answers(wanted, labels), np.full(len(wanted), len(labels))
+    """The share of queries that `composed_hit` finds among keys in random order, by counting."""
+    own, of = count_answers(wanted, labels), np.full(len(wanted), len(labels))
     if excluded is not None:
         each = np.sort(excluded, axis=1)
         new = np.diff(each, axis=1, prepend=-1) > 0  # a key that is named twice counts once
         of = of - new.sum(axis=1)
         own = own - (new & (labels[each] == wanted[:, None]).all(axis=-1)).sum(axis=1)
-    return ranking.chance(own, of, k)
+    return ranking.chance_recall(own, of, k)
 
 
-def answers(wanted: Int[np.ndarray, "q l"], labels: Int[np.ndarray, "n l"]) -> Int[np.ndarray, "q"]:
+def count_answers(
+    wanted: Int[np.ndarray, "q l"], labels: Int[np.ndarray, "n l"]
+) -> Int[np.ndarray, "q"]:
     """How many keys have all labels that a query wants."""
     both, place = np.unique(np.concatenate([labels, wanted]), axis=0, return_inverse=True)
     place = place.reshape(-1)
@@ -81,9 +83,9 @@ class Arithmetic:
     top5 of the sum, and first_alone and second_alone, the top1 of its parts.
     """
 
-    first: Items
-    second: Items
-    keys: Items
+    first: EvalInputs
+    second: EvalInputs
+    keys: EvalInputs
     wanted: tuple[str, str]
 
     @property
@@ -95,7 +97,7 @@ class Arithmetic:
     def modalities(self) -> frozenset[str]:
         return frozenset(items.modality for items in (self.first, self.second, self.keys))
 
-    def measure(self, bench: Bench) -> Measured:
+    def measure(self, bench: Embedder) -> EvalResult:
         """Raises UserError where records lack the labels, or no pair of records is left."""
         codes: dict[Any, int] = {}
         first, second, keys = (
@@ -127,14 +129,16 @@ class Arithmetic:
         }
         numbers, chances = {}, {}
         for name, (query, k) in queries.items():
-            hits = found(query, key, labels, keys, excluded, k).astype(np.float64)
-            numbers[name] = bootstrap.mean(hits, resamples=bench.resamples, seed=bench.seed)
-            chances[name] = chance(labels, keys, excluded, k)
-        return Measured(numbers, samples=len(i) + unusable, unusable=unusable, chance=chances)
+            hits = composed_hit(query, key, labels, keys, excluded, k).astype(np.float64)
+            numbers[name] = bootstrap.bootstrap_mean(
+                hits, resamples=bench.resamples, seed=bench.seed
+            )
+            chances[name] = chance_hit_rate(labels, keys, excluded, k)
+        return EvalResult(numbers, samples=len(i) + unusable, unusable=unusable, chance=chances)
 
 
 def _labels(
-    items: Items,
+    items: EvalInputs,
     notes: Sequence[Mapping[str, Any]],
     wanted: tuple[str, str],
     codes: dict[Any, int],
@@ -161,5 +165,5 @@ def _pairs(
     i, j = np.arange(n if len(second) else 0), np.resize(rng.permutation(len(second)), n)
     j = j[: len(i)]
     wanted = np.stack([first[i, 0], second[j, 1]], axis=1)
-    good = (first[i] != second[j]).all(axis=1) & (answers(wanted, keys) > 0)
+    good = (first[i] != second[j]).all(axis=1) & (count_answers(wanted, keys) > 0)
     return i[good], j[good]

@@ -13,19 +13,19 @@ from scipy import ndimage
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation.benchmark import (
-    UNUSABLE,
-    Bench,
-    Items,
-    Measured,
-    Weights,
+    UNUSABLE_KEY,
+    Embedder,
+    EvalInputs,
+    EvalResult,
+    HasWeights,
     source_name,
 )
 from imagebind_jax.evaluation.metrics import bootstrap
-from imagebind_jax.evaluation.metrics.similarity import unit
+from imagebind_jax.evaluation.metrics.similarity import l2_normalize
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.sources import Source
-from imagebind_jax.inputs.transforms.rle import mask_of
-from imagebind_jax.inputs.transforms.tiles import Windows
+from imagebind_jax.inputs.transforms.rle import rle_decode
+from imagebind_jax.inputs.transforms.tiles import Tiles
 from imagebind_jax.models.imagebind import ImageBind
 from imagebind_jax.models.patch_embeddings import patch_embeddings
 
@@ -40,12 +40,12 @@ def heat_map(
     against: what is not looked for, such as "the floor" or other classes; the largest of their
     cosines is taken off, and what is above 0 is then more like the query than like any of them.
     """
-    dense, query = unit(dense), unit(query)
+    dense, query = l2_normalize(dense), l2_normalize(query)
     heat = dense @ query
-    return heat if against is None else heat - (dense @ unit(against).T).max(axis=-1)
+    return heat if against is None else heat - (dense @ l2_normalize(against).T).max(axis=-1)
 
 
-def boxes(
+def boxes_from_heat_map(
     heat: Float[np.ndarray, "h w"],
     width: int,
     height: int,
@@ -61,7 +61,7 @@ def boxes(
     """
     if not 0 <= threshold < 1:
         raise UserError(f"threshold {threshold}: a share of the way to the peak, in [0, 1)")
-    large = resized(heat, width, height)
+    large = resize_heat_map(heat, width, height)
     middle, peak = float(np.median(large)), float(large.max())
     least = middle + threshold * (peak - middle) - 1e-9 * abs(peak)  # else rounding would cut it up
     parts, count = ndimage.label(large >= least)
@@ -73,7 +73,9 @@ def boxes(
     return found[order], scores[order]
 
 
-def resized(heat: Float[np.ndarray, "h w"], width: int, height: int) -> Float[np.ndarray, "H W"]:
+def resize_heat_map(
+    heat: Float[np.ndarray, "h w"], width: int, height: int
+) -> Float[np.ndarray, "H W"]:
     """The heat map at a picture's size: linear between the patches' centres, level beyond them."""
     zoom = height / heat.shape[0], width / heat.shape[1]
     return ndimage.zoom(heat, zoom, order=1, mode="nearest", grid_mode=True)
@@ -87,8 +89,8 @@ def iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.nd
     return both / np.maximum(area[:, None] + other - both, 1e-12)
 
 
-def merged(
-    views: Float[np.ndarray, "v h w e"], windows: Windows
+def merge_tiles(
+    views: Float[np.ndarray, "v h w e"], windows: Tiles
 ) -> Float[np.ndarray, "rows columns e"]:
     """One map of a picture from the maps of its windows, averaged where they overlap."""
     cell, over = divmod(windows.size, views.shape[1])
@@ -101,7 +103,7 @@ def merged(
     total = np.zeros((rows, rows, views.shape[-1]))
     for view, (top, left) in zip(views, windows.places, strict=True):
         total[top // cell :, left // cell :][:side, :side] += view
-    return unit(total).astype(np.float32)
+    return l2_normalize(total).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,20 +112,20 @@ class Detection:
 
     queries: records of any modality with box ([left, top, right, bottom], pixels) and mask (COCO's
     uncompressed run lengths), of the picture whose record has the same `scene`. pictures: their
-    transform is `Windows`. Numbers: mean_iou, of the best box of each query with the true one;
+    transform is `Tiles`. Numbers: mean_iou, of the best box of each query with the true one;
     success, the share of them of at least 0.5; pointing, how often the map's peak is on the
     object. Chance is a box (a peak) in the picture's centre; the box has the true ones' mean width
     and height, which a detector is not told. Objects of one picture are drawn together.
     """
 
-    queries: Items
-    pictures: Items
+    queries: EvalInputs
+    pictures: EvalInputs
     threshold: float = 0.5
     how: str = "gaze"
     reach: int = 1
 
     def __post_init__(self):
-        if not isinstance(self.pictures.transform, Windows):
+        if not isinstance(self.pictures.transform, Tiles):
             raise UserError(f"pictures of {source_name(self.pictures.source)}: by Windows")
 
     @property
@@ -134,7 +136,7 @@ class Detection:
     def modalities(self) -> frozenset[str]:
         return frozenset((self.queries.modality, self.pictures.modality))
 
-    def measure(self, bench: Bench) -> Measured:
+    def measure(self, bench: Embedder) -> EvalResult:
         """Raises UserError where the bench has no model, or records lack what is said above."""
         asked = [self._checked(note) for note in bench.notes(self.queries.source)]
         query = bench.embed(self.queries)
@@ -147,25 +149,25 @@ class Detection:
         for scene, dense in self._maps(bench):
             for row in of.get(scene, []):
                 if np.isfinite(query[row]).all():
-                    mask = mask_of(asked[row]["mask"])
+                    mask = rle_decode(asked[row]["mask"])
                     heat = heat_map(dense, query[row])
                     hit, guess = self._hit(heat, truth[row], mask), _centred(truth[row], size, mask)
                     found[row] = *hit, *guess
         return self._measured(found, np.array([note["scene"] for note in asked]), bench)
 
-    def _maps(self, bench: Bench) -> Iterator[tuple[Any, Float[np.ndarray, "h w e"]]]:
+    def _maps(self, bench: Embedder) -> Iterator[tuple[Any, Float[np.ndarray, "h w e"]]]:
         """(scene, its dense embeddings) of every picture that can be read."""
-        if not isinstance(bench, Weights):
+        if not isinstance(bench, HasWeights):
             raise UserError("detection needs a model: --checkpoint CKPT, and no stored embeddings")
         modality, windows = self.pictures.modality, self.pictures.transform
-        assert isinstance(windows, Windows)
+        assert isinstance(windows, Tiles)
         config, params = bench.weights((modality,))
         model, params = ImageBind(config), jax.tree.map(jnp.asarray, dict(params))
         records = bench.records(self.pictures.source)
         for i, note in enumerate(bench.notes(self.pictures.source)):
             if not i % 32:
                 bench.tell(f"{self.pictures.name}: picture {i} of {len(records)}")
-            if UNUSABLE in note:
+            if UNUSABLE_KEY in note:
                 continue
             try:
                 views = windows(records[i], None)
@@ -179,7 +181,7 @@ class Detection:
                 how=self.how,
                 reach=self.reach,
             )
-            yield note.get("scene"), merged(np.asarray(seen), windows)
+            yield note.get("scene"), merge_tiles(np.asarray(seen), windows)
 
     def _checked(self, note: Mapping[str, Any]) -> Mapping[str, Any]:
         if lacks := {"box", "mask", "scene"} - set(note):
@@ -189,11 +191,11 @@ class Detection:
 
     def _hit(self, heat, truth, mask: Bool[np.ndarray, "h w"]) -> tuple[float, float]:
         height, width = mask.shape
-        best, _ = boxes(heat, width, height, threshold=self.threshold, most=1)
-        peak = np.unravel_index(resized(heat, width, height).argmax(), mask.shape)
+        best, _ = boxes_from_heat_map(heat, width, height, threshold=self.threshold, most=1)
+        peak = np.unravel_index(resize_heat_map(heat, width, height).argmax(), mask.shape)
         return float(iou(best, truth[None])[0, 0]), float(mask[peak])
 
-    def _measured(self, found: Float[np.ndarray, "n 4"], scenes: np.ndarray, bench: Bench):
+    def _measured(self, found: Float[np.ndarray, "n 4"], scenes: np.ndarray, bench: Embedder):
         overlap, pointing, guess, middle = found.T
         unusable = int(np.isnan(overlap).sum())
         if unusable == len(found):
@@ -205,9 +207,9 @@ class Detection:
             "pointing": (pointing, middle),
         }
         mean = functools.partial(
-            bootstrap.mean, groups=scenes, resamples=bench.resamples, seed=bench.seed
+            bootstrap.bootstrap_mean, groups=scenes, resamples=bench.resamples, seed=bench.seed
         )
-        return Measured(
+        return EvalResult(
             {name: mean(each) for name, (each, _) in values.items()},
             samples=len(found),
             unusable=unusable,

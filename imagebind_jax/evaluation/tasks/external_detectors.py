@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.metrics.similarity import unit, unit32
+from imagebind_jax.evaluation.metrics.similarity import l2_normalize, l2_normalize_f32
 from imagebind_jax.evaluation.tasks.detection import iou
 from imagebind_jax.storage import atomic
 
@@ -27,8 +27,8 @@ def class_embeddings(
     if not counts.all():
         raise UserError(f"class {int(np.argmin(counts))} of {classes} has no prompt: give it one")
     total = np.zeros((classes, prompts.shape[1]), np.float64)
-    np.add.at(total, labels, unit(prompts))
-    return unit32(total / counts[:, None])
+    np.add.at(total, labels, l2_normalize(prompts))
+    return l2_normalize_f32(total / counts[:, None])
 
 
 def classify_boxes(
@@ -51,12 +51,12 @@ def classify_boxes(
     and classes differ in width: the public ImageBind checkpoint has 1024 numbers, Detic 512.
     """
     check_width(classes, regions.shape[1])
-    cosines = unit(regions) @ unit(classes).T
+    cosines = l2_normalize(regions) @ l2_normalize(classes).T
     scores = np.sqrt(objectness[:, None] / (1 + np.exp(-temperature * cosines)))
     found = []
     for label in range(len(classes)):
         rows = np.flatnonzero(scores[:, label] > threshold)
-        kept = rows[suppress(boxes[rows], scores[rows, label], overlap)]
+        kept = rows[nms(boxes[rows], scores[rows, label], overlap)]
         found.append(np.stack([kept, np.full(len(kept), label)]))
     row, label_of = np.concatenate(found, axis=1) if found else np.empty((2, 0), int)
     order = np.argsort(-scores[row, label_of], kind="stable")
@@ -64,7 +64,7 @@ def classify_boxes(
     return boxes[row], scores[row, label_of], label_of
 
 
-def suppress(
+def nms(
     boxes: Float[np.ndarray, "n 4"], scores: Float[np.ndarray, "n"], overlap: float = 0.5
 ) -> Int[np.ndarray, "k"]:
     """Non-maximum suppression: indices of boxes that no better one overlaps by more, best first."""
@@ -86,7 +86,7 @@ def check_width(classes: Float[np.ndarray, "c e"], width: int) -> None:
         )
 
 
-def write_zs_weight(
+def write_detic_zs_weight(
     path: str | os.PathLike, classes: Float[np.ndarray, "c e"], *, width: int = 512
 ) -> None:
     """Writes class embeddings as Detic reads them (ZEROSHOT_WEIGHT_PATH): .npy, float32, [classes, E].
@@ -97,11 +97,14 @@ def write_zs_weight(
     check_width(classes, width)
     if os.path.splitext(path)[1] != ".npy":
         raise UserError(f"{os.fspath(path)}: Detic reads class embeddings from a .npy file")
-    with atomic.replaced(pathlib.Path(path)) as file:
-        np.save(file, unit32(classes))
+    with atomic.atomic_write(pathlib.Path(path)) as file:
+        np.save(file, l2_normalize_f32(classes))
 
 
-def zs_weight(classes: Float[np.ndarray, "c e"]) -> Float[np.ndarray, "e columns"]:
+def detic_zs_weight(classes: Float[np.ndarray, "c e"]) -> Float[np.ndarray, "e columns"]:
     """The same as Detic's buffer holds it: [E, classes + 1], the last column zeros."""
-    rows: Sequence[np.ndarray] = (unit32(classes), np.zeros((1, classes.shape[1]), np.float32))
+    rows: Sequence[np.ndarray] = (
+        l2_normalize_f32(classes),
+        np.zeros((1, classes.shape[1]), np.float32),
+    )
     return np.concatenate(rows).T

@@ -7,10 +7,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import UNUSABLE, Bench, Items, Measured, check_items
+from imagebind_jax.evaluation.benchmark import (
+    UNUSABLE_KEY,
+    Embedder,
+    EvalInputs,
+    EvalResult,
+    check_eval_inputs,
+)
 from imagebind_jax.evaluation.metrics import bootstrap
 from imagebind_jax.evaluation.metrics.bootstrap import Estimate
-from imagebind_jax.evaluation.metrics.similarity import unit32
+from imagebind_jax.evaluation.metrics.similarity import l2_normalize_f32
 from imagebind_jax.evaluation.tasks import linear_probe
 from imagebind_jax.inputs.sources import Source
 
@@ -26,8 +32,8 @@ class FewShot:
     comes before the last projection is not said. `shotk_ridge` has no rate to choose (`probes.ridge`).
     """
 
-    train: tuple[Items, ...]
-    test: tuple[Items, ...] = ()
+    train: tuple[EvalInputs, ...]
+    test: tuple[EvalInputs, ...] = ()
     shots: tuple[int, ...] = (1, 2, 4, 8)
     learning_rate: float = 1.6e-3
     weight_decay: float = 0.05
@@ -40,7 +46,7 @@ class FewShot:
     draws: int = 5  # of the k samples
 
     def __post_init__(self):
-        check(self.train, self.test, self.shots, self.draws)
+        check_few_shot(self.train, self.test, self.shots, self.draws)
         for name in ("learning_rate", "epochs", "batch_size", "scale"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -55,21 +61,23 @@ class FewShot:
     def modalities(self) -> frozenset[str]:
         return frozenset(items.modality for items in (*self.train, *self.test))
 
-    def measure(self, bench: Bench) -> Measured:
+    def measure(self, bench: Embedder) -> EvalResult:
         return self.probe(bench, bench.embed)
 
-    def probe(self, bench: Bench, read: Callable[[Items], Float[np.ndarray, "_ e"]]) -> Measured:
+    def probe(
+        self, bench: Embedder, read: Callable[[EvalInputs], Float[np.ndarray, "_ e"]]
+    ) -> EvalResult:
         """The same of any vectors: read makes them, with rows of NaN where there are none."""
 
-        def vectors(items: Items) -> tuple[np.ndarray, np.ndarray]:
-            found = unit32(read(items))
+        def vectors(items: EvalInputs) -> tuple[np.ndarray, np.ndarray]:
+            found = l2_normalize_f32(read(items))
             return found, np.isfinite(found).all(axis=-1)
 
-        x, pool = pooled(bench, self.train, self.test, vectors)
+        x, pool = load_pool(bench, self.train, self.test, vectors)
 
         def adamw(drawn: Sequence[Episode]) -> list[np.ndarray]:
             scaled = self.scale * x
-            fitted = linear_probe.adamw(
+            fitted = linear_probe.fit_probe_adamw(
                 scaled,
                 [each.train for each in drawn],
                 [each.labels for each in drawn],
@@ -81,21 +89,28 @@ class FewShot:
                 seed=bench.seed,
             )
             return [
-                linear_probe.predict(scaled[each.test], found) for each, found in zip(drawn, fitted)
+                linear_probe.predict_class(scaled[each.test], found)
+                for each, found in zip(drawn, fitted)
             ]
 
         def ridge(drawn: Sequence[Episode]) -> list[np.ndarray]:
             fitted = (
-                linear_probe.ridge(x[each.train], each.labels, each.classes) for each in drawn
+                linear_probe.fit_probe_ridge(x[each.train], each.labels, each.classes)
+                for each in drawn
             )
-            return [linear_probe.predict(x[each.test], found) for each, found in zip(drawn, fitted)]
+            return [
+                linear_probe.predict_class(x[each.test], found)
+                for each, found in zip(drawn, fitted)
+            ]
 
-        return run(bench, pool, {"": adamw, "ridge": ridge}, self.shots, self.draws)
+        return run_episodes(bench, pool, {"": adamw, "ridge": ridge}, self.shots, self.draws)
 
 
-def check(train: Sequence[Items], test: Sequence[Items], shots: Sequence[int], draws: int) -> None:
+def check_few_shot(
+    train: Sequence[EvalInputs], test: Sequence[EvalInputs], shots: Sequence[int], draws: int
+) -> None:
     """What every few-shot evaluation asks of its fields. Raises UserError."""
-    check_items(train=train, test=test)
+    check_eval_inputs(train=train, test=test)
     if len(train) < (1 if test else 2):
         raise UserError(f"{len(train)} folds to train on and no test: name `test`, or two folds")
     sources = [items.source for items in (*train, *test)]
@@ -109,7 +124,7 @@ def check(train: Sequence[Items], test: Sequence[Items], shots: Sequence[int], d
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pool:
+class LabelledPool:
     """Labelled samples, and the splits of them into rows to learn from and rows to be tested on."""
 
     labels: Int[np.ndarray, "n"]  # any integers
@@ -130,17 +145,17 @@ class Episode:
     draw: int
 
 
-UNREAD = np.iinfo(int).min  # the label of a record that cannot be read
+UNREADABLE_LABEL = np.iinfo(int).min  # the label of a record that cannot be read
 # All episodes of one k, of every split and draw -> the class of each row of each episode's `test`.
 Learner = Callable[[Sequence[Episode]], Sequence[np.ndarray]]
 
 
-def pooled(
-    bench: Bench,
-    train: Sequence[Items],
-    test: Sequence[Items],
-    read: Callable[[Items], tuple[np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, Pool]:
+def load_pool(
+    bench: Embedder,
+    train: Sequence[EvalInputs],
+    test: Sequence[EvalInputs],
+    read: Callable[[EvalInputs], tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, LabelledPool]:
     """(what a learner takes [n, ...], the pool): train and test, or folds where test is empty.
 
     read: items -> (what a learner takes [m, ...], which of them are usable [m]), such as
@@ -154,7 +169,7 @@ def pooled(
         notes = bench.notes(items.source)
         # Only what is tested needs a label: of SUN RGB-D's training maps, 440 have none.
         skips = bool(test) and items in train
-        good = good & [UNUSABLE not in note for note in notes]
+        good = good & [UNUSABLE_KEY not in note for note in notes]
         rows = [i for i, note in enumerate(notes) if not (skips and note.get("label") is None)]
         if len(rows) < len(notes):
             bench.tell(f"{items.name}: {len(notes) - len(rows)} of {len(notes)} have no label")
@@ -166,14 +181,16 @@ def pooled(
     tested = [fold >= len(train)] if test else [fold == each for each in range(len(parts))]
     splits = tuple((np.flatnonzero(~each), np.flatnonzero(each)) for each in tested)
     known = np.concatenate(labels)
-    known[known == UNREAD] = min(known[known != UNREAD], default=0)  # any class: it is not usable
-    return np.concatenate(parts), Pool(known, np.concatenate(usable), splits)
+    known[known == UNREADABLE_LABEL] = min(
+        known[known != UNREADABLE_LABEL], default=0
+    )  # any class: it is not usable
+    return np.concatenate(parts), LabelledPool(known, np.concatenate(usable), splits)
 
 
-def _label(note: Mapping, items: Items) -> int:
+def _label(note: Mapping, items: EvalInputs) -> int:
     label = note.get("label")
-    if UNUSABLE in note:
-        return UNREAD
+    if UNUSABLE_KEY in note:
+        return UNREADABLE_LABEL
     if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
         raise UserError(
             f"{items.name}: record {note.get('id')!r} has the label {label!r}: few-shot needs one class"
@@ -181,7 +198,7 @@ def _label(note: Mapping, items: Items) -> int:
     return int(label)
 
 
-def episodes(pool: Pool, k: int, draws: int, seed: int) -> list[Episode]:
+def sample_episodes(pool: LabelledPool, k: int, draws: int, seed: int) -> list[Episode]:
     """k usable samples of each class, or all there are, for every split and draw.
 
     A function of (seed, split, draw) alone: the samples of a smaller k are among those of a larger
@@ -199,9 +216,13 @@ def episodes(pool: Pool, k: int, draws: int, seed: int) -> list[Episode]:
     return found
 
 
-def run(
-    bench: Bench, pool: Pool, learners: Mapping[str, Learner], shots: Sequence[int], draws: int
-) -> Measured:
+def run_episodes(
+    bench: Embedder,
+    pool: LabelledPool,
+    learners: Mapping[str, Learner],
+    shots: Sequence[int],
+    draws: int,
+) -> EvalResult:
     """Top-1 accuracy of every learner at every number of shots, as shot1, shot1_<learner>, ...
 
     learners: name -> learner; that of "" is called shot1 alone. Every learner gets the same
@@ -217,7 +238,7 @@ def run(
                 raise UserError(f"no usable sample to {what} (split {split + 1})")
     numbers: dict[str, Estimate] = {}
     for k in shots:
-        drawn = episodes(pool, k, draws, bench.seed)
+        drawn = sample_episodes(pool, k, draws, bench.seed)
         for name, learner in learners.items():
             key = f"shot{k}_{name}" if name else f"shot{k}"
             bench.tell(f"{key}: {len(drawn)} times {len(drawn[0].train)} samples")
@@ -227,7 +248,7 @@ def run(
                 right[each.split, each.draw, each.test] = found == truth
             numbers[key] = _estimate(right, pool, bench)
     every = np.concatenate([test for _, test in pool.splits])
-    return Measured(
+    return EvalResult(
         numbers,
         samples=len(every),
         unusable=int(np.sum(~pool.usable[every])),
@@ -236,9 +257,11 @@ def run(
     )
 
 
-def _estimate(right: Float[np.ndarray, "splits draws n"], pool: Pool, bench: Bench) -> Estimate:
+def _estimate(
+    right: Float[np.ndarray, "splits draws n"], pool: LabelledPool, bench: Embedder
+) -> Estimate:
     tested = [test for _, test in pool.splits]
-    found = bootstrap.mean(  # samples that are not usable are NaN: runs can be paired all the same
+    found = bootstrap.bootstrap_mean(  # samples that are not usable are NaN: runs can be paired all the same
         np.concatenate([right[split][:, rows].mean(axis=0) for split, rows in enumerate(tested)]),
         strata=np.repeat(np.arange(len(tested)), [len(rows) for rows in tested]),
         resamples=bench.resamples,
@@ -249,7 +272,7 @@ def _estimate(right: Float[np.ndarray, "splits draws n"], pool: Pool, bench: Ben
     return dataclasses.replace(found, spread=spread)
 
 
-def _shortages(pool: Pool, most: int) -> list[str]:
+def _shortages(pool: LabelledPool, most: int) -> list[str]:
     """A sentence for each split in which classes have fewer samples to learn from than `most`."""
     names, labels = np.unique(pool.labels, return_inverse=True)
     notes = []

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Int
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import UNUSABLE
+from imagebind_jax.evaluation.benchmark import UNUSABLE_KEY
 
 
-def truth(
+def ground_truth(
     notes: Sequence[Mapping[str, Any]], classes: int, several: bool, where: str
 ) -> np.ndarray:
     """Labels [n]; or, of records with several, whether a class is there [n, classes].
@@ -22,7 +22,7 @@ def truth(
     """
     found = np.zeros((len(notes), classes), bool) if several else np.zeros(len(notes), int)
     for row, note in enumerate(notes):
-        if UNUSABLE in note:
+        if UNUSABLE_KEY in note:
             found[row] = False if several else -1
             continue
         label, which = note.get("label"), f"{where}: record {note.get('id', row)!r}"
@@ -46,7 +46,9 @@ def truth(
     return found
 
 
-def together(notes: Sequence[Sequence[Mapping[str, Any]]], pattern: str) -> Int[np.ndarray, "n"]:
+def group_by_pattern(
+    notes: Sequence[Sequence[Mapping[str, Any]]], pattern: str
+) -> Int[np.ndarray, "n"]:
     """A number for each sample, the same where the pattern finds the same in ids of one fold.
 
     Raises UserError where it finds nothing.
@@ -54,7 +56,7 @@ def together(notes: Sequence[Sequence[Mapping[str, Any]]], pattern: str) -> Int[
     found = []
     for fold, rows in enumerate(notes):
         for row, note in enumerate(rows):
-            if UNUSABLE in note:
+            if UNUSABLE_KEY in note:
                 found.append(f"{fold} unusable {row}")
                 continue
             match = re.search(pattern, str(note.get("id", "")))

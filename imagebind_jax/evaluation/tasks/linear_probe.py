@@ -11,13 +11,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.metrics.similarity import unit
+from imagebind_jax.evaluation.metrics.similarity import l2_normalize
 from imagebind_jax.evaluation.tasks import retrieval
 
 # ---- of a few samples of each class; a last row of every classifier is its bias
 
 
-def adamw(
+def fit_probe_adamw(
     x: Float[np.ndarray, "n e"],
     rows: Sequence[Int[np.ndarray, "_"]],
     labels: Sequence[Int[np.ndarray, "_"]],
@@ -93,25 +93,28 @@ def _descend(
     return jax.vmap(fit)(x, labels, order)
 
 
-RIDGES = tuple(10.0 ** (power / 2) for power in range(-6, 3))  # of the mean squared length
-ALONE = 10.0**-0.5  # what is mostly chosen where there is a choice
+RIDGE_PENALTIES = tuple(10.0 ** (power / 2) for power in range(-6, 3))  # of the mean squared length
+NO_LEAVE_ONE_OUT_BELOW = 10.0**-0.5  # what is mostly chosen where there is a choice
 
 
-def ridge(
+def fit_probe_ridge(
     x: Float[np.ndarray, "a e"], labels: Int[np.ndarray, "a"], classes: int
 ) -> Float[np.ndarray, "d classes"]:
     """One-against-rest least squares on centred features, in closed form.
 
     The penalty is the one with the smallest squared error when each sample is left out in turn
-    (`left_out`). A class cannot be found when its only sample is left out, so such samples have
-    no say; where there are no others, as at one shot, the penalty is `ALONE`.
+    (`leave_one_out_predictions`). A class cannot be found when its only sample is left out, so such samples have
+    no say; where there are no others, as at one shot, the penalty is `NO_LEAVE_ONE_OUT_BELOW`.
     """
     targets = np.eye(classes)[labels]
     judges = np.bincount(labels)[labels] > 1
-    penalty = ALONE
+    penalty = NO_LEAVE_ONE_OUT_BELOW
     if judges.any():
-        errors = [np.mean((found - targets)[judges] ** 2) for found in left_out(x, targets, RIDGES)]
-        penalty = RIDGES[int(np.argmin(errors))]
+        errors = [
+            np.mean((found - targets)[judges] ** 2)
+            for found in leave_one_out_predictions(x, targets, RIDGE_PENALTIES)
+        ]
+        penalty = RIDGE_PENALTIES[int(np.argmin(errors))]
     centre, prior = x.mean(axis=0, dtype=np.float64), targets.mean(axis=0)
     eigenvalues, vectors, size = _dual(x - centre)
     shrunk = vectors / (eigenvalues + penalty * size)
@@ -119,7 +122,7 @@ def ridge(
     return np.concatenate([weights, (prior - centre @ weights)[None]])
 
 
-def left_out(
+def leave_one_out_predictions(
     x: Float[np.ndarray, "a e"], targets: Float[np.ndarray, "a c"], penalties: Sequence[float]
 ) -> list[Float[np.ndarray, "a c"]]:
     """What a ridge regression of all other samples says of each, for every penalty.
@@ -145,7 +148,7 @@ def _dual(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     return np.maximum(eigenvalues, 0), vectors, size
 
 
-def predict(
+def predict_class(
     x: Float[np.ndarray, "n e"], classifier: Float[np.ndarray, "d classes"]
 ) -> Int[np.ndarray, "n"]:
     """The class of the largest score."""
@@ -185,10 +188,10 @@ def linear_probe(
 
 
 PENALTIES = (1e-3, 1e-2, 1e-1)
-IDENTITIES = (0.0, 0.1, 0.3, 1.0, 3.0)
+IDENTITY_PRIORS = (0.0, 0.1, 0.3, 1.0, 3.0)
 
 
-def linear_map(
+def fit_linear_map(
     query: Float[np.ndarray, "n e"], key: Float[np.ndarray, "n e"]
 ) -> Float[np.ndarray, "d e"]:
     """A linear map (its last row a bias) from query embeddings to those of their keys.
@@ -197,7 +200,7 @@ def linear_map(
     ones that retrieve best on a held-out third of the pairs. A supervised reference for retrieval
     by cosine, not an upper bound: it minimises squares, not ranks.
     """
-    x, y = with_bias(query), unit(key)
+    x, y = append_bias(query), l2_normalize(key)
     fit, choose = slice(0, 2 * len(x) // 3), slice(2 * len(x) // 3, None)
 
     def solve(rows, penalty, identity):
@@ -207,12 +210,14 @@ def linear_map(
         return found + identity * np.eye(*found.shape)
 
     def score(setting):
-        return retrieval.recall(retrieval.ranks(x[choose] @ solve(fit, *setting), y[choose]), k=5)
+        return retrieval.recall_at_k(
+            retrieval.retrieval_ranks(x[choose] @ solve(fit, *setting), y[choose]), k=5
+        )
 
-    best = max(itertools.product(PENALTIES, IDENTITIES), key=score)
+    best = max(itertools.product(PENALTIES, IDENTITY_PRIORS), key=score)
     return solve(slice(None), *best)
 
 
-def with_bias(x: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n d"]:
+def append_bias(x: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n d"]:
     """Unit vectors with a last column of ones."""
-    return _with_ones(unit(x))
+    return _with_ones(l2_normalize(x))

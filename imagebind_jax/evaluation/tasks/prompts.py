@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Bench, source_name
+from imagebind_jax.evaluation.benchmark import Embedder, source_name
 from imagebind_jax.inputs.sources import Prepared, Source
 
 
 @runtime_checkable
-class Asking(Protocol):
+class PromptSettings(Protocol):
     """The fields of `zero_shot.ZeroShot` that say it."""
 
     @property
@@ -30,7 +30,7 @@ class Asking(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class ClassPrompts:
     """The classes, and by what names and prompts they are asked for."""
 
     classes: Sequence[str]
@@ -42,7 +42,7 @@ class Asked:
     def counts(self) -> list[int]:
         return [len(each) for each in self.names]
 
-    def vectors(self, bench: Bench, source: Source) -> Float[np.ndarray, "names e"]:
+    def vectors(self, bench: Embedder, source: Source) -> Float[np.ndarray, "names e"]:
         """A unit vector for each name of each class, in order."""
         whose = self.name or source_name(source)
         if isinstance(source, Prepared) and not self.name:  # whatever the split
@@ -54,7 +54,7 @@ class Asked:
         return found
 
 
-def asked(settings: Asking, bench: Bench) -> Asked:
+def resolve_class_prompts(settings: PromptSettings, bench: Embedder) -> ClassPrompts:
     """From the settings, or else the prepared folder. Raises UserError where they do not fit."""
     source, *others = settings.sources
     where, facts = source_name(source), bench.facts(source)
@@ -75,4 +75,4 @@ def asked(settings: Asking, bench: Bench) -> Asked:
     names = [given.get(name, (name,)) for name in classes]
     if empty := [name for name, each in zip(classes, names) if not each]:
         raise UserError(f"the class {empty[0]!r} of {where} has an empty list of names")
-    return Asked(classes, names, prompts, settings.name)
+    return ClassPrompts(classes, names, prompts, settings.name)

@@ -7,23 +7,29 @@ from typing import Any
 import numpy as np
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import UNUSABLE, Bench, Items, Measured, source_name
+from imagebind_jax.evaluation.benchmark import (
+    UNUSABLE_KEY,
+    Embedder,
+    EvalInputs,
+    EvalResult,
+    source_name,
+)
 from imagebind_jax.evaluation.metrics import bootstrap
 from imagebind_jax.evaluation.metrics.bootstrap import Estimate
 from imagebind_jax.evaluation.metrics.ranking import (
-    both_ranks,
-    chance,
+    bidirectional_ranks,
     chance_median_rank,
+    chance_recall,
     median_rank,
-    ranks,
-    recall,
+    recall_at_k,
+    retrieval_ranks,
 )
-from imagebind_jax.evaluation.metrics.similarity import mix
+from imagebind_jax.evaluation.metrics.similarity import weighted_sum
 from imagebind_jax.inputs.pipeline.batches import Transform
 from imagebind_jax.inputs.sources import Source
 
-__all__ = ["Retrieval", "ranks", "recall"]
-AT = (1, 5, 10)
+__all__ = ["Retrieval", "retrieval_ranks", "recall_at_k"]
+RECALL_KS = (1, 5, 10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Retrieval:
     a query of its own, as in the paper on Clotho, and backwards the best-placed counts. Mixed with another modality it has to be one a record. A record without anything on
     one side stays, as a miss. Captions that are the same in two records are two items: the one of
     the other record is a wrong answer. Intervals: a record's captions are drawn together.
-    `Measured.unusable` counts the queries that cannot be right, as one side of theirs is missing.
+    `EvalResult.unusable` counts the queries that cannot be right, as one side of theirs is missing.
     """
 
     source: Source
@@ -68,14 +74,14 @@ class Retrieval:
     def modalities(self) -> frozenset[str]:
         return frozenset({**self.query, **self.target})
 
-    def measure(self, bench: Bench) -> Measured:
+    def measure(self, bench: Embedder) -> EvalResult:
         """Raises UserError for records whose text is missing, or not one where it is mixed."""
         if not len(bench.notes(self.source)):
             raise UserError(f"{source_name(self.source)} has no records to retrieve")
         sides = [self._side(bench, weights) for weights in (self.query, self.target)]
         (query, query_items), (target, target_items) = sides
         bench.tell(f"ranking {len(query)} against {len(target)}")
-        there, back = both_ranks(query, target, query_items, target_items)
+        there, back = bidirectional_ranks(query, target, query_items, target_items)
         numbers = {
             **_numbers(there, query_items, len(target), bench),
             **{f"back_{k}": v for k, v in _numbers(back, target_items, len(query), bench).items()},
@@ -85,9 +91,9 @@ class Retrieval:
             **{f"back_{k}": v for k, v in _chances(target_items, query_items).items()},
         }
         unusable = int(np.sum(np.isinf(there)))
-        return Measured(numbers, samples=len(query), unusable=unusable, chance=chances)
+        return EvalResult(numbers, samples=len(query), unusable=unusable, chance=chances)
 
-    def _side(self, bench: Bench, weights: Mapping[str, float]):
+    def _side(self, bench: Embedder, weights: Mapping[str, float]):
         """Its vectors, and the record of each."""
         parts, items = [], None
         for modality in weights:
@@ -99,8 +105,10 @@ class Retrieval:
             else:
                 transform, optional = self.inputs[modality], modality in self.optional
                 name = f"{self.name}.{modality}" if self.name else ""
-                parts.append(bench.embed(Items(self.source, modality, transform, name, optional)))
-        found = parts[0] if len(parts) == 1 else mix(parts, tuple(weights.values()))
+                parts.append(
+                    bench.embed(EvalInputs(self.source, modality, transform, name, optional))
+                )
+        found = parts[0] if len(parts) == 1 else weighted_sum(parts, tuple(weights.values()))
         return found, np.arange(len(found)) if items is None else items
 
 
@@ -108,7 +116,7 @@ def _captions(notes: Sequence[Mapping[str, Any]], one: bool) -> list[Sequence[st
     """Every record's captions. Raises UserError."""
     captions: list[Sequence[str]] = []
     for i, note in enumerate(notes):
-        if UNUSABLE in note:
+        if UNUSABLE_KEY in note:
             captions.append(())  # nobody asks for it; it is counted
             continue
         found = note.get("text") or ()
@@ -124,11 +132,14 @@ def _captions(notes: Sequence[Mapping[str, Any]], one: bool) -> list[Sequence[st
     return captions
 
 
-def _numbers(rank, items, others: int, bench: Bench) -> dict[str, Estimate]:
+def _numbers(rank, items, others: int, bench: Embedder) -> dict[str, Estimate]:
     how = {"groups": items, "resamples": bench.resamples, "seed": bench.seed}
     last = np.minimum(rank, others - 1).astype(int)  # what is never found has the last rank
     return {
-        **{f"r{k}": bootstrap.mean((rank < k).astype(np.float64), **how) for k in AT},
+        **{
+            f"r{k}": bootstrap.bootstrap_mean((rank < k).astype(np.float64), **how)
+            for k in RECALL_KS
+        },
         "median_rank": bootstrap.bootstrap(
             lambda times: median_rank(last, times), len(rank), share=False, **how
         ),
@@ -138,6 +149,6 @@ def _numbers(rank, items, others: int, bench: Bench) -> dict[str, Estimate]:
 def _chances(items, others) -> dict[str, float]:
     own = np.bincount(others, minlength=int(items.max()) + 1)[items]
     return {
-        **{f"r{k}": chance(own, len(others), k) for k in AT},
+        **{f"r{k}": chance_recall(own, len(others), k) for k in RECALL_KS},
         "median_rank": chance_median_rank(own, len(others)),
     }

@@ -9,37 +9,41 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Bench, Items, Measured
+from imagebind_jax.evaluation.benchmark import Embedder, EvalInputs, EvalResult
 from imagebind_jax.evaluation.trained import speaker_splits
-from imagebind_jax.evaluation.trained.fit_classifier import Learning, Samples, fit
-from imagebind_jax.evaluation.trained.fusion_heads import There
+from imagebind_jax.evaluation.trained.fit_classifier import (
+    MultimodalArrays,
+    TrainingSchedule,
+    fit_classifier,
+)
+from imagebind_jax.evaluation.trained.fusion_heads import PresenceMask
 from imagebind_jax.inputs.sources import Source
 
 
 @dataclasses.dataclass(frozen=True)
-class Convolutional:
+class CnnBaseline:
     """A convolutional network that knows nothing but its training samples: `accuracy` and others.
 
     The items' transform makes what it reads, [h, w, c] or several such views (frames, clips), whose
-    features are averaged: `inputs.mfcc.Mfcc()` of sounds, `vision.Clip(64)` of videos. Splits,
+    features are averaged: `load_standardized.mfcc.Mfcc()` of sounds, `vision.FramesTransform(64)` of videos. Splits,
     speakers and numbers are as in `fusion.Fusion`: `accuracy`, `accuracy_balanced` and
     `accuracy_<class>`. No source has these settings: they are ours.
     """
 
-    train: Items
-    test: Items
-    validation: Items | None = None
+    train: EvalInputs
+    test: EvalInputs
+    validation: EvalInputs | None = None
     channels: tuple[int, ...] = (16, 32, 64)  # of each layer, after which height and width halve
     dropout: float = 0.3
     group: str = ""  # the field of a record that says who speaks; nobody may be in two splits
     held_out: float = 0.2  # share of train, or of its speakers, where there is no validation
     classes: tuple[str, ...] = ()  # their names; by default those of the prepared folder
-    learning: Learning = Learning(epochs=40, patience=10)
+    learning: TrainingSchedule = TrainingSchedule(epochs=40, patience=10)
     seeds: int = 3
 
     def __post_init__(self):
         validation = (self.validation,) if self.validation else ()
-        speaker_splits.check((self.train,), validation, (self.test,), self.held_out)
+        speaker_splits.check_splits((self.train,), validation, (self.test,), self.held_out)
         if not self.channels or min(self.channels) < 8 or any(c % 8 for c in self.channels):
             raise UserError(f"channels {self.channels}: one layer or more, each a multiple of 8")
         if self.seeds < 1 or not 0 <= self.dropout < 1:
@@ -48,7 +52,7 @@ class Convolutional:
             )
 
     @property
-    def splits(self) -> tuple[Items, ...]:
+    def splits(self) -> tuple[EvalInputs, ...]:
         return tuple(each for each in (self.train, self.validation, self.test) if each)
 
     @property
@@ -59,9 +63,9 @@ class Convolutional:
     def modalities(self) -> frozenset[str]:
         return frozenset()  # its network is its own
 
-    def measure(self, bench: Bench) -> Measured:
+    def measure(self, bench: Embedder) -> EvalResult:
         """Raises UserError where there is nothing to learn from, or a speaker is in two splits."""
-        parts = speaker_splits.parts(
+        parts = speaker_splits.split_by_speaker(
             bench,
             self.train.source,
             self.validation.source if self.validation else None,
@@ -70,8 +74,8 @@ class Convolutional:
             share=self.held_out,
             classes=self.classes,
         )
-        samples = inputs(bench, self.splits, parts.train)
-        module = Network(len(parts.classes), self.channels, self.dropout)
+        samples = load_standardized(bench, self.splits, parts.train)
+        module = Cnn(len(parts.classes), self.channels, self.dropout)
         usable = samples.usable
         train, held_out, test = (
             rows[usable[rows]] for rows in (parts.train, parts.held_out, parts.test)
@@ -79,14 +83,14 @@ class Convolutional:
         right, epochs = np.full((self.seeds, len(parts.tested)), np.nan), []
         for seed in range(self.seeds):
             bench.tell(f"{self.train.name}: convolutional network {seed + 1} of {self.seeds}")
-            found = fit(
+            found = fit_classifier(
                 module, samples, parts.labels, train, held_out, self.learning,
                 seed=(bench.seed, seed), what=f"{self.train.name}, a convolutional network",
             )  # fmt: skip
             told = found.probabilities(samples, test, self.learning.batch_size).argmax(axis=-1)
             right[seed, test - parts.tested[0]] = told == parts.labels[test]
             epochs.append(str(found.epoch))
-        return Measured(
+        return EvalResult(
             speaker_splits.accuracies("accuracy", right, parts, bench),
             samples=len(parts.tested),
             unusable=len(parts.tested) - len(test),
@@ -95,7 +99,9 @@ class Convolutional:
         )
 
 
-def inputs(bench: Bench, splits: tuple[Items, ...], train: Int[np.ndarray, "a"]) -> Samples:
+def load_standardized(
+    bench: Embedder, splits: tuple[EvalInputs, ...], train: Int[np.ndarray, "a"]
+) -> MultimodalArrays:
     """What the transforms make of all splits' records, split after split, standardised.
 
     By mean and deviation of the rows to learn from, for each channel and each of the h: a
@@ -119,10 +125,10 @@ def inputs(bench: Bench, splits: tuple[Items, ...], train: Int[np.ndarray, "a"])
     axes = tuple(axis for axis in range(x.ndim) if axis not in (x.ndim - 3, x.ndim - 1))
     mean, deviation = (of(known, axis=axes, keepdims=True) for of in (np.mean, np.std))
     x = (x - mean) / np.maximum(deviation, 1e-4)
-    return Samples.of({splits[0].modality: (x, there)})
+    return MultimodalArrays.of({splits[0].modality: (x, there)})
 
 
-class Network(nn.Module):
+class Cnn(nn.Module):
     """Layers of 3 x 3 convolutions, group norm and pooling; the mean over places and views; logits."""
 
     classes: int
@@ -131,7 +137,7 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Mapping[str, Float[Array, "b *shape"]], there: There, train: bool = False
+        self, x: Mapping[str, Float[Array, "b *shape"]], there: PresenceMask, train: bool = False
     ) -> Float[Array, "b c"]:
         (values,) = x.values()
         count = len(values)

@@ -10,28 +10,28 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Bench, Items, Weights
-from imagebind_jax.evaluation.trained.fit_classifier import Samples
-from imagebind_jax.evaluation.trained.fusion_heads import There
+from imagebind_jax.evaluation.benchmark import Embedder, EvalInputs, HasWeights
+from imagebind_jax.evaluation.trained.fit_classifier import MultimodalArrays
+from imagebind_jax.evaluation.trained.fusion_heads import PresenceMask
 from imagebind_jax.models.encoder import Encoder
 from imagebind_jax.models.imagebind import ImageBindConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FineTuning:
+class FineTuningInputs:
     """What encoders read, and the parameters they start from."""
 
     config: ImageBindConfig
     params: Mapping[str, Mapping[str, Any]]
-    samples: Samples
+    samples: MultimodalArrays
 
     @classmethod
-    def of(cls, bench: Bench, splits: Sequence[Sequence[Items]]) -> "FineTuning":
+    def of(cls, bench: Embedder, splits: Sequence[Sequence[EvalInputs]]) -> "FineTuningInputs":
         """Of the records of all splits, split after split.
 
         Raises UserError where the bench has embeddings alone, or items are of different shapes.
         """
-        if not isinstance(bench, Weights):
+        if not isinstance(bench, HasWeights):
             raise UserError(
                 "fine_tune needs encoders, and these are embeddings of another system: give "
                 "--checkpoint, or leave fine_tune out"
@@ -52,14 +52,14 @@ class FineTuning:
             (shape,) = shapes
             blank = [x if x.shape[1:] == shape else np.zeros((len(x), *shape)) for x, _ in read]
             arrays[name] = np.concatenate(blank), there
-        return cls(config, params, Samples.of(arrays))
+        return cls(config, params, MultimodalArrays.of(arrays))
 
-    def module(self, head: nn.Module) -> "Tuned":
+    def module(self, head: nn.Module) -> "FineTunedModel":
         """Takes the samples where the head alone takes standardised embeddings."""
-        return Tuned(self.config, head)
+        return FineTunedModel(self.config, head)
 
 
-class Tuned(nn.Module):
+class FineTunedModel(nn.Module):
     """Encoders, each a top-level part by its modality, under a head.
 
     The head reads (z - mean) / deviation of unit vectors z, by the collection "standard":
@@ -71,7 +71,7 @@ class Tuned(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Mapping[str, Array], there: There, train: bool = False
+        self, x: Mapping[str, Array], there: PresenceMask, train: bool = False
     ) -> Float[Array, "b c"]:
         c, z = self.config, {}
         for name in sorted(x):

@@ -17,7 +17,7 @@ from imagebind_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Learning:
+class TrainingSchedule:
     """How a classifier is learned. No source has these settings: they are ours."""
 
     learning_rate: float = 1e-3  # at its peak: a warm-up of one epoch, then a cosine to 0
@@ -42,14 +42,16 @@ class Learning:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Samples:
+class MultimodalArrays:
     """What a classifier takes, all rows of all splits, by modality: a missing row is of zeros."""
 
     x: Mapping[str, np.ndarray]  # [n, ...]
     there: Mapping[str, Bool[np.ndarray, "n"]]
 
     @classmethod
-    def of(cls, arrays: Mapping[str, tuple[np.ndarray, Bool[np.ndarray, "n"]]]) -> "Samples":
+    def of(
+        cls, arrays: Mapping[str, tuple[np.ndarray, Bool[np.ndarray, "n"]]]
+    ) -> "MultimodalArrays":
         """Of {modality: (values [n, ...], which are there)}; those that are not may be NaN."""
         zeroed = {name: _zeroed(x, there) for name, (x, there) in arrays.items()}
         return cls(zeroed, {name: there for name, (_, there) in arrays.items()})
@@ -58,8 +60,8 @@ class Samples:
     def usable(self) -> Bool[np.ndarray, "n"]:
         return np.any([*self.there.values()], axis=0)
 
-    def only(self, modality: str) -> "Samples":
-        return Samples({modality: self.x[modality]}, {modality: self.there[modality]})
+    def only(self, modality: str) -> "MultimodalArrays":
+        return MultimodalArrays({modality: self.x[modality]}, {modality: self.there[modality]})
 
     def rows(self, chosen: Int[np.ndarray, "b"]) -> tuple[dict, dict]:
         return {name: x[chosen] for name, x in self.x.items()}, {
@@ -76,7 +78,7 @@ def _zeroed(x: np.ndarray, there: Bool[np.ndarray, "n"]) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fitted:
+class FittedClassifier:
     """A classifier as it was where the loss on the rows held out was smallest."""
 
     module: nn.Module
@@ -85,7 +87,7 @@ class Fitted:
     loss: float  # there
 
     def probabilities(
-        self, samples: Samples, rows: Int[np.ndarray, "b"], batch_size: int = 64
+        self, samples: MultimodalArrays, rows: Int[np.ndarray, "b"], batch_size: int = 64
     ) -> Float[np.ndarray, "b c"]:
         """Of each class, for each of these rows."""
         found = [
@@ -95,20 +97,20 @@ class Fitted:
         return np.concatenate(jax.device_get(found))[: len(rows)]
 
 
-def fit(
+def fit_classifier(
     module: nn.Module,
-    samples: Samples,
+    samples: MultimodalArrays,
     labels: Int[np.ndarray, "n"],
     train: Int[np.ndarray, "a"],
     held_out: Int[np.ndarray, "h"],
-    learning: Learning,
+    learning: TrainingSchedule,
     *,
     seed: tuple[int, ...],
     what: str = "a classifier",
     start: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
     factors: Mapping[str, float] | None = None,
-) -> Fitted:
+) -> FittedClassifier:
     """Learns `module` (x, there, train) -> logits [b, c] from the rows `train`, until `held_out` says.
 
     start: parameters of some of the module's top-level parts, in place of random ones. fixed: its
@@ -128,7 +130,7 @@ def fit(
     params = {**_create(module, fixed, *samples.rows(train[:1]), key), **(start or {})}
     params = jax.tree.map(jnp.array, params)  # its own: a step gives them away
     state = params, optimizer.init(config, params)
-    best, patience = Fitted(module, {}, 0, float("inf")), learning.patience
+    best, patience = FittedClassifier(module, {}, 0, float("inf")), learning.patience
     own = tuple(sorted((factors or {}).items()))
     for epoch in range(learning.epochs):
         for i, (chosen, weight) in enumerate(
@@ -147,7 +149,7 @@ def fit(
             )
         if loss < best.loss:
             kept = {"params": jax.device_get(state[0]), **fixed}
-            best, patience = Fitted(module, kept, epoch + 1, loss), learning.patience
+            best, patience = FittedClassifier(module, kept, epoch + 1, loss), learning.patience
         elif (patience := patience - 1) == 0:
             break
     return best

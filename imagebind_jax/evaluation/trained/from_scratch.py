@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, Int
 
 from imagebind_jax import optimizer
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Bench, Items, Measured
+from imagebind_jax.evaluation.benchmark import Embedder, EvalInputs, EvalResult
 from imagebind_jax.evaluation.tasks import few_shot
 from imagebind_jax.evaluation.tasks.few_shot import Episode
 from imagebind_jax.inputs.sources import Source
 from imagebind_jax.models.encoder import EncoderConfig
-from imagebind_jax.models.masked_autoencoder import Tokens
+from imagebind_jax.models.masked_autoencoder import UnpooledEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class FromScratch:
     Inputs come as for evaluation, without augmentation. No source has these settings: they are ours.
     """
 
-    train: tuple[Items, ...]
+    train: tuple[EvalInputs, ...]
     encoder: EncoderConfig  # a modality's own, say: model.HUGE.encoders["audio"]
-    test: tuple[Items, ...] = ()
+    test: tuple[EvalInputs, ...] = ()
     shots: tuple[int, ...] = (1, 2, 4, 8)
     learning_rate: float = 5e-4  # at its peak: linear warm-up, then a cosine to 0
     weight_decay: float = 0.05
@@ -43,7 +43,7 @@ class FromScratch:
     draws: int = 5  # of the k samples
 
     def __post_init__(self):
-        few_shot.check(self.train, self.test, self.shots, self.draws)
+        few_shot.check_few_shot(self.train, self.test, self.shots, self.draws)
         if self.encoder.vocab_size:
             raise UserError("from scratch needs an encoder of patches, not of text")
         if self.epochs < 1 or self.batch_size < 1 or not 0 <= self.warmup <= 1:
@@ -68,9 +68,9 @@ class FromScratch:
     def modalities(self) -> frozenset[str]:
         return frozenset()  # its encoder is its own
 
-    def measure(self, bench: Bench) -> Measured:
-        x, pool = few_shot.pooled(bench, self.train, self.test, bench.inputs)
-        x = views(self.encoder, x)
+    def measure(self, bench: Embedder) -> EvalResult:
+        x, pool = few_shot.load_pool(bench, self.train, self.test, bench.inputs)
+        x = as_views(self.encoder, x)
 
         def learn(drawn: Sequence[Episode]) -> list[np.ndarray]:
             found, note = [], ""
@@ -81,7 +81,7 @@ class FromScratch:
                 found.append(self._told(params, x, episode))
             return found
 
-        return few_shot.run(bench, pool, {"": learn}, shots=self.shots, draws=self.draws)
+        return few_shot.run_episodes(bench, pool, {"": learn}, shots=self.shots, draws=self.draws)
 
     def _fit(self, x: np.ndarray, episode: Episode, seed: int) -> tuple[Any, float]:
         """(parameters, the last loss) of one episode; raises UserError where that is not finite."""
@@ -142,7 +142,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *shape"], train: bool = False) -> Float[Array, "b c"]:
-        cls = Tokens(self.encoder, name="encoder")(x, train=train)[:, 0]
+        cls = UnpooledEncoder(self.encoder, name="encoder")(x, train=train)[:, 0]
         cls = nn.Dropout(self.encoder.head_dropout, deterministic=not train)(cls)
         return nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="head")(cls)
 
@@ -172,7 +172,7 @@ def _probabilities(params, x, classifier):
     return jax.nn.softmax(classifier.apply({"params": params}, x), axis=-1)
 
 
-def views(encoder: EncoderConfig, x: np.ndarray) -> np.ndarray:
+def as_views(encoder: EncoderConfig, x: np.ndarray) -> np.ndarray:
     """Inputs of any encoder as [n, views, *shape]. Raises UserError where they do not fit it."""
     if x.shape[1:] == encoder.shape:
         x = x[:, None]

@@ -9,13 +9,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Bench, Items, Measured
+from imagebind_jax.evaluation.benchmark import Embedder, EvalInputs, EvalResult
 from imagebind_jax.evaluation.metrics import bootstrap
 from imagebind_jax.evaluation.metrics.bootstrap import Estimate
-from imagebind_jax.evaluation.metrics.similarity import unit32
+from imagebind_jax.evaluation.metrics.similarity import l2_normalize_f32
 from imagebind_jax.evaluation.trained import speaker_splits
-from imagebind_jax.evaluation.trained.fine_tuning import FineTuning
-from imagebind_jax.evaluation.trained.fit_classifier import Learning, Samples, fit
+from imagebind_jax.evaluation.trained.fine_tuning import FineTuningInputs
+from imagebind_jax.evaluation.trained.fit_classifier import (
+    MultimodalArrays,
+    TrainingSchedule,
+    fit_classifier,
+)
 from imagebind_jax.evaluation.trained.fusion_heads import HEADS
 from imagebind_jax.inputs.sources import Source
 
@@ -34,14 +38,14 @@ class Fusion:
     numbers leave it out. No source has these settings: they are ours.
     """
 
-    train: tuple[Items, ...]
-    test: tuple[Items, ...]
-    validation: tuple[Items, ...] = ()
+    train: tuple[EvalInputs, ...]
+    test: tuple[EvalInputs, ...]
+    validation: tuple[EvalInputs, ...] = ()
     head: str = "transformer"  # or concatenation, attention: fusion_heads.py
     group: str = ""  # the field of a record that says who speaks; nobody may be in two splits
     held_out: float = 0.2  # share of train, or of its speakers, where there is no validation
     classes: tuple[str, ...] = ()  # their names; by default those of the prepared folder
-    learning: Learning = Learning()
+    learning: TrainingSchedule = TrainingSchedule()
     width: int = 128  # of a token
     dropout: float = 0.1
     missing: float = 0.0  # share of the modalities that training takes for missing
@@ -50,7 +54,7 @@ class Fusion:
     encoder_rate: float = 0.1  # times the head's, where encoders learn
 
     def __post_init__(self):
-        speaker_splits.check(self.train, self.validation, self.test, self.held_out)
+        speaker_splits.check_splits(self.train, self.validation, self.test, self.held_out)
         if self.head not in HEADS:
             raise UserError(f"head {self.head!r}: choose from {', '.join(HEADS)}")
         if not (0 <= self.dropout < 1 and 0 <= self.missing < 1):
@@ -62,7 +66,7 @@ class Fusion:
             )
 
     @property
-    def splits(self) -> tuple[tuple[Items, ...], ...]:
+    def splits(self) -> tuple[tuple[EvalInputs, ...], ...]:
         return tuple(each for each in (self.train, self.validation, self.test) if each)
 
     @property
@@ -73,9 +77,9 @@ class Fusion:
     def modalities(self) -> frozenset[str]:
         return frozenset(items.modality for items in self.train)
 
-    def measure(self, bench: Bench) -> Measured:
+    def measure(self, bench: Embedder) -> EvalResult:
         """Raises UserError where there is nothing to learn from, or a speaker is in two splits."""
-        parts = speaker_splits.parts(
+        parts = speaker_splits.split_by_speaker(
             bench,
             self.train[0].source,
             self.validation[0].source if self.validation else None,
@@ -84,8 +88,8 @@ class Fusion:
             share=self.held_out,
             classes=self.classes,
         )
-        every = frozen(bench, self.splits, parts.train)
-        tuned = FineTuning.of(bench, self.splits) if self.fine_tune else None
+        every = frozen_features(bench, self.splits, parts.train)
+        tuned = FineTuningInputs.of(bench, self.splits) if self.fine_tune else None
         if tuned:
             every = dataclasses.replace(every, samples=tuned.samples)
         names = sorted(self.modalities)
@@ -99,11 +103,11 @@ class Fusion:
         for name, told in right.items():
             numbers |= speaker_splits.accuracies(name, told, parts, bench)
         if len(names) > 1:
-            better, gain = gained(numbers, names, bench)
+            better, gain = fusion_gain(numbers, names, bench)
             notes.append(f"the gain is over {better}")
-            spread = bootstrap.spread(
+            spread = bootstrap.nan_std(
                 [
-                    bootstrap.middle((a - b).tolist())
+                    bootstrap.nan_mean((a - b).tolist())
                     for a, b in zip(right["fusion"], right[better], strict=True)
                 ]
             )
@@ -111,7 +115,7 @@ class Fusion:
                 "gain": dataclasses.replace(gain, spread=spread)
             } | numbers  # fmt: skip
         usable = every.samples.usable[parts.tested] & (parts.labels[parts.tested] >= 0)
-        return Measured(
+        return EvalResult(
             numbers,
             samples=len(parts.tested),
             unusable=int(np.sum(~usable)),
@@ -125,9 +129,9 @@ class Fusion:
         self,
         bench,
         name: str,
-        samples: Samples,
-        parts: speaker_splits.Parts,
-        every: "Frozen",
+        samples: MultimodalArrays,
+        parts: speaker_splits.SpeakerSplits,
+        every: "FrozenFeatures",
         tuned,
     ) -> tuple[Float[np.ndarray, "seeds t"], str]:
         """(whether each tested record was told right, by seed; the epochs as a list)."""
@@ -154,7 +158,7 @@ class Fusion:
         epochs = []
         for seed in range(self.seeds):
             bench.tell(f"{self.head}, {name}: training {seed + 1} of {self.seeds}")
-            found = fit(
+            found = fit_classifier(
                 module, samples, parts.labels, train, held_out, self.learning,
                 seed=(bench.seed, seed), what=f"{name}, {self.head}", **options,
             )  # fmt: skip
@@ -164,12 +168,12 @@ class Fusion:
         return right, ", ".join(epochs)
 
 
-def gained(
-    numbers: Mapping[str, Estimate], names: Sequence[str], bench: Bench
+def fusion_gain(
+    numbers: Mapping[str, Estimate], names: Sequence[str], bench: Embedder
 ) -> tuple[str, Estimate]:
     """(the better single modality, how far fusion is above it, sample by sample)."""
     better = max(names, key=lambda name: np.nan_to_num(numbers[name].value, nan=-1.0))
-    gain = bootstrap.difference(
+    gain = bootstrap.paired_difference(
         numbers["fusion"], numbers[better], resamples=bench.resamples, seed=bench.seed
     )
     assert gain is not None  # they are of the same samples
@@ -180,14 +184,16 @@ def gained(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Frozen:
+class FrozenFeatures:
     """Embeddings, standardised; and by what: {modality: {"mean": [1, e], "deviation": [1, 1]}}."""
 
-    samples: Samples
+    samples: MultimodalArrays
     standard: Mapping[str, Mapping[str, np.ndarray]]
 
 
-def frozen(bench: Bench, splits: Sequence[Sequence[Items]], train: Int[np.ndarray, "a"]) -> Frozen:
+def frozen_features(
+    bench: Embedder, splits: Sequence[Sequence[EvalInputs]], train: Int[np.ndarray, "a"]
+) -> FrozenFeatures:
     """The embeddings of all splits' records, split after split. train: rows to standardise by.
 
     Raises UserError for a modality that no record to learn from has.
@@ -197,7 +203,7 @@ def frozen(bench: Bench, splits: Sequence[Sequence[Items]], train: Int[np.ndarra
         of = [items for split in splits for items in split if items.modality == modality]
         for items in of:
             bench.tell(f"{items.name}: {modality}")
-        z = np.concatenate([unit32(bench.embed(items)) for items in of])
+        z = np.concatenate([l2_normalize_f32(bench.embed(items)) for items in of])
         there = np.isfinite(z).all(axis=-1)
         known = z[train[there[train]]]
         if not len(known):
@@ -207,4 +213,4 @@ def frozen(bench: Bench, splits: Sequence[Sequence[Items]], train: Int[np.ndarra
         deviation = np.maximum(np.std(known - mean, keepdims=True), 1e-4)
         arrays[modality] = (z - mean) / deviation, there
         standard[modality] = {"mean": mean, "deviation": deviation}
-    return Frozen(Samples.of(arrays), standard)
+    return FrozenFeatures(MultimodalArrays.of(arrays), standard)

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-Vectors = Mapping[str, Float[Array, "b _"]]
-There = Mapping[str, Bool[Array, "b"]]
+ModalityVectors = Mapping[str, Float[Array, "b _"]]
+PresenceMask = Mapping[str, Bool[Array, "b"]]
 
 
-class Tokens(nn.Module):
+class ModalityTokens(nn.Module):
     """One token a modality, in the order of their names: ([B, M, width], which of them count).
 
     A vector is projected; one that is missing is a learned token of its modality. In training each
@@ -23,7 +23,7 @@ class Tokens(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z: Vectors, there: There, train: bool = False
+        self, z: ModalityVectors, there: PresenceMask, train: bool = False
     ) -> tuple[Float[Array, "b m w"], Bool[Array, "b m"]]:
         names = sorted(z)
         present = jnp.stack([there[name] for name in names], axis=1)
@@ -37,7 +37,7 @@ class Tokens(nn.Module):
         return jnp.where(present[:, :, None], tokens, absent), present
 
 
-class Readout(nn.Module):
+class ClassifierHead(nn.Module):
     """A hidden layer and one logit a class."""
 
     classes: int
@@ -52,7 +52,7 @@ class Readout(nn.Module):
         return nn.Dense(self.classes, name="logits")(x)
 
 
-class Concatenation(nn.Module):
+class ConcatFusion(nn.Module):
     """The tokens of all modalities side by side, then a hidden layer."""
 
     classes: int
@@ -61,13 +61,17 @@ class Concatenation(nn.Module):
     missing: float = 0.0
 
     @nn.compact
-    def __call__(self, z: Vectors, there: There, train: bool = False) -> Float[Array, "b c"]:
-        tokens, _ = Tokens(self.width, self.missing, name="tokens")(z, there, train)
+    def __call__(
+        self, z: ModalityVectors, there: PresenceMask, train: bool = False
+    ) -> Float[Array, "b c"]:
+        tokens, _ = ModalityTokens(self.width, self.missing, name="tokens")(z, there, train)
         flat = tokens.reshape(len(tokens), -1)  # [B, M * W]
-        return Readout(self.classes, 2 * self.width, self.dropout, name="readout")(flat, train)
+        return ClassifierHead(self.classes, 2 * self.width, self.dropout, name="readout")(
+            flat, train
+        )
 
 
-class Attention(nn.Module):
+class AttentionPoolFusion(nn.Module):
     """The mean of the tokens, each weighed by how a learned query likes it, then a hidden layer."""
 
     classes: int
@@ -76,16 +80,20 @@ class Attention(nn.Module):
     missing: float = 0.0
 
     @nn.compact
-    def __call__(self, z: Vectors, there: There, train: bool = False) -> Float[Array, "b c"]:
-        tokens, present = Tokens(self.width, self.missing, name="tokens")(z, there, train)
+    def __call__(
+        self, z: ModalityVectors, there: PresenceMask, train: bool = False
+    ) -> Float[Array, "b c"]:
+        tokens, present = ModalityTokens(self.width, self.missing, name="tokens")(z, there, train)
         key = jnp.tanh(nn.Dense(self.width, name="key")(tokens))
         scores = nn.Dense(1, use_bias=False, name="query")(key)[:, :, 0]  # [B, M]
         weights = jax.nn.softmax(jnp.where(present, scores, -1e9), axis=-1)
         pooled = jnp.einsum("bm,bmw->bw", weights, tokens)
-        return Readout(self.classes, 2 * self.width, self.dropout, name="readout")(pooled, train)
+        return ClassifierHead(self.classes, 2 * self.width, self.dropout, name="readout")(
+            pooled, train
+        )
 
 
-class WithClass(nn.Module):
+class AddClassToken(nn.Module):
     """A learned class token before the others, and to each what tells its place."""
 
     @nn.compact
@@ -97,7 +105,7 @@ class WithClass(nn.Module):
         return jnp.concatenate([cls, tokens], axis=1) + place
 
 
-class Transformer(nn.Module):
+class TransformerFusion(nn.Module):
     """A class token that attends, with the modalities' tokens, through a few pre-norm blocks."""
 
     classes: int
@@ -108,9 +116,11 @@ class Transformer(nn.Module):
     heads: int = 4
 
     @nn.compact
-    def __call__(self, z: Vectors, there: There, train: bool = False) -> Float[Array, "b c"]:
-        tokens, present = Tokens(self.width, self.missing, name="tokens")(z, there, train)
-        x = WithClass(name="sequence")(tokens)
+    def __call__(
+        self, z: ModalityVectors, there: PresenceMask, train: bool = False
+    ) -> Float[Array, "b c"]:
+        tokens, present = ModalityTokens(self.width, self.missing, name="tokens")(z, there, train)
+        x = AddClassToken(name="sequence")(tokens)
         seen = jnp.pad(present, ((0, 0), (1, 0)), constant_values=True)[:, None, None]
         width = self.width
         for i in range(self.depth):
@@ -127,7 +137,7 @@ class Transformer(nn.Module):
 
 
 HEADS: dict[str, type[nn.Module]] = {
-    "concatenation": Concatenation,
-    "attention": Attention,
-    "transformer": Transformer,
+    "concatenation": ConcatFusion,
+    "attention": AttentionPoolFusion,
+    "transformer": TransformerFusion,
 }

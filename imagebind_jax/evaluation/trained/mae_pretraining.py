@@ -18,17 +18,17 @@ from imagebind_jax import optimizer
 from imagebind_jax.checkpointing import checkpointer
 from imagebind_jax.distributed import agreement, lockstep, sharding
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import Items, source_name
-from imagebind_jax.inputs.pipeline.bad_records import BadRecords
-from imagebind_jax.inputs.pipeline.batches import single_batches
-from imagebind_jax.inputs.pipeline.examples import Rows, ToInputs
+from imagebind_jax.evaluation.benchmark import EvalInputs, source_name
+from imagebind_jax.inputs.pipeline.bad_records import BadRecordLog
+from imagebind_jax.inputs.pipeline.batches import unpaired_batches
+from imagebind_jax.inputs.pipeline.examples import Examples, ToModelInputs
 from imagebind_jax.inputs.sources import Record
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.masked_autoencoder import (
     MaskedAutoencoder,
     MaskedConfig,
-    error,
     random_order,
+    reconstruction_loss,
 )
 from imagebind_jax.runtime import metrics_log
 from imagebind_jax.runtime.progress import Progress
@@ -41,13 +41,13 @@ AUDIO = EncoderConfig((128, 204, 1), patch=(16, 16), width=768, depth=12, heads=
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretraining:
+class MaePretraining:
     """How a masked autoencoder is learned; rates as AudioMAE's published command for AudioSet.
 
     That is 33 epochs of 2 M clips, of which 3 warm up: 129,000 steps of 512.
     """
 
-    items: Items  # of which no label is used; its transform is given random numbers, as in training
+    items: EvalInputs  # of which no label is used; its transform is given random numbers, as in training
     steps: int
     model: MaskedConfig = MaskedConfig(AUDIO)
     batch_size: int = 512  # over all devices
@@ -102,8 +102,8 @@ class Pretraining:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def pretrain(
-    config: Pretraining,
+def pretrain_mae(
+    config: MaePretraining,
     records: Sequence[Record],
     folder: pathlib.Path | None = None,
     tell: Callable[[str], None] = print,
@@ -117,16 +117,16 @@ def pretrain(
     sharding.check_batch_size(config.batch_size)
     if not len(records):
         raise UserError(f"{config.items.name}: there are no records to pretrain on")
-    place = sharding.Sharded(fsdp=1)
-    create = functools.partial(create_state, config.model, config.optimizer, config.seed)
+    place = sharding.ShardedStrategy(fsdp=1)
+    create = functools.partial(create_mae_state, config.model, config.optimizer, config.seed)
     if folder is None:
         state = _train(config, records, place, place.create(create), 0)
         return jax.device_get(state["params"]["encoder"])
     atomic.check_writable(folder, "choose another folder for results")
-    with agreement.locked(
+    with agreement.global_file_lock(
         folder / ".lock", f"another process is pretraining in {folder}: wait for it"
     ):
-        checkpoints = checkpointer.Checkpoints(folder / "checkpoints")
+        checkpoints = checkpointer.Checkpointer(folder / "checkpoints")
         if checkpoints.steps():
             like = jax.eval_shape(create)
             like = jax.tree.map(
@@ -152,9 +152,9 @@ def pretrain(
 
 
 def _train(
-    config: Pretraining,
+    config: MaePretraining,
     records: Sequence[Record],
-    place: sharding.Sharded,
+    place: sharding.ShardedStrategy,
     state: Any,
     start: int,
     *,
@@ -165,8 +165,10 @@ def _train(
     if start == config.steps:
         return state
     items = config.items
-    rows = Rows(records, ToInputs({items.modality: items.transform}), source_name(items.source))
-    stream = single_batches(
+    rows = Examples(
+        records, ToModelInputs({items.modality: items.transform}), source_name(items.source)
+    )
+    stream = unpaired_batches(
         rows,
         seed=config.seed,
         batch_size=config.batch_size,
@@ -176,12 +178,12 @@ def _train(
         hosts=jax.process_count(),
         threads=config.threads,
         patience=config.patience,
-        bad=BadRecords(folder, config.bad_records, start, host=jax.process_index()),
+        bad=BadRecordLog(folder, config.bad_records, start, host=jax.process_index()),
     )
     step_fn = _step_fn(config, place, state)
     with contextlib.ExitStack() as stack:
         log = (
-            metrics_log.Metrics(folder, start, writes=agreement.first())
+            metrics_log.MetricsLog(folder, start, writes=agreement.is_main_process())
             if folder is not None
             else None
         )
@@ -210,7 +212,7 @@ def _train(
                     f"{items.name}: inputs of shape {batch[items.modality].shape[1:]} for an "
                     f"encoder of {config.model.encoder.shape}: pretraining takes one view at a time"
                 )
-            lockstep.meet(f"step {step} of pretraining")
+            lockstep.lockstep_barrier(f"step {step} of pretraining")
             state, values = step_fn(state, place.batch(batch))
             if waiting:  # the numbers of a step are fetched while the next one runs
                 tell(*waiting)
@@ -222,9 +224,9 @@ def _train(
     return state
 
 
-def _step_fn(config: Pretraining, place: sharding.Sharded, state: Any) -> Callable:
+def _step_fn(config: MaePretraining, place: sharding.ShardedStrategy, state: Any) -> Callable:
     step = functools.partial(
-        train_step,
+        mae_train_step,
         config=config.model,
         rates=config.optimizer,
         steps=config.steps,
@@ -233,7 +235,7 @@ def _step_fn(config: Pretraining, place: sharding.Sharded, state: Any) -> Callab
     return place.compile(step, state)
 
 
-def create_state(
+def create_mae_state(
     config: MaskedConfig, rates: optimizer.OptimizerConfig, seed: int
 ) -> dict[str, Any]:
     """The state before the first step: {"step", "params": {"encoder", "decoder"}, "opt_state"}."""
@@ -243,7 +245,7 @@ def create_state(
     return {"step": jnp.int32(0), "params": params, "opt_state": optimizer.init(rates, params)}
 
 
-def train_step(
+def mae_train_step(
     state: Mapping[str, Any],
     batch: Mapping[str, Array],
     *,
@@ -264,7 +266,7 @@ def train_step(
 
     def loss_fn(params):
         prediction = MaskedAutoencoder(config).apply({"params": params}, x, order)
-        errors = error(config, jnp.asarray(prediction), x, order)
+        errors = reconstruction_loss(config, jnp.asarray(prediction), x, order)
         return jnp.sum(weight * errors) / jnp.maximum(jnp.sum(weight), 1.0)
 
     loss, grads = jax.value_and_grad(loss_fn)(state["params"])

@@ -9,7 +9,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation.benchmark import UNUSABLE, Bench, Items, check_items, source_name
+from imagebind_jax.evaluation.benchmark import (
+    UNUSABLE_KEY,
+    Embedder,
+    EvalInputs,
+    check_eval_inputs,
+    source_name,
+)
 from imagebind_jax.evaluation.metrics import bootstrap
 from imagebind_jax.evaluation.metrics.bootstrap import Estimate
 from imagebind_jax.evaluation.tasks import labels
@@ -17,7 +23,7 @@ from imagebind_jax.inputs.sources import Source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Parts:
+class SpeakerSplits:
     """The records of three splits one after the other, by their rows among all of them."""
 
     labels: Int[np.ndarray, "n"]  # -1: cannot be read, and is in no part
@@ -29,11 +35,14 @@ class Parts:
     classes: tuple[str, ...]
 
 
-def check(
-    train: Sequence[Items], validation: Sequence[Items], test: Sequence[Items], share: float
+def check_splits(
+    train: Sequence[EvalInputs],
+    validation: Sequence[EvalInputs],
+    test: Sequence[EvalInputs],
+    share: float,
 ) -> None:
     """What is asked of the items of three splits, one of each modality. Raises UserError."""
-    check_items(train=train, validation=validation, test=test)
+    check_eval_inputs(train=train, validation=validation, test=test)
     splits = {"train": train, "validation": validation, "test": test}
     wanted = sorted(items.modality for items in train)
     for name, each in splits.items():
@@ -54,8 +63,8 @@ def check(
         raise UserError(f"held_out {share} is not within 0 and 1, and there is no validation")
 
 
-def parts(
-    bench: Bench,
+def split_by_speaker(
+    bench: Embedder,
     train: Source,
     validation: Source | None,
     test: Source,
@@ -63,7 +72,7 @@ def parts(
     group: str = "",
     share: float = 0.2,
     classes: Sequence[str] = (),
-) -> Parts:
+) -> SpeakerSplits:
     """The samples of three splits. Without `validation`, a share of `train` is held out in its place.
 
     group: the field of a record that says who speaks, such as "actor". What is held out is then
@@ -76,7 +85,7 @@ def parts(
     names = tuple(classes or (facts.classes if facts else ()))
     names = names or tuple(map(str, range(1 + max(map(_largest, notes), default=0))))
     found = [
-        labels.truth(each, len(names), False, source_name(source))
+        labels.ground_truth(each, len(names), False, source_name(source))
         for source, each in zip(sources, notes)
     ]
     truth = np.concatenate(found)
@@ -89,16 +98,18 @@ def parts(
     usable = [each[truth[each] >= 0] for each in rows]
     first, last, tested = usable[0], usable[-1], rows[-1]
     if validation is None:
-        held_out = hold_out(groups[first] if group else None, len(first), share, bench.seed)
+        held_out = hold_out_groups(groups[first] if group else None, len(first), share, bench.seed)
         first, middle = first[~held_out], first[held_out]
     else:
         middle = usable[1]
     if group:
         _check_apart({v: k for k, v in codes.items()}, group, groups, first, middle, last)
-    return Parts(truth, groups if group else None, first, middle, last, tested, names)
+    return SpeakerSplits(truth, groups if group else None, first, middle, last, tested, names)
 
 
-def hold_out(groups: Int[np.ndarray, "n"] | None, n: int, share: float, seed: int) -> np.ndarray:
+def hold_out_groups(
+    groups: Int[np.ndarray, "n"] | None, n: int, share: float, seed: int
+) -> np.ndarray:
     """Which of n samples are held out [n]: a share of the groups, or of the samples; seeded.
 
     At least one is, and at least one is not, where there are two.
@@ -121,7 +132,7 @@ def _groups(
     """A number for each record, the same for the same speaker, numbered as in `codes`, which grows."""
     found = []
     for row, note in enumerate(notes):
-        if not group or UNUSABLE in note:
+        if not group or UNUSABLE_KEY in note:
             found.append(-1 - row)
         elif not isinstance(note.get(group), (str, int)):
             raise UserError(
@@ -147,31 +158,31 @@ def _check_apart(names, group: str, groups: np.ndarray, *rows: np.ndarray) -> No
 
 
 def accuracies(
-    name: str, right: Float[np.ndarray, "seeds t"], parts: Parts, bench: Bench
+    name: str, right: Float[np.ndarray, "seeds t"], parts: SpeakerSplits, bench: Embedder
 ) -> dict[str, Estimate]:
     """`name`, its mean over classes `name_balanced`, and `name_<class>` of each class that is tested.
 
-    right: whether a sample of `parts.tested` was told, by seed; NaN where it could not be asked.
+    right: whether a sample of `split_by_speaker.tested` was told, by seed; NaN where it could not be asked.
     The interval is over samples, of the same speaker together; ± is over seeds.
     """
     truth = parts.labels[parts.tested]
     groups = None if parts.groups is None else parts.groups[parts.tested]
-    mean = functools.partial(bootstrap.mean, resamples=bench.resamples, seed=bench.seed)
+    mean = functools.partial(bootstrap.bootstrap_mean, resamples=bench.resamples, seed=bench.seed)
     samples = right.mean(axis=0)
     whole = mean(samples, groups=groups)
-    found = {name: dataclasses.replace(whole, spread=bootstrap.spread(_means(right)))}
+    found = {name: dataclasses.replace(whole, spread=bootstrap.nan_std(_means(right)))}
     there = np.where(truth >= 0, samples, np.nan)
     by_class = [right[:, truth == each] for each in np.unique(truth[~np.isnan(there)])]
     balanced = np.mean([_means(each) for each in by_class], axis=0) if by_class else []
     even = mean(there, strata=truth)
-    found[f"{name}_balanced"] = dataclasses.replace(even, spread=bootstrap.spread(list(balanced)))
+    found[f"{name}_balanced"] = dataclasses.replace(even, spread=bootstrap.nan_std(list(balanced)))
     for each in np.unique(truth[~np.isnan(there)]):
         own = np.where(truth == each, there, np.nan)
         of = mean(own, groups=groups)
-        spread = bootstrap.spread(_means(right[:, truth == each]))
+        spread = bootstrap.nan_std(_means(right[:, truth == each]))
         found[f"{name}_{parts.classes[each]}"] = dataclasses.replace(of, spread=spread)
     return found
 
 
 def _means(right: Float[np.ndarray, "seeds t"]) -> list[float]:
-    return [bootstrap.middle(each.tolist()) for each in right]
+    return [bootstrap.nan_mean(each.tolist()) for each in right]

@@ -15,9 +15,9 @@ import soundfile
 from jaxtyping import Float
 
 from imagebind_jax.inputs.decoders import media
-from imagebind_jax.inputs.decoders.audio_tracks import WARM_UP, open_track
+from imagebind_jax.inputs.decoders.audio_tracks import WARM_UP, open_audio_track
 from imagebind_jax.inputs.decoders.media import MediaError, Source
-from imagebind_jax.inputs.decoders.resampling import RATE, reduced
+from imagebind_jax.inputs.decoders.resampling import RATE, reduced_rates
 
 Time = int | float | Fraction  # seconds
 
@@ -29,7 +29,7 @@ UNKNOWN = 2**63 - 1  # libsndfile's number of samples where a FLAC was written t
 
 
 @dataclasses.dataclass(frozen=True)
-class Recording:
+class AudioFile:
     """An open recording: `frames` samples a channel at `rate` Hz, decoded by `decode(first, last)`."""
 
     rate: int
@@ -46,7 +46,7 @@ class Recording:
     @property
     def seconds(self) -> float:
         """Its length, counted in samples at 16 kHz as the reference counts it."""
-        old, new = reduced(self.rate)
+        old, new = reduced_rates(self.rate)
         return -(-self.frames * new // old) / RATE
 
     def read(self, first: int, last: int) -> Float[np.ndarray, "channels n"]:
@@ -66,40 +66,43 @@ class Recording:
 
 
 @contextlib.contextmanager
-def open_recording(source: Source) -> Iterator[Recording]:
+def open_audio(source: Source) -> Iterator[AudioFile]:
     """Opens WAV, FLAC, Ogg, MP3, AIFF, ... with libsndfile, the sound of MP4, MOV, ... with PyAV.
 
     What the file holds decides, not its name. Whatever is raised within the block becomes a
     `MediaError` that names the source.
     """
-    kind = media.kind(source)
+    kind = media.sniff_media_type(source)
     if kind in ("image", "exr", "array"):
-        raise MediaError(media.name(source), f"{media.CALLED[kind]}: no sound")
+        raise MediaError(media.source_name(source), f"{media.MEDIA_TYPE_LABELS[kind]}: no sound")
     if kind != "container":
-        with media.decoding(source), media.open_source(source) as file:
+        with media.wrap_decode_errors(source), media.open_media(source) as file:
             flac = _Handle(file, MAX_SEARCH) if _begins(source) == b"fL" else None
             plain = _Handle(file) if isinstance(source, bytes) else file.fileno()
             with _sound_file(flac or plain) as sound:
                 if sound.subtype == "VORBIS":
                     _check_vorbis(sound)
                 if sound.frames < UNKNOWN:
-                    yield Recording(
+                    yield AudioFile(
                         sound.samplerate,
                         sound.channels,
                         sound.frames,
                         functools.partial(_decode, sound, flac),
                     )
                     return
-    with open_track(source) as (track, container):
+    with open_audio_track(source) as (track, container):
         unused = [container]  # for one part: what may be read of a container is limited
 
         def decode(first: int, last: int) -> np.ndarray:
             if unused:
                 return track.decode(first, last, unused.pop())
-            with open_track(source) as (again, fresh):  # alike: the noise AAC makes up goes on
+            with open_audio_track(source) as (
+                again,
+                fresh,
+            ):  # alike: the noise AAC makes up goes on
                 return again.decode(first, last, fresh)
 
-        yield Recording(track.rate, track.channels, track.frames, decode)
+        yield AudioFile(track.rate, track.channels, track.frames, decode)
 
 
 class _Handle:
@@ -146,10 +149,10 @@ def _decode(sound: soundfile.SoundFile, flac: _Handle | None, first: int, last: 
 
 
 def _begins(source: Source) -> bytes:
-    with media.open_source(source) as file:
+    with media.open_media(source) as file:
         head = file.read(4)
         if head == b"OggS" and file.seek(0, os.SEEK_END) > MAX_OGG:
-            raise MediaError(media.name(source), f"more than {MAX_OGG} bytes of Ogg")
+            raise MediaError(media.source_name(source), f"more than {MAX_OGG} bytes of Ogg")
         return head[:2]
 
 
@@ -160,7 +163,7 @@ def read_audio(
 
     Decodes no more than was asked for. Raises `MediaError`.
     """
-    with open_recording(source) as recording:
+    with open_audio(source) as recording:
         first = round(start * recording.rate)
         last = recording.frames if seconds is None else first + round(seconds * recording.rate)
         return recording.read(first, last), recording.rate
@@ -168,5 +171,5 @@ def read_audio(
 
 def duration(source: Source) -> float:
     """Seconds of the recording, counted in samples at 16 kHz as the reference counts them."""
-    with open_recording(source) as recording:
+    with open_audio(source) as recording:
         return recording.seconds

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from imagebind_jax.inputs.decoders.containers import open_container, origin
-from imagebind_jax.inputs.decoders.media import MediaError, Source, name
+from imagebind_jax.inputs.decoders.containers import open_container, start_time
+from imagebind_jax.inputs.decoders.media import MediaError, Source, source_name
 
 # Seconds decoded before the part that is wanted. An Opus decoder forgets by a factor of 1.7 a
 # packet: after half a second it is right to 1e-6. MP3 needs 3 packets, at low bit rates up to 20,
@@ -25,7 +25,7 @@ VARYING = {"vorbis": 64, "opus": 120, "libopus": 120}
 
 
 @dataclasses.dataclass(frozen=True)
-class SoundTrack:
+class AudioTrack:
     """Where the samples of a file's sound lie. Time 0 is the file's: sound and video agree.
 
     A packet has its place by its time stamp alone, so what is decoded after a seek lies where it
@@ -113,7 +113,7 @@ class SoundTrack:
 
 
 @contextlib.contextmanager
-def open_track(source: Source) -> Iterator[tuple[SoundTrack, Any]]:
+def open_audio_track(source: Source) -> Iterator[tuple[AudioTrack, Any]]:
     """The best sound track of the file, and its container for one `decode`. Raises `MediaError`.
 
     To open a container takes longer than to decode two seconds of sound.
@@ -124,12 +124,12 @@ def open_track(source: Source) -> Iterator[tuple[SoundTrack, Any]]:
         if not head:
             raise ValueError("no samples")
         rate = head[0].sample_rate
-        tick, begin = stream.time_base * rate, origin(container) * rate
+        tick, begin = stream.time_base * rate, start_time(container) * rate
         step = math.gcd(*(frame.samples for frame in head[1:])) or 1  # the first may lack a run-up
         codec = stream.codec_context.name
         if codec.startswith("pcm") and tick <= 1:
             step = 1
-        track = SoundTrack(
+        track = AudioTrack(
             source=source,
             rate=rate,
             channels=len(head[0].layout.channels),
@@ -145,9 +145,9 @@ def open_track(source: Source) -> Iterator[tuple[SoundTrack, Any]]:
 def _best(container: Any, source: Source) -> Any:
     stream = container.streams.best("audio")
     if stream is None:
-        raise MediaError(name(source), "no sound")
+        raise MediaError(source_name(source), "no sound")
     if stream.codec_context is None:
-        raise MediaError(name(source), "its sound is in a coding that FFmpeg does not know")
+        raise MediaError(source_name(source), "its sound is in a coding that FFmpeg does not know")
     return stream
 
 
@@ -163,7 +163,7 @@ def _seek(container: Any, stream: Any, seconds: Fraction) -> bool:
     return True
 
 
-def _end(track: SoundTrack, container: Any, stream: Any) -> int:
+def _end(track: AudioTrack, container: Any, stream: Any) -> int:
     """Samples to the end of the track: as the file says, or else of its last packet."""
     guessed = container.format.name == "aac"  # from the bit rate
     if stream.duration and not guessed:

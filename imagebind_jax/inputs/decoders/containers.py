@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.decoders.media import Source, decoding, open_source
+from imagebind_jax.inputs.decoders.media import Source, open_media, wrap_decode_errors
 
 ADTS = (b"\xff\xf0", b"\xff\xf1", b"\xff\xf8", b"\xff\xf9")  # AAC without a container
 # What a file begins with, from which byte on -> the one demuxer that may read it: none of
@@ -37,16 +37,16 @@ def open_container(source: Source) -> Iterator[Any]:
     Whatever is raised within the block becomes a `MediaError` that names the source. Raises
     `UserError` where PyAV is not installed.
     """
-    av = pyav()
+    av = import_pyav()
     options: dict[str, Any] = {
         "options": {"max_pixels": str(MAX_PIXELS)},  # FFmpeg decodes a frame to know the stream
         "container_options": {"protocol_whitelist": "none", "max_streams": str(MAX_STREAMS)},
     }
     if int(av.__version__.split(".")[0]) < 19:  # from 19 on titles may hold any bytes
         options["metadata_errors"] = "replace"
-    with decoding(source), open_source(source) as file:
+    with wrap_decode_errors(source), open_media(source) as file:
         demuxer = _demuxer(file)
-        bounded = _Bounded(file, MAX_READ if demuxer == "mov" else MAX_OPENING)
+        bounded = _ReadLimitedFile(file, MAX_READ if demuxer == "mov" else MAX_OPENING)
         with av.open(bounded, format=demuxer, **options) as container:
             bounded.left = MAX_READ
             for stream in (*container.streams.audio, *container.streams.video):
@@ -55,7 +55,7 @@ def open_container(source: Source) -> Iterator[Any]:
             yield container
 
 
-def pyav() -> Any:
+def import_pyav() -> Any:
     """The module `av`, imported where it is needed. Raises `UserError` where it is not installed."""
     try:
         import av
@@ -65,7 +65,7 @@ def pyav() -> Any:
     return av
 
 
-class _Bounded:
+class _ReadLimitedFile:
     """The file as PyAV wants it, of which no more than `left` bytes are read."""
 
     def __init__(self, file: io.BytesIO | io.BufferedReader, left: int):
@@ -80,7 +80,7 @@ class _Bounded:
         return self._read(size)
 
 
-def origin(container: Any) -> Fraction:
+def start_time(container: Any) -> Fraction:
     """The time stamp in seconds at which the file begins: time 0 of its pictures and its sound.
 
     A cut of a longer recording may start at an hour; a stamp before 0 is only a decoder's run-up.

@@ -7,12 +7,12 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import media
 from imagebind_jax.inputs.decoders.exr import read_exr
 from imagebind_jax.inputs.decoders.images import open_image
-from imagebind_jax.inputs.decoders.npy import read_array
+from imagebind_jax.inputs.decoders.npy import read_npy
 
 MAX_PIXELS = 32_000_000  # of a map
 MAX_MEDIAN_M = 100.0  # of floats whose unit nobody said: beyond it they are millimetres
 SUN_RAW_RANGE = (0.01, 50.0)  # metres: facebookresearch/omnivore, issue 12
-READINGS = ("auto", "millimetres", "metres", "sun_shifted", "sun_raw")
+FILE_ENCODINGS = ("auto", "millimetres", "metres", "sun_shifted", "sun_raw")
 
 
 def read_depth(source: media.Source, reading: str = "auto") -> Float[np.ndarray, "height width"]:
@@ -32,10 +32,10 @@ def read_depth(source: media.Source, reading: str = "auto") -> Float[np.ndarray,
     assumes it. An array may have one axis of length 1 before or behind. Raises `MediaError`;
     UserError for another `reading`.
     """
-    if reading not in READINGS:
-        raise UserError(f"reading {reading!r} is none of {', '.join(READINGS)}")
+    if reading not in FILE_ENCODINGS:
+        raise UserError(f"reading {reading!r} is none of {', '.join(FILE_ENCODINGS)}")
     levels = _levels(source)
-    with media.decoding(source), np.errstate(over="ignore", invalid="ignore"):
+    with media.wrap_decode_errors(source), np.errstate(over="ignore", invalid="ignore"):
         unsaid = reading == "auto" and levels.dtype.kind == "f"
         if reading == "auto":
             reading = "metres" if unsaid else "millimetres"
@@ -70,11 +70,11 @@ def _sixteen_bits(levels: Num[np.ndarray, "height width"]) -> Num[np.ndarray, "h
 
 def _levels(source: media.Source) -> Num[np.ndarray, "height width"]:
     """The numbers in the file, of 16 bits or more."""
-    kind = media.kind(source)
+    kind = media.sniff_media_type(source)
     if kind == "exr":
         levels = read_exr(source)
     elif kind == "array":
-        levels = read_array(source, max_bytes=MAX_PIXELS * 8)
+        levels = read_npy(source, max_bytes=MAX_PIXELS * 8)
         if levels.ndim == 3 and 1 in (levels.shape[0], levels.shape[2]):
             levels = levels.squeeze(0 if levels.shape[0] == 1 else 2)
     else:
@@ -83,10 +83,10 @@ def _levels(source: media.Source) -> Num[np.ndarray, "height width"]:
             wrong = (
                 f"mode {image.mode} is a picture: depth maps have 16 bits (millimetres) or floats"
             )
-            raise media.MediaError(media.name(source), wrong)
-        with media.decoding(source):
+            raise media.MediaError(media.source_name(source), wrong)
+        with media.wrap_decode_errors(source):
             levels = np.asarray(image)
     if levels.ndim != 2 or not 0 < levels.size <= MAX_PIXELS or levels.itemsize < 2:
         wrong = f"{levels.dtype} of shape {levels.shape} is no depth map [height, width]"
-        raise media.MediaError(media.name(source), wrong)
+        raise media.MediaError(media.source_name(source), wrong)
     return levels

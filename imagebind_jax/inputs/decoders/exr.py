@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.decoders.images import check_ratio
-from imagebind_jax.inputs.decoders.media import Source, decoding, open_source
+from imagebind_jax.inputs.decoders.images import check_aspect_ratio
+from imagebind_jax.inputs.decoders.media import Source, open_media, wrap_decode_errors
 
 MAX_SAMPLES = 64_000_000  # of all channels of all parts, which are decoded together
 # The library's time is quadratic in the number of channels: 100,000 of them took 12 s.
@@ -33,7 +33,7 @@ def read_exr(source: Source) -> Float[np.ndarray, "height width"]:
         remedy = "pip install 'imagebind-jax[exr]'"
         raise UserError(f"EXR files need the library OpenEXR, which is missing: {remedy}") from None
     # A stream and not a path: what was checked is what is read, and nothing else is opened.
-    with decoding(source), open_source(source) as file:
+    with wrap_decode_errors(source), open_media(source) as file:
         parts = read_header(file.read(MAX_HEADER))
         samples = sum(part.samples for part in parts)
         if samples > MAX_SAMPLES:
@@ -56,7 +56,7 @@ def read_exr(source: Source) -> Float[np.ndarray, "height width"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ExrPart:
     """One image of the file."""
 
     width: int
@@ -65,10 +65,10 @@ class Part:
     samples: int  # of the channels together, or of a tile of them if that is larger
 
 
-def read_header(head: bytes) -> list[Part]:
+def read_header(head: bytes) -> list[ExrPart]:
     """The parts that the beginning of a file announces. Raises ValueError, struct.error."""
     version = int.from_bytes(head[4:8], "little")
-    parts: list[Part] = []
+    parts: list[ExrPart] = []
     if head[:4] != b"v/1\x01" or version & 0xFF != 2:
         raise ValueError(f"version {version & 0xFF} of OpenEXR is not known")
     if version & DEEP:
@@ -86,11 +86,11 @@ def read_header(head: bytes) -> list[Part]:
         width, height = window[2] - window[0] + 1, window[3] - window[1] + 1
         if min(width, height) < 1:
             raise ValueError(f"a window of {width} x {height} pixels")
-        check_ratio(width, height)
+        check_aspect_ratio(width, height)
         tile = struct.unpack("<IIx", attributes.get("tiles", bytes(9)))
         samples = max(width * height, math.prod(tile)) * len(channels)
         kinds = {key: struct.unpack("<i4xii", value) for key, value in channels.items()}
-        parts.append(Part(width, height, kinds, samples))
+        parts.append(ExrPart(width, height, kinds, samples))
     return parts
 
 
@@ -120,7 +120,7 @@ def _text(file: io.BytesIO) -> str:
     return text.decode()
 
 
-def _choose(parts: Sequence[Part]) -> tuple[int, str]:
+def _choose(parts: Sequence[ExrPart]) -> tuple[int, str]:
     """Which part and channel is the depth."""
     names = [(index, key) for index, part in enumerate(parts) for key in part.channels]
     after_depth = [found for found in names if "depth" in found[1].lower()]

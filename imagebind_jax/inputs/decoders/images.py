@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from imagebind_jax.inputs.decoders.media import (
-    CALLED,
+    MEDIA_TYPE_LABELS,
     MediaError,
     Source,
-    decoding,
-    kind,
-    name,
-    open_source,
+    open_media,
+    sniff_media_type,
+    source_name,
+    wrap_decode_errors,
 )
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # no EPS: Pillow would start Ghostscript
@@ -56,13 +56,13 @@ def open_image(
     width and height. The size is checked before any pixel is decoded. A truncated file, like every
     other defect, is a `MediaError`.
     """
-    with decoding(source), open_source(source) as file:
+    with wrap_decode_errors(source), open_media(source) as file:
         image = _opened(source, file)
         pixels = image.width * image.height
         if pixels > max_pixels:
             reason = f"{image.width} x {image.height} pixels are more than {max_pixels}"
-            raise MediaError(name(source), reason)
-        check_ratio(*image.size)
+            raise MediaError(source_name(source), reason)
+        check_aspect_ratio(*image.size)
         if image.format in ("JPEG", "MPO"):
             _check_scans(file, pixels)
             if callable(shrink):
@@ -83,7 +83,7 @@ def image_size(source: Source) -> tuple[int, int]:
 
     Of a PNG whose EXIF comes after its pixels, which is rare: as it is stored.
     """
-    with decoding(source), open_source(source) as file:
+    with wrap_decode_errors(source), open_media(source) as file:
         return _upright_size(_opened(source, file))
 
 
@@ -100,8 +100,8 @@ def _opened(source: Source, file: io.BytesIO | io.BufferedReader) -> Image.Image
     try:
         return Image.open(file, formats=FORMATS)
     except Image.UnidentifiedImageError:  # which says no more than where `file` is in memory
-        what = kind(source)
-        found = f"{CALLED[what]}, " if what not in ("", "image") else ""
+        what = sniff_media_type(source)
+        found = f"{MEDIA_TYPE_LABELS[what]}, " if what not in ("", "image") else ""
         raise ValueError(f"cannot identify it: {found}none of {', '.join(FORMATS)}") from None
 
 
@@ -173,7 +173,7 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     long side is cut to an integer, the offset rounds half to even. Any Pillow mode, also "F".
     Raises ValueError for an image more than `MAX_RATIO` times as long as it is wide.
     """
-    short = check_ratio(*image.size)
+    short = check_aspect_ratio(*image.size)
     width, height = (int(size * side / short) for side in image.size)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -183,7 +183,7 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def check_ratio(width: int, height: int) -> int:
+def check_aspect_ratio(width: int, height: int) -> int:
     """The short side. Raises ValueError if the long one is more than `MAX_RATIO` times it."""
     short, long = sorted((width, height))
     if long > MAX_RATIO * short:
@@ -191,6 +191,6 @@ def check_ratio(width: int, height: int) -> int:
     return short
 
 
-def with_channel(image: Image.Image) -> np.ndarray:
+def to_float_channel(image: Image.Image) -> np.ndarray:
     """A one-channel image as float32 [height, width, 1], values as they are."""
     return np.asarray(image, np.float32)[..., None]

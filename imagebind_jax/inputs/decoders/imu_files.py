@@ -9,8 +9,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float, Num
 
-from imagebind_jax.inputs.decoders.media import Source, decoding, kind, open_source
-from imagebind_jax.inputs.decoders.npy import read_array
+from imagebind_jax.inputs.decoders.media import (
+    Source,
+    open_media,
+    sniff_media_type,
+    wrap_decode_errors,
+)
+from imagebind_jax.inputs.decoders.npy import read_npy
 
 AXES = ("accel_x", "accel_y", "accel_z", "gyro_x", "gyro_y", "gyro_z")  # of the output
 # What a column may be called in place of accel and gyro; and of "_", nothing.
@@ -31,7 +36,7 @@ BLOCK = 4 << 20  # bytes of a CSV file that are parsed at once
 
 
 @dataclasses.dataclass(frozen=True)
-class Recording:
+class ImuRecording:
     """Samples [n, 6] (acceleration x, y, z, then angular velocity), in the file's units; NaN: missing.
 
     `times` [n] are their seconds, each later than the one before, or None where the file has none;
@@ -43,7 +48,7 @@ class Recording:
     begin: float = 0.0
 
 
-def read_imu(source: Source, max_bytes: int = MAX_BYTES) -> Recording:
+def read_imu(source: Source, max_bytes: int = MAX_BYTES) -> ImuRecording:
     """The samples of a .npy file or of a CSV file. Raises `MediaError`.
 
     A .npy file has 6 columns, acceleration first, or the time in seconds and those 6.
@@ -61,31 +66,31 @@ def read_imu(source: Source, max_bytes: int = MAX_BYTES) -> Recording:
     Rows without a time are left out, the rest is sorted by time; of rows with the same time the
     mean is taken, over the values that are there.
     """
-    if kind(source) == "array":
-        samples = read_array(source, 2 * max_bytes)
-        with decoding(source):
+    if sniff_media_type(source) == "array":
+        samples = read_npy(source, 2 * max_bytes)
+        with wrap_decode_errors(source):
             if samples.ndim != 2 or samples.shape[1] not in (6, 7) or not len(samples):
                 raise ValueError(
                     f"{samples.dtype} {samples.shape} is not [n, 6] nor [n, 7] numbers"
                 )
             if samples.shape[1] == 6:
-                return Recording(samples)
+                return ImuRecording(samples)
             return _timed(samples[:, 1:], samples[:, 0].astype(np.float64))
-    with decoding(source), open_source(source) as file:
+    with wrap_decode_errors(source), open_media(source) as file:
         names = _names(file)
         columns, scale = _columns(names)
         rows = np.concatenate([*_rows(file, columns, max_bytes)] or [np.zeros((0, 7))])
         if not len(rows):
             raise ValueError("no rows below the names of the columns")
         if scale is None:
-            return Recording(rows)
+            return ImuRecording(rows)
         begin = 0.0 if VIDEO_TIME in names else None
         return _timed(rows[:, :6], rows[:, 6] * scale, begin)
 
 
 def _timed(
     samples: Num[np.ndarray, "n 6"], times: Float[np.ndarray, "n"], begin: float | None = None
-) -> Recording:
+) -> ImuRecording:
     known = np.isfinite(times)
     if not known.any():
         raise ValueError(f"none of {len(times)} rows has a time")
@@ -99,7 +104,7 @@ def _timed(
         counts = np.add.reduceat(there.astype(int), first)
         sums = np.add.reduceat(np.where(there, samples, 0), first)
         samples = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-    return Recording(samples, times, float(times[0]) if begin is None else begin)
+    return ImuRecording(samples, times, float(times[0]) if begin is None else begin)
 
 
 def _names(file: io.BytesIO | io.BufferedReader) -> list[str]:

@@ -16,7 +16,7 @@ MAX_BYTES = 64 << 30  # of a file: media are read in parts, so this only stops n
 Source = bytes | str | os.PathLike
 
 # What a file begins with -> what is in it; "RIFF" and "ftyp" say more further in.
-BEGINNINGS = (
+MAGIC_BYTES = (
     (b"\xff\xd8\xff", "image"),
     (b"\x89PNG\r\n\x1a\n", "image"),
     (b"GIF8", "image"),
@@ -35,8 +35,8 @@ BEGINNINGS = (
     *((bytes([0xFF, second]), "container") for second in (0xF0, 0xF1, 0xF8, 0xF9)),  # ADTS: AAC
     (b"\x1aE\xdf\xa3", "container"),
 )
-# How errors call a `kind`.
-CALLED = {
+# How errors call a `sniff_media_type`.
+MEDIA_TYPE_LABELS = {
     "image": "an image",
     "audio": "a sound file",
     "container": "a video or M4A",
@@ -45,9 +45,19 @@ CALLED = {
     "": "text, or of a format that is not read here",
 }
 # What "ftyp" names where there are pictures, and not films, in it.
-STILLS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"msf1", b"mif1", b"avif", b"avis")
+STILL_IMAGE_BRANDS = (
+    b"heic",
+    b"heix",
+    b"hevc",
+    b"heim",
+    b"heis",
+    b"msf1",
+    b"mif1",
+    b"avif",
+    b"avis",
+)
 # What people have in place of media, and what to do about it.
-MISTAKEN = (
+COMMON_NON_MEDIA = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file: run `git lfs pull`"),
     (b"<!doctype html", "a web page: the download went wrong"),
     (b"<html", "a web page: the download went wrong"),
@@ -72,17 +82,17 @@ class MediaError(UserError):
 
 
 @contextlib.contextmanager
-def decoding(source: Source) -> Iterator[None]:
+def wrap_decode_errors(source: Source) -> Iterator[None]:
     """The one place where whatever a decoder raises becomes a `MediaError` naming `source`."""
     try:
         yield
     except MediaError:
         raise
     except Exception as error:  # Pillow alone raises OSError, SyntaxError, IndexError, ...
-        raise MediaError(name(source), f"{type(error).__name__}: {error}") from error
+        raise MediaError(source_name(source), f"{type(error).__name__}: {error}") from error
 
 
-def name(source: Source) -> str:
+def source_name(source: Source) -> str:
     """How errors call it: the path, the number of bytes or, of what is no file, the type."""
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
@@ -90,49 +100,49 @@ def name(source: Source) -> str:
     return os.fspath(source) if is_path else f"<{type(source).__name__}>"
 
 
-def open_source(source: Source) -> io.BytesIO | io.BufferedReader:
+def open_media(source: Source) -> io.BytesIO | io.BufferedReader:
     """Opens bytes or a regular file for reading.
 
     A directory, FIFO or device is a `MediaError`, as is what is neither a path nor bytes.
     """
     if isinstance(source, bytes):
         if not source:
-            raise MediaError(name(source), "empty")
+            raise MediaError(source_name(source), "empty")
         return io.BytesIO(source)
     if not isinstance(source, (str, os.PathLike)):  # records may hold anything
-        raise MediaError(name(source), "neither a path nor the bytes of a file")
-    breadcrumbs.detail(os.fspath(source))
-    with decoding(source):
+        raise MediaError(source_name(source), "neither a path nor the bytes of a file")
+    breadcrumbs.set_current_file(os.fspath(source))
+    with wrap_decode_errors(source):
         try:
             return open_regular_file(source, MAX_BYTES)
         except RefusedFileError as error:
-            raise MediaError(name(source), str(error)) from None
+            raise MediaError(source_name(source), str(error)) from None
 
 
-def kind(source: Source) -> str:
+def sniff_media_type(source: Source) -> str:
     """What the content is, whatever the name says.
 
     "image", "audio", "container" (MP4, MOV, Matroska, WebM, AVI: video or only its sound), "exr",
     "array" (.npy), or "" where no decoder here claims it: text, or nothing known. A web page, a
     playlist, HEIC and the like are a `MediaError` that says so.
     """
-    with open_source(source) as file:
+    with open_media(source) as file:
         head = file.read(64)
-    for beginning, what in MISTAKEN:
+    for beginning, what in COMMON_NON_MEDIA:
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(beginning):
-            raise MediaError(name(source), what)
+            raise MediaError(source_name(source), what)
     if head[:4] == b"RIFF":
         return {b"WAVE": "audio", b"WEBP": "image", b"AVI ": "container"}.get(head[8:12], "")
     if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):  # old QuickTime
         return "container"
     if head[4:8] == b"ftyp":
-        if head[8:12] in STILLS:
-            raise MediaError(name(source), "HEIC or AVIF: convert it to JPEG or PNG first")
+        if head[8:12] in STILL_IMAGE_BRANDS:
+            raise MediaError(source_name(source), "HEIC or AVIF: convert it to JPEG or PNG first")
         return "container"
-    return next((what for beginning, what in BEGINNINGS if head.startswith(beginning)), "")
+    return next((what for beginning, what in MAGIC_BYTES if head.startswith(beginning)), "")
 
 
-def positive(record: Mapping[str, Any], wanted: str, remedy: str) -> float:
+def positive_field(record: Mapping[str, Any], wanted: str, remedy: str) -> float:
     """A field that has to be a number above 0. Raises `MediaError` with the remedy."""
     value = record.get(wanted)
     try:
@@ -146,7 +156,7 @@ def positive(record: Mapping[str, Any], wanted: str, remedy: str) -> float:
     return number
 
 
-def field(record: Mapping[str, Any], *names: str) -> Any:
+def first_field(record: Mapping[str, Any], *names: str) -> Any:
     """The first of these fields that the record has. Raises `MediaError` if it has none."""
     for wanted in names:
         if record.get(wanted) is not None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.lib import format as npy
 
-from imagebind_jax.inputs.decoders.media import Source, decoding, open_source
+from imagebind_jax.inputs.decoders.media import Source, open_media, wrap_decode_errors
 
 MAX_BYTES = 256 << 20  # of an array
 MAX_HEADER = 4096  # bytes; NumPy writes 128
@@ -16,13 +16,13 @@ HEADERS = {
 }
 
 
-def read_array(source: Source, max_bytes: int = MAX_BYTES) -> np.ndarray:
+def read_npy(source: Source, max_bytes: int = MAX_BYTES) -> np.ndarray:
     """The integers or floats in a .npy file, in the machine's byte order.
 
     Any shape, Fortran order too. Raises `MediaError`: for objects, records, text and complex
     numbers, for more than `max_bytes`, and where the file is not exactly as long as its header says.
     """
-    with decoding(source), open_source(source) as file:
+    with wrap_decode_errors(source), open_media(source) as file:
         version = npy.read_magic(file)
         if version not in HEADERS:
             raise ValueError(f"version {version} of the .npy format is not known")

@@ -20,10 +20,10 @@ def resample(
     """
     if rate == target:
         return waveform
-    old, new = reduced(rate, target)
+    old, new = reduced_rates(rate, target)
     length = -(-waveform.shape[-1] * new // old)
     kernels = _kept_kernels(old, new) if new <= 1000 else _last_kernels(old, new)
-    before, repeat = reach(old, new), _repeat(new)
+    before, repeat = filter_support(old, new), _repeat(new)
     old, new = old * repeat, new * repeat
     blocks = -(-length // new)  # of `old` inputs and `new` outputs, where the phases repeat
     after = max((blocks + 1) * old + before + 2 - waveform.shape[-1], 0)
@@ -36,13 +36,13 @@ def resample(
     return output.reshape(*waveform.shape[:-1], blocks * new)[..., :length]
 
 
-def reduced(rate: int, target: int = RATE) -> tuple[int, int]:
+def reduced_rates(rate: int, target: int = RATE) -> tuple[int, int]:
     """After how many input and output samples the two rates' instants coincide again."""
     divisor = math.gcd(rate, target)
     return rate // divisor, target // divisor
 
 
-def reach(old: int, new: int) -> int:
+def filter_support(old: int, new: int) -> int:
     """Input samples on each side that an output sample can feel."""
     return math.ceil(ZERO_CROSSINGS * old / (min(old, new) * ROLLOFF))
 
@@ -58,7 +58,7 @@ def _kernels(old: int, new: int) -> list[tuple[slice, int, np.ndarray]]:
     Each phase feels few inputs, so one dense kernel for all of them would be mostly zeros: twice
     as slow at 44.1 kHz, and 3 GB for a file that claims a rate of 47,999 Hz.
     """
-    half, cutoff, kernels = reach(old, new), min(old, new) * ROLLOFF, []
+    half, cutoff, kernels = filter_support(old, new), min(old, new) * ROLLOFF, []
     total = new * _repeat(new)
     for first in range(0, total, PHASES):
         phases = np.arange(first, min(first + PHASES, total))

@@ -12,17 +12,26 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from imagebind_jax.inputs.decoders.containers import MAX_PIXELS, open_container, origin, pyav
-from imagebind_jax.inputs.decoders.media import MediaError, Source, name
+from imagebind_jax.inputs.decoders.containers import (
+    MAX_PIXELS,
+    import_pyav,
+    open_container,
+    start_time,
+)
+from imagebind_jax.inputs.decoders.media import MediaError, Source, source_name
 
 # From a keyframe to a wanted frame: pixels (77 s of 720p, 8.6 s of 4K at 30 Hz) and frames.
 MAX_DECODED, MAX_FRAMES = 1 << 31, 20_000
 MAX_PACKETS = 500_000  # looked through, not decoded: 4.6 hours at 30 Hz
 REORDERED = 16  # frames stored before one that is shown earlier: what H.264 and HEVC allow
-LATE = Fraction(1, 10)  # s after the file's time 0 that the first frame may be, and count as 0
+MAX_LATE_FRAMES = Fraction(
+    1, 10
+)  # s after the file's time 0 that the first frame may be, and count as 0
 SKIPPING = ("h264", "hevc")  # decoders that can leave out the frames on which no other depends
 MOMENT = Fraction(1, 1000)  # s: to which Matroska rounds times
-NEAR = 1  # s: how old a picture may be that stands for one that the decoder does not give
+SEEK_AHEAD_SECONDS = (
+    1  # s: how old a picture may be that stands for one that the decoder does not give
+)
 
 Time = int | float | Fraction  # seconds
 
@@ -58,17 +67,17 @@ class Frame(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_video(source: Source) -> Iterator["Video"]:
+def open_video(source: Source) -> Iterator["VideoFile"]:
     """The video of an MP4, MOV, Matroska, WebM or AVI file, for the length of the block.
 
     Whatever goes wrong within the block is a `MediaError` that names the source; so is a file
     without video, such as a sound file with cover art.
     """
     with contextlib.ExitStack() as stack:
-        yield Video(source, stack)
+        yield VideoFile(source, stack)
 
 
-class Video:
+class VideoFile:
     """An opened video. Times are seconds from its first frame, as the reference counts them.
 
     Where the file's sound begins more than 0.1 s before that, they count from the sound, so that
@@ -89,8 +98,8 @@ class Video:
         if not (head := list(itertools.islice(shown, REORDERED + 1))):
             raise self._error("no frames in its video stream")
         self._first = Fraction(min(head))
-        self._origin = origin(self._container) / self._unit
-        if abs(self._first - self._origin) * self._unit <= LATE:
+        self._origin = start_time(self._container) / self._unit
+        if abs(self._first - self._origin) * self._unit <= MAX_LATE_FRAMES:
             self._origin = self._first
 
     @functools.cached_property
@@ -140,7 +149,10 @@ class Video:
             stamps = {frame.stamp for frame in frames if frame.key == key}
             decoded = self._decode(place, key, stamps)
             for stamp in stamps:
-                if stamp not in decoded or (stamp - decoded[stamp].pts) * self._unit > NEAR:
+                if (
+                    stamp not in decoded
+                    or (stamp - decoded[stamp].pts) * self._unit > SEEK_AHEAD_SECONDS
+                ):
                     time = float((stamp - self._origin) * self._unit)
                     raise self._error(f"the frame at {time:.3f} s does not decode")
                 pictures[stamp] = Image.fromarray(_upright(decoded[stamp]))
@@ -190,7 +202,7 @@ class Video:
         if place is not None:
             try:
                 self._container.seek(place, stream=self._stream)
-            except pyav().FFmpegError:
+            except import_pyav().FFmpegError:
                 return
         elif self._begun:
             self._open()
@@ -201,7 +213,7 @@ class Video:
                 yield packet
 
     def _open(self) -> None:
-        av = pyav()
+        av = import_pyav()
         self._stack.close()
         self._container, self._begun = self._stack.enter_context(open_container(self.source)), False
         streams = self._container.streams
@@ -219,7 +231,7 @@ class Video:
                 other.discard = av.stream.Discard.all
 
     def _error(self, reason: str) -> MediaError:
-        return MediaError(name(self.source), reason)
+        return MediaError(source_name(self.source), reason)
 
 
 class _Packet(NamedTuple):

@@ -9,13 +9,15 @@ import pathlib
 import msgspec
 import numpy as np
 
-from imagebind_jax.errors import TooManyBadRecords, one_line
+from imagebind_jax.errors import BadRecordLimitError, one_line
 from imagebind_jax.storage import atomic
 
-LEAST = 1000  # rows that the share is taken of at least: one bad record in the first ten is no news
+MIN_ROWS_FOR_LIMIT = (
+    1000  # rows that the share is taken of at least: one bad record in the first ten is no news
+)
 
 
-class BadRecords:
+class BadRecordLog:
     """What was masked so far: `bad_records.jsonl` in a run folder names each record once.
 
     Each of several hosts counts and names what it read: host 3 in `bad_records.host3.jsonl`.
@@ -41,7 +43,7 @@ class BadRecords:
         if self._path is not None and self._path.exists():
             kept = [line for line in _read(self._path) if line["step"] < start]
             self._named = {(line["pair"], line["record"]) for line in kept}
-            atomic.replace_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+            atomic.write_text_atomic(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def see(self, step: int, pair: str, bad: np.ndarray) -> None:
         """The "bad" of a batch's rows. Raises TooManyBadRecords where more than the share is bad."""
@@ -52,8 +54,8 @@ class BadRecords:
             if (pair, said["record"]) not in self._named:
                 self._named.add((pair, said["record"]))
                 self._append({"step": step, "pair": pair, **said})
-        if self.count[pair] > self.allowed * max(self._rows[pair], LEAST):
-            raise TooManyBadRecords(
+        if self.count[pair] > self.allowed * max(self._rows[pair], MIN_ROWS_FOR_LIMIT):
+            raise BadRecordLimitError(
                 f"{pair}: {self.count[pair]} of {self._rows[pair]} rows could not be used, more "
                 f"than {self.allowed:.1%}; the last: {one_line(said['file'], 200)}: "
                 f"{one_line(said['reason'], 300)}. Mend or remove them"
@@ -66,12 +68,12 @@ class BadRecords:
             self._late += json.dumps(line).encode() + b"\n"
             # A full disk is no reason to end a run: the line comes with the next one.
             with contextlib.suppress(OSError), self._path.open("ab", buffering=0) as file:
-                self._late = atomic.append(file, self._late)
+                self._late = atomic.append_or_buffer(file, self._late)
 
 
 def _read(path: pathlib.Path) -> list[dict]:
     lines = []
-    for line in atomic.json_lines(path):
+    for line in atomic.read_jsonl_lenient(path):
         with contextlib.suppress(msgspec.MsgspecError):
             msgspec.convert(line, _Line)  # for its errors: other fields are kept
             lines.append(line)

@@ -11,25 +11,27 @@ from typing import Any
 import numpy as np
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.pipeline.bad_records import BadRecords
+from imagebind_jax.inputs.pipeline.bad_records import BadRecordLog
 from imagebind_jax.inputs.pipeline.examples import (
     Batch,
-    InMemory,
-    Rows,
-    Standardised,
-    ToInputs,
+    CachedExamples,
+    Examples,
+    Standardize,
+    ToModelInputs,
     Transform,
 )
-from imagebind_jax.inputs.pipeline.pairs import Pair
+from imagebind_jax.inputs.pipeline.pairs import ModalityPair
 from imagebind_jax.inputs.sources import Record
 from imagebind_jax.runtime import breadcrumbs
 
-__all__ = ["Batch", "Batches", "Pair", "Standardised", "Transform", "evaluation_inputs"]
+__all__ = ["Batch", "PairBatches", "ModalityPair", "Standardize", "Transform", "iterate_inputs"]
 
-PART = 128  # rows that a thread or process makes at a time: hundreds of them make one large batch
+ROWS_PER_PART = (
+    128  # rows that a thread or process makes at a time: hundreds of them make one large batch
+)
 
 
-class Batches:
+class PairBatches:
     """batches[step]: this host's share of the global batch of that step, of one pair.
 
     No iterator state: any number of hosts and threads, and any restart, sees the same batches.
@@ -37,7 +39,7 @@ class Batches:
 
     def __init__(
         self,
-        pairs: Sequence[Pair],
+        pairs: Sequence[ModalityPair],
         inputs: Mapping[str, Transform],
         *,
         seed: int,
@@ -46,7 +48,7 @@ class Batches:
         host: int = 0,
         hosts: int = 1,
         in_memory: bool = False,
-        bad: BadRecords | None = None,
+        bad: BadRecordLog | None = None,
     ):
         """batch_size: global rows a step. in_memory: decode each record once, without random
         augmentation, and keep it. bad: where unusable records are counted (default: in memory,
@@ -58,7 +60,7 @@ class Batches:
         if batch_size % hosts:
             raise UserError(f"batch_size {batch_size} is not divisible by {hosts} hosts")
         self.pairs, self.host, self.hosts, self.in_memory = tuple(pairs), host, hosts, in_memory
-        self.bad = bad or BadRecords(None)
+        self.bad = bad or BadRecordLog(None)
         weights = np.array([pair.weight for pair in pairs])
         draws = np.random.default_rng([seed, 0]).random(steps)
         self.schedule = np.searchsorted(np.cumsum(weights / weights.sum())[:-1], draws, "right")
@@ -68,7 +70,7 @@ class Batches:
             drawn = self.schedule == index
             self.occurrence[drawn] = np.arange(drawn.sum())
         self._rows_per_host = batch_size // hosts
-        self.part = next(n for n in range(PART, 0, -1) if self._rows_per_host % n == 0)
+        self.part = next(n for n in range(ROWS_PER_PART, 0, -1) if self._rows_per_host % n == 0)
         # Not seed + i: pair 1 of seed 0 would then be shuffled like pair 0 of seed 1.
         seeds = [np.random.SeedSequence([seed, 1 + i]) for i in range(len(self.pairs))]
         self._seeds = [int(sequence.generate_state(1)[0]) for sequence in seeds]
@@ -78,10 +80,12 @@ class Batches:
             records = pair.source.open()
             if not len(records):
                 raise UserError(f"the source of {pair.name} has no records")
-            to_inputs = ToInputs(
+            to_inputs = ToModelInputs(
                 transforms, pair.aligned, pair.views, pair.opened(inputs, len(records))
             )
-            self.rows.append((InMemory if in_memory else Rows)(records, to_inputs, pair.name))
+            self.rows.append(
+                (CachedExamples if in_memory else Examples)(records, to_inputs, pair.name)
+            )
 
     @functools.cached_property
     def datasets(self) -> list[Any]:
@@ -131,7 +135,7 @@ class Batches:
         pair = self.schedule[step]
         rows = self.rows[pair]
         first = (self.occurrence[step] * self.hosts + self.host) * self._rows_per_host
-        indices = order(len(rows), self._seeds[pair], self.pairs[pair].replication)
+        indices = shuffled_indices(len(rows), self._seeds[pair], self.pairs[pair].replication)
         return [rows.id(indices[int(first) + i]) for i in range(self._rows_per_host)]
 
     def stream(
@@ -153,15 +157,15 @@ class Batches:
         if workers and self.in_memory:
             raise UserError("in_memory keeps inputs in this process: it goes with workers 0 only")
         ahead = max(ahead * self.parts, threads)
-        made = _ahead(_Raw(self), start * self.parts, threads, ahead, workers, patience)
+        made = _prefetch(_PartsSource(self), start * self.parts, threads, ahead, workers, patience)
         for step in range(start, len(self)):
             yield self._told(step, list(itertools.islice(made, self.parts)))
 
 
-class _Raw:
+class _PartsSource:
     """Parts of batches as grain sees them, without what only the run's own process needs."""
 
-    def __init__(self, batches: Batches):
+    def __init__(self, batches: PairBatches):
         self._batches = batches
 
     def __len__(self) -> int:
@@ -171,7 +175,7 @@ class _Raw:
         return self._batches.raw(index)
 
 
-def _dataset(rows: Rows, seed: int, replication: float) -> Any:
+def _dataset(rows: Examples, seed: int, replication: float) -> Any:
     """An endless grain.MapDataset of rows, shuffled anew in each epoch."""
     import grain
 
@@ -179,10 +183,10 @@ def _dataset(rows: Rows, seed: int, replication: float) -> Any:
         def random_map(self, index, rng):
             return rows.row(index, rng)
 
-    return order(len(rows), seed, replication).random_map(RandomMap())
+    return shuffled_indices(len(rows), seed, replication).random_map(RandomMap())
 
 
-def evaluation_inputs(
+def iterate_inputs(
     records: Sequence[Record],
     transform: Transform,
     modality: str,
@@ -196,15 +200,15 @@ def evaluation_inputs(
     """Of each record once, in order from `start` on: (its input, "") or (None, what was wrong).
 
     Inputs may differ in shape. They are made in advance by threads or worker processes, as those of
-    `Batches.stream` are, and with its errors; `name` is what these call the records.
+    `PairBatches.stream` are, and with its errors; `name` is what these call the records.
     """
-    rows = Rows(records, ToInputs({modality: transform}), name)
+    rows = Examples(records, ToModelInputs({modality: transform}), name)
     of_any_shape = functools.partial(rows.made, rng=None)
-    for row, why in each(of_any_shape, len(rows), start, threads, workers, patience):
+    for row, why in prefetch_each(of_any_shape, len(rows), start, threads, workers, patience):
         yield (row[modality], "") if row is not None else (None, why)
 
 
-def each(
+def prefetch_each(
     make: Callable[[int], tuple[Batch | None, str]],
     count: int,
     start: int,
@@ -212,19 +216,19 @@ def each(
     workers: int,
     patience: float,
 ) -> Generator[tuple[Batch | None, str]]:
-    """make(start), ..., make(count - 1), as `Rows.made` makes them, in advance: (inputs, "") or
+    """make(start), ..., make(count - 1), as `Examples.made` makes them, in advance: (inputs, "") or
     (None, what was wrong in one line)."""
     if start >= count:
         return
     # A few for each thread: a row may be all the views of a video, or all of a long recording.
-    ahead = _ahead(_Each(make, count), start, threads, 4 * threads, workers, patience)
+    ahead = _prefetch(_RowSource(make, count), start, threads, 4 * threads, workers, patience)
     with contextlib.closing(ahead) as made:
         for row in made:
             bad = json.loads(str(row["bad"])) if "bad" in row else None
             yield (None, f"{bad['file']}: {bad['reason']}") if bad else (row, "")
 
 
-class _Each:
+class _RowSource:
     """Rows as grain sees them: inputs, or "bad" in their place."""
 
     def __init__(self, make: Callable[[int], tuple[Batch | None, str]], count: int):
@@ -238,26 +242,30 @@ class _Each:
         return {"bad": np.array(bad)} if inputs is None else inputs
 
 
-def _ahead(
+def _prefetch(
     made: Any, start: int, threads: int, ahead: int, workers: int, patience: float
 ) -> Generator[Batch, None, None]:
     """made[start], made[start + 1], ..., in advance by threads or worker processes, watched."""
     import grain
 
-    from imagebind_jax.inputs.pipeline.prefetch import closed_at_exit, from_processes, watched
+    from imagebind_jax.inputs.pipeline.prefetch import (
+        close_at_exit,
+        iterate_in_processes,
+        iterate_with_timeout,
+    )
 
     threads, ahead = (1, 1) if workers else (threads, ahead)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-    trail = breadcrumbs.Trail()
-    source = made if workers else breadcrumbs.Followed(made, trail)
+    trail = breadcrumbs.ReadTracker()
+    source = made if workers else breadcrumbs.TrackedSource(made, trail)
     elements = grain.MapDataset.source(source)[start:].to_iter_dataset(options)
     if workers:
-        return closed_at_exit(from_processes(elements, workers, patience))
-    return watched(elements, patience, trail)
+        return close_at_exit(iterate_in_processes(elements, workers, patience))
+    return iterate_with_timeout(elements, patience, trail)
 
 
-def single_batches(
-    rows: Rows,
+def unpaired_batches(
+    rows: Examples,
     *,
     seed: int,
     batch_size: int,
@@ -267,20 +275,20 @@ def single_batches(
     hosts: int = 1,
     threads: int = 2,
     patience: float = 60.0,
-    bad: BadRecords,
+    bad: BadRecordLog,
 ) -> Iterator[Batch]:
     """This host's batches of one source, alone, from step `start` on: shuffled anew each epoch.
 
-    As with `Batches`, a step's batch is the same whatever the start, hosts and threads.
+    As with `PairBatches`, a step's batch is the same whatever the start, hosts and threads.
     """
     batches = _dataset(rows, seed, 1.0).batch(batch_size // hosts)[host : steps * hosts : hosts]
-    made = _ahead(batches, start, threads, max(4, threads), 0, patience)
+    made = _prefetch(batches, start, threads, max(4, threads), 0, patience)
     for step, batch in enumerate(made, start):
         bad.see(step, rows.name, batch["bad"])
         yield {name: values for name, values in batch.items() if name != "bad"}
 
 
-def order(count: int, seed: int, replication: float = 1.0) -> Any:
+def shuffled_indices(count: int, seed: int, replication: float = 1.0) -> Any:
     """An endless grain.MapDataset of the indices of `count` records, which further steps may follow.
 
     replication: how often a record is seen in an epoch, on average.
@@ -288,14 +296,14 @@ def order(count: int, seed: int, replication: float = 1.0) -> Any:
     import grain
 
     total = round(replication * count)
-    indices = range(count) if total == count else _Spread(count, total)
+    indices = range(count) if total == count else _RepeatedIndices(count, total)
     # Endless in all but name: grain's batch of one row overflows on what has no end.
     epochs = 2**40 // total
     return grain.MapDataset.source(indices).seed(seed).shuffle().repeat(epochs)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Spread:
+class _RepeatedIndices:
     """The indices of `count` records, `total` times in all: those seen once more lie evenly apart."""
 
     count: int

@@ -11,13 +11,21 @@ import numpy as np
 
 from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.inputs.decoders.media import MediaError
-from imagebind_jax.inputs.pipeline.precomputed import ANCHOR, Opened, Views, drawn
+from imagebind_jax.inputs.pipeline.precomputed import (
+    PRECOMPUTED_PREFIX,
+    FixedViews,
+    PrecomputedReader,
+    encode_augmentation,
+)
 from imagebind_jax.inputs.sources import Record
-from imagebind_jax.inputs.transforms.augment import View
+from imagebind_jax.inputs.transforms.augment import SharedAugmentation
 from imagebind_jax.runtime import breadcrumbs
 
 Batch = dict[str, np.ndarray]
-TRIED, VOTES = 100, 3  # records read at most, and wanted, to learn what a row holds
+SHAPE_PROBE_LIMIT, SHAPE_PROBE_WANTED = (
+    100,
+    3,
+)  # records read at most, and wanted, to learn what a row holds
 
 
 @runtime_checkable
@@ -28,7 +36,7 @@ class Transform(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Standardised:
+class Standardize:
     """Another transform's output, minus `mean` and divided by `std`, of which there is one a channel.
 
     For data that is not what a released model was trained on: that has its constants built in.
@@ -44,7 +52,7 @@ class Standardised:
 
 
 @dataclasses.dataclass(frozen=True)
-class ToInputs:
+class ToModelInputs:
     """record -> {modality: input}; modalities share the record's view, and each has its own rng.
 
     The view holds what aligned modalities have in common: the crop of an image and its depth map,
@@ -55,8 +63,8 @@ class ToInputs:
 
     transforms: Mapping[str, Transform]
     aligned: bool = True
-    views: Views | None = None
-    anchors: Opened | None = None
+    views: FixedViews | None = None
+    anchors: PrecomputedReader | None = None
 
     def __call__(self, record: Record, rng: np.random.Generator | None, index: int = 0) -> Batch:
         """index: the record's. Raises `MediaError` where a medium cannot be used, or an input is
@@ -71,10 +79,10 @@ class ToInputs:
                 seeds[0], shared = self.views.seeds(index, k)
                 if self.anchors:
                     del transforms[first]
-                    inputs[f"{ANCHOR}{first}"], made = self.anchors.read(index, k)
+                    inputs[f"{PRECOMPUTED_PREFIX}{first}"], made = self.anchors.read(index, k)
             rngs = {name: np.random.default_rng(seed) for name, seed in zip(rngs, seeds)}
             if self.aligned:
-                record = {**record, "view": View(int(shared), made)}
+                record = {**record, "view": SharedAugmentation(int(shared), made)}
         inputs |= {name: transform(record, rngs[name]) for name, transform in transforms.items()}
         _check_finite(inputs, record)
         return inputs
@@ -87,23 +95,23 @@ def _check_finite(inputs: Batch, record: Record) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class AllViews:
-    """record -> {"input": [views, ...], "drawn": [views, bytes]}: what `ToInputs` makes of its first
+class ToAllViews:
+    """record -> {"input": [views, ...], "drawn": [views, bytes]}: what `ToModelInputs` makes of its first
     modality in each of the record's views, and what the second has to follow."""
 
     transform: Transform
     aligned: bool
-    views: Views
+    views: FixedViews
 
     def __call__(self, record: Record, rng: np.random.Generator | None, index: int) -> Batch:
-        """rng is not used. Raises `MediaError` as `ToInputs` does, and where the views' shapes differ."""
+        """rng is not used. Raises `MediaError` as `ToModelInputs` does, and where the views' shapes differ."""
         inputs, shared = [], []
         for k in range(self.views.count):
             own, seed = self.views.seeds(index, k)
-            view = View(seed)
+            view = SharedAugmentation(seed)
             seen = {**record, "view": view} if self.aligned else record
             inputs.append(self.transform(seen, np.random.default_rng(own)))
-            shared.append(np.frombuffer(drawn(view.made), np.uint8))
+            shared.append(np.frombuffer(encode_augmentation(view.made), np.uint8))
         if len({(x.shape, x.dtype.str) for x in inputs}) > 1:
             raise MediaError(str(record.get("id", "this record")), "its views differ in shape")
         made = {"input": np.stack(inputs), "drawn": np.stack(shared)}
@@ -111,14 +119,14 @@ class AllViews:
         return made
 
 
-class Rows:
+class Examples:
     """row(index, rng): {modality: input, "weight": 1 or 0, "bad": "" or what was wrong, as JSON}.
 
     A record that cannot be used gives zeros of weight 0, which are neither positive nor negative
     in the loss: the stream keeps its shape and its order.
     """
 
-    def __init__(self, records: Sequence, to_inputs: ToInputs | AllViews, name: str):
+    def __init__(self, records: Sequence, to_inputs: ToModelInputs | ToAllViews, name: str):
         self.records, self.to_inputs, self.name = records, to_inputs, name
 
     def __len__(self) -> int:
@@ -148,7 +156,7 @@ class Rows:
     ) -> tuple[Batch | None, str]:
         """(a record's inputs, "") or, where it cannot be used, (None, what was wrong as JSON)."""
         record: Mapping[str, Any] = {}
-        breadcrumbs.note(f"{self.name}, record {index}")
+        breadcrumbs.set_current_read(f"{self.name}, record {index}")
         try:
             record = self.records[index]
             inputs = self.to_inputs(record, rng, index)
@@ -166,7 +174,7 @@ class Rows:
             error.add_note(f"while making {self.name}, record {index}")
             raise
         finally:
-            breadcrumbs.note("")
+            breadcrumbs.set_current_read("")
 
     def _any_rng(self) -> np.random.Generator | None:
         return np.random.default_rng(0)
@@ -187,8 +195,10 @@ class Rows:
         """
         found: collections.Counter[tuple] = collections.Counter()
         first, tried = None, 0
-        for index in dict.fromkeys(np.linspace(0, len(self) - 1, TRIED).astype(int).tolist()):
-            if found.total() == VOTES:
+        for index in dict.fromkeys(
+            np.linspace(0, len(self) - 1, SHAPE_PROBE_LIMIT).astype(int).tolist()
+        ):
+            if found.total() == SHAPE_PROBE_WANTED:
                 break
             tried += 1
             try:
@@ -207,7 +217,7 @@ def _row(inputs: Batch, weight: int, bad: str) -> Batch:
     return {**inputs, "weight": np.array(weight, np.float32), "bad": np.array(bad)}
 
 
-class InMemory(Rows):
+class CachedExamples(Examples):
     """Rows that are made once each, in their evaluation form, and kept.
 
     For sets of a few thousand small records, where decoding would take longer than the step.

@@ -7,12 +7,17 @@ from typing import Any
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.pipeline.examples import Transform
-from imagebind_jax.inputs.pipeline.precomputed import Anchors, Opened, Views, described
+from imagebind_jax.inputs.pipeline.precomputed import (
+    FixedViews,
+    PrecomputedEmbeddings,
+    PrecomputedReader,
+    precomputed_fingerprint_fields,
+)
 from imagebind_jax.inputs.sources import Source
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
+class ModalityPair:
     """Two modalities that are learned together, and the records that hold both."""
 
     modalities: tuple[str, str]
@@ -22,8 +27,12 @@ class Pair:
     aligned: bool = True  # the same crop, flip and moment for both; else each its own
     # In place of the config's: vision beside depth is augmented otherwise than beside sound.
     inputs: Mapping[str, Transform] = dataclasses.field(default_factory=dict)
-    views: Views | None = None  # of each record's first modality only so many, always the same ones
-    anchors: Anchors | None = None  # their embeddings, in place of the first modality's inputs
+    views: FixedViews | None = (
+        None  # of each record's first modality only so many, always the same ones
+    )
+    anchors: PrecomputedEmbeddings | None = (
+        None  # their embeddings, in place of the first modality's inputs
+    )
 
     def __post_init__(self):
         if len(set(self.modalities)) != 2:
@@ -51,14 +60,16 @@ class Pair:
         return self.modalities if self.anchors is None else self.modalities[1:]
 
     def anchored(
-        self, inputs: Mapping[str, Transform], records: int, views: Views
+        self, inputs: Mapping[str, Transform], records: int, views: FixedViews
     ) -> dict[str, Any]:
         """What anchors of this pair depend on, but for the tower. inputs: the config's."""
         first = self.modalities[0]
         transform = self.inputs.get(first) or inputs[first]
-        return described(first, self.source, records, transform, self.aligned, views)
+        return precomputed_fingerprint_fields(
+            first, self.source, records, transform, self.aligned, views
+        )
 
-    def opened(self, inputs: Mapping[str, Transform], records: int) -> Opened | None:
+    def opened(self, inputs: Mapping[str, Transform], records: int) -> PrecomputedReader | None:
         """Its anchors, if it has any. Raises UserError unless they are whole, and of this pair."""
         if self.anchors is None or self.views is None:
             return None

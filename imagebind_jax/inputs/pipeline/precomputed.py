@@ -14,21 +14,23 @@ from jaxtyping import Float
 
 from imagebind_jax.errors import UserError, first_line, one_line
 from imagebind_jax.inputs.decoders.media import MediaError
-from imagebind_jax.inputs.sources.fingerprint import identity
-from imagebind_jax.inputs.sources.record import Source, Stamp, read_parts, stamp
-from imagebind_jax.inputs.transforms.augment import Choices
-from imagebind_jax.storage.fingerprint import code, digest, flat
-from imagebind_jax.storage.row_file import check_seal, header, read_json, read_note
+from imagebind_jax.inputs.sources.fingerprint import source_fingerprint
+from imagebind_jax.inputs.sources.record import Source, Stamp, file_stamp, read_ranges
+from imagebind_jax.inputs.transforms.augment import AugmentationParams
+from imagebind_jax.storage.fingerprint import code_checksums, flatten_config, json_sha256
+from imagebind_jax.storage.row_file import npy_header, read_json, read_metadata, verify_checksum
 from imagebind_jax.version import __version__
 
-ANCHOR = "anchor:"  # before its modality: the embeddings in a batch
-NOTE = "anchors.json"
-DRAWN = 512  # bytes a view, of JSON: what it drew for both modalities, such as the crop
-BLOCK = 1 << 26  # bytes of a file, at most
+PRECOMPUTED_PREFIX = "anchor:"  # before its modality: the embeddings in a batch
+METADATA_FILE = "anchors.json"
+AUGMENTATION_BYTES = (
+    512  # bytes a view, of JSON: what it drew for both modalities, such as the crop
+)
+MAX_BLOCK_BYTES = 1 << 26  # bytes of a file, at most
 
 
 @dataclasses.dataclass(frozen=True)
-class Views:
+class FixedViews:
     """Of each record a pair's first modality is seen in `count` views only, always the same ones.
 
     All that is random in view k of record i is a function of (seed, i, k): what the first modality
@@ -52,7 +54,7 @@ class Views:
 
 
 @dataclasses.dataclass(frozen=True)
-class Anchors:
+class PrecomputedEmbeddings:
     """A folder that `imagebind-jax prepare CONFIG.py --anchors CKPT` has made."""
 
     folder: str | os.PathLike
@@ -62,7 +64,7 @@ class Anchors:
 
     def facts(self) -> dict[str, Any]:
         """All that they depend on. Raises UserError where there are none."""
-        path = pathlib.Path(self.folder) / NOTE
+        path = pathlib.Path(self.folder) / METADATA_FILE
         if not path.exists():
             raise UserError(
                 f"no anchors in {self.folder}: `imagebind-jax prepare CONFIG.py --anchors CKPT` "
@@ -73,18 +75,20 @@ class Anchors:
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({first_line(error)}): remove it") from error
 
-    def open(self, wanted: Mapping[str, Any]) -> "Opened":
-        """Raises UserError unless they are whole, and of what is `wanted` (as of `described`)."""
+    def open(self, wanted: Mapping[str, Any]) -> "PrecomputedReader":
+        """Raises UserError unless they are whole, and of what is `wanted` (as of `precomputed_fingerprint_fields`)."""
         facts = self.facts()
-        check_same(self.folder, facts, wanted)
+        assert_same_fields(self.folder, facts, wanted)
         width = facts.get("width")  # of the tower, which is not at hand
         if not isinstance(width, int) or width < 1:
-            raise UserError(f"{self.folder}/{NOTE} does not say how wide they are: remove it")
-        return Opened(pathlib.Path(self.folder), facts)
+            raise UserError(
+                f"{self.folder}/{METADATA_FILE} does not say how wide they are: remove it"
+            )
+        return PrecomputedReader(pathlib.Path(self.folder), facts)
 
 
-def described(
-    modality: str, source: Source, records: int, transform: Any, aligned: bool, views: Views
+def precomputed_fingerprint_fields(
+    modality: str, source: Source, records: int, transform: Any, aligned: bool, views: FixedViews
 ) -> dict[str, Any]:
     """What of anchors' facts is known without the tower, as JSON gives it back."""
     facts = {
@@ -93,15 +97,15 @@ def described(
         "seed": views.seed,
         "aligned": aligned,
         "count": records,
-        "records": identity(source),
-        "transform": flat({"transform": transform}),
-        "code": code(transform),
+        "records": source_fingerprint(source),
+        "transform": flatten_config({"transform": transform}),
+        "code": code_checksums(transform),
         "version": __version__,
     }
     return json.loads(json.dumps(facts))
 
 
-def check_same(folder: str | os.PathLike, facts: Mapping, wanted: Mapping) -> None:
+def assert_same_fields(folder: str | os.PathLike, facts: Mapping, wanted: Mapping) -> None:
     """Raises UserError naming what of anchors is not as wanted."""
     if differ := list(_differing("", facts, wanted)):
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
@@ -124,15 +128,15 @@ def _short(value: Any) -> str:
     return one_line(str(value), 60)
 
 
-class Layout:
-    """Which bytes of which file are of view k of record i: see `pack`."""
+class BlockLayout:
+    """Which bytes of which file are of view k of record i: see `pack_view`."""
 
     def __init__(self, facts: Mapping[str, Any]):
         self.count, self.views, self.width = (facts[k] for k in ("count", "views", "width"))
-        self.size = 4 * self.width + DRAWN + 4  # bytes of a view
-        rows = max(1, BLOCK // (self.views * self.size))
+        self.size = 4 * self.width + AUGMENTATION_BYTES + 4  # bytes of a view
+        rows = max(1, MAX_BLOCK_BYTES // (self.views * self.size))
         self.blocks = [range(i, min(i + rows, self.count)) for i in range(0, self.count, rows)]
-        self.of = digest(facts)
+        self.of = json_sha256(facts)
 
     def shape(self, block: int) -> tuple[int, int]:
         """Of a file, as float32."""
@@ -141,7 +145,7 @@ class Layout:
     def where(self, index: int, k: int) -> tuple[int, int]:
         """(block, offset) of a view's bytes."""
         block, row = divmod(index, len(self.blocks[0]))
-        start = len(header(self.shape(block)))
+        start = len(npy_header(self.shape(block)))
         return block, start + (row * self.views + k) * self.size
 
     def said(self, block: int) -> dict[str, Any]:
@@ -149,45 +153,45 @@ class Layout:
         return {"anchors": self.of, "block": block}
 
 
-def path_of(folder: pathlib.Path, block: int) -> pathlib.Path:
+def block_path(folder: pathlib.Path, block: int) -> pathlib.Path:
     """Of a block, to which .npy and .json are added."""
     return folder / f"{block:06d}"
 
 
-def drawn(made: Choices) -> bytes:
+def encode_augmentation(made: AugmentationParams) -> bytes:
     """What a view has `made`, in DRAWN bytes. Raises UserError where it is more."""
     text = json.dumps(made).encode()  # floats exactly
-    if len(text) > DRAWN:
+    if len(text) > AUGMENTATION_BYTES:
         raise UserError(
-            f"a view draws more than {DRAWN} bytes can hold ({len(made.get('operations', ()))} "
+            f"a view draws more than {AUGMENTATION_BYTES} bytes can hold ({len(made.get('operations', ()))} "
             "operations): anchors need an augmentation with fewer operations"
         )
-    return text.ljust(DRAWN)
+    return text.ljust(AUGMENTATION_BYTES)
 
 
-def pack(vector: Float[np.ndarray, "e"], text: bytes) -> bytes:
+def pack_view(vector: Float[np.ndarray, "e"], text: bytes) -> bytes:
     """A view's bytes: its vector, what it drew, and a checksum of both."""
     data = vector.astype("<f4").tobytes() + text
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
-class Opened:
+class PrecomputedReader:
     """Anchors as a run reads them: by any number of threads, and sent to any process."""
 
     def __init__(self, folder: pathlib.Path, facts: Mapping[str, Any]):
         """Raises UserError where they are not whole."""
-        self.facts, self._layout = facts, Layout(facts)
+        self.facts, self._layout = facts, BlockLayout(facts)
         self._unusable: dict[int, str] = {}
         self._files: list[tuple[str, Stamp]] = []
         for block, rows in enumerate(self._layout.blocks):
-            path = path_of(folder, block)
+            path = block_path(folder, block)
             file, shape = f"{path}.npy", self._layout.shape(block)
             try:
-                note = read_note(path.with_name(f"{path.name}.json"))
-                check_seal(note)
-                self._files.append((file, stamp(file)))
+                note = read_metadata(path.with_name(f"{path.name}.json"))
+                verify_checksum(note)
+                self._files.append((file, file_stamp(file)))
                 there = note.of == self._layout.said(block) and note.done == len(rows)
-                size = len(header(shape)) + 4 * shape[0] * shape[1]
+                size = len(npy_header(shape)) + 4 * shape[0] * shape[1]
                 if not there or self._files[-1][1][0] != size:
                     raise ValueError("it is not finished")
                 self._unusable |= {rows[int(row)]: why for row, why in note.unusable.items()}
@@ -196,15 +200,15 @@ class Opened:
                     f"{file}: {first_line(error)}: the same `imagebind-jax prepare` goes on"
                 ) from error
 
-    def read(self, index: int, k: int) -> tuple[Float[np.ndarray, "e"], Choices]:
+    def read(self, index: int, k: int) -> tuple[Float[np.ndarray, "e"], AugmentationParams]:
         """(embedding, what was drawn) of view k of a record. Raises `MediaError`."""
         if index in self._unusable:
             raise MediaError("", self._unusable[index])
         block, offset = self._layout.where(index, k)
         file, stamp = self._files[block]
-        [data] = read_parts(file, stamp, [(offset, self._layout.size)])
+        [data] = read_ranges(file, stamp, [(offset, self._layout.size)])
         data, crc = data[:-4], data[-4:]
         if zlib.crc32(data).to_bytes(4, "little") != crc:
             raise MediaError(file, f"view {k} of record {index} is damaged")
-        vector = np.frombuffer(data[:-DRAWN], "<f4").astype(np.float32)
-        return vector, msgspec.json.decode(data[-DRAWN:], type=Choices)
+        vector = np.frombuffer(data[:-AUGMENTATION_BYTES], "<f4").astype(np.float32)
+        return vector, msgspec.json.decode(data[-AUGMENTATION_BYTES:], type=AugmentationParams)

@@ -13,34 +13,40 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from imagebind_jax.errors import Stopped
+from imagebind_jax.errors import FatalRunError
 from imagebind_jax.runtime import breadcrumbs, worker_process
 
-START = 30.0  # seconds beyond the patience until workers that read nothing are given up
-BEGIN = 300.0  # before their first record: a busy machine, or a slow disk, takes its time to import
-LINGER = 5.0  # seconds that the end of a stream waits for its threads
+IDLE_TIMEOUT = 30.0  # seconds beyond the patience until workers that read nothing are given up
+STARTUP_TIMEOUT = (
+    300.0  # before their first record: a busy machine, or a slow disk, takes its time to import
+)
+JOIN_TIMEOUT = 5.0  # seconds that the end of a stream waits for its threads
 
-_trails: weakref.WeakSet[breadcrumbs.Trail] = weakref.WeakSet()  # of streams with worker processes
+_trails: weakref.WeakSet[breadcrumbs.ReadTracker] = (
+    weakref.WeakSet()
+)  # of streams with worker processes
 
 
-def from_processes(elements: Any, workers: int, patience: float) -> Generator[Any, None, None]:
+def iterate_in_processes(
+    elements: Any, workers: int, patience: float
+) -> Generator[Any, None, None]:
     """What iterating over a grain.IterDataset of dicts gives, made by so many processes, watched."""
     import grain
 
-    worker_process.no_flags()
-    worker_process.no_last_word()
-    worker_process.none_at_exit()
-    with breadcrumbs.own_folder() as folder:
+    worker_process.mark_absl_flags_parsed()
+    worker_process.silence_resource_tracker()
+    worker_process.kill_workers_at_exit()
+    with breadcrumbs.breadcrumb_dir() as folder:
         options = grain.MultiprocessingOptions(num_workers=workers)
-        _trails.add(trail := breadcrumbs.Trail(folder))
-        begin = worker_process.Begin(folder)
-        made = worker_process.Shielded(elements.mp_prefetch(options, begin))
-        for element in watched(made, patience, trail):
+        _trails.add(trail := breadcrumbs.ReadTracker(folder))
+        begin = worker_process.WorkerInit(folder)
+        made = worker_process.SigtermShieldedIterable(elements.mp_prefetch(options, begin))
+        for element in iterate_with_timeout(made, patience, trail):
             # Out of shared memory, which is scarce and must be given back.
             yield {name: np.array(rows) for name, rows in element.items()}
 
 
-def closed_at_exit(generator: Generator) -> Generator:
+def close_at_exit(generator: Generator) -> Generator:
     """The generator, closed while Python can still do so, should it be open at the program's end."""
     alive = weakref.ref(generator)
 
@@ -52,16 +58,18 @@ def closed_at_exit(generator: Generator) -> Generator:
     return generator
 
 
-def watched(elements: Any, patience: float, trail: breadcrumbs.Trail) -> Generator[Any, None, None]:
+def iterate_with_timeout(
+    elements: Any, patience: float, trail: breadcrumbs.ReadTracker
+) -> Generator[Any, None, None]:
     """What iterating over `elements` gives, made one ahead in a thread.
 
-    trail: where its readers, and no others, leave their crumbs. Raises `Stopped`, naming what was
+    trail: where its readers, and no others, leave their crumbs. Raises `FatalRunError`, naming what was
     being read, where a worker died or reads one record for more than `patience` seconds; and where
     no batch comes though nothing is being read, for half a minute more.
     """
     ready: queue.Queue = queue.Queue(maxsize=1)
-    stop, watch = threading.Event(), _Watch(patience, trail)
-    thread = threading.Thread(target=_feed, args=(elements, ready, stop), daemon=True)
+    stop, watch = threading.Event(), _StallDetector(patience, trail)
+    thread = threading.Thread(target=_fill_queue, args=(elements, ready, stop), daemon=True)
     thread.start()
     try:
         while True:
@@ -79,12 +87,12 @@ def watched(elements: Any, patience: float, trail: breadcrumbs.Trail) -> Generat
     finally:
         stop.set()
         trail.over = True
-        thread.join(timeout=LINGER)  # it closes grain's iterator, which ends its processes
+        thread.join(timeout=JOIN_TIMEOUT)  # it closes grain's iterator, which ends its processes
         if thread.is_alive():
-            _let_go(trail)
+            _abandon_threads(trail)
 
 
-def _let_go(trail: breadcrumbs.Trail) -> None:
+def _abandon_threads(trail: breadcrumbs.ReadTracker) -> None:
     """Python's end would wait, for ever, for a thread that is stuck, though the run goes on without it."""
     waited_for = getattr(concurrent.futures.thread, "_threads_queues", {})
     for thread in list(waited_for):
@@ -92,7 +100,7 @@ def _let_go(trail: breadcrumbs.Trail) -> None:
             del waited_for[thread]
 
 
-def _feed(elements, ready: queue.Queue, stop: threading.Event) -> None:
+def _fill_queue(elements, ready: queue.Queue, stop: threading.Event) -> None:
     iterator = iter(elements)
     try:
         while not stop.is_set():
@@ -114,10 +122,10 @@ def _feed(elements, ready: queue.Queue, stop: threading.Event) -> None:
             iterator.close()
 
 
-class _Watch:
+class _StallDetector:
     """For how long nothing has changed, counted in looks: while all are paused, no time passes."""
 
-    def __init__(self, patience: float, trail: breadcrumbs.Trail):
+    def __init__(self, patience: float, trail: breadcrumbs.ReadTracker):
         self.patience, self.trail, self.interval = patience, trail, min(patience / 4, 1.0)
         self._last, self._idle = time.monotonic(), 0.0
         self._marks: dict = {}
@@ -128,7 +136,7 @@ class _Watch:
         self._idle = 0.0
 
     def look(self) -> None:
-        """Called while a batch is waited for. Raises `Stopped`."""
+        """Called while a batch is waited for. Raises `FatalRunError`."""
         now = time.monotonic()
         passed, self._last = min(now - self._last, 2 * self.interval), now
         marks = self.trail.found()
@@ -144,28 +152,28 @@ class _Watch:
                     f"stuck for {age:.0f} s reading {marks[key][1]} (process {key[0]}): remove that "
                     "file, or give it longer with --patience"
                 )
-        if self._idle > self.patience + (START if self.trail.begun else BEGIN):
+        if self._idle > self.patience + (IDLE_TIMEOUT if self.trail.begun else STARTUP_TIMEOUT):
             self._stop(
                 f"no batch for {self._idle:.0f} s, though nothing is being read: a worker hangs"
             )
 
     def _stop(self, message: str) -> NoReturn:
         _kill_workers(self.trail)
-        raise Stopped(message)
+        raise FatalRunError(message)
 
 
-def _kill_workers(trail: breadcrumbs.Trail) -> None:
+def _kill_workers(trail: breadcrumbs.ReadTracker) -> None:
     """Those of one stream; of one that hangs before it could say whose it is, nobody waits either."""
     others = {pid for each in list(_trails) if each is not trail for pid in each.processes()}
-    worker_process.kill(others)
+    worker_process.kill_workers(others)
 
 
-def _explained(error: BaseException, trail: breadcrumbs.Trail) -> BaseException:
+def _explained(error: BaseException, trail: breadcrumbs.ReadTracker) -> BaseException:
     """What grain says of a dead worker, with the name of what that was reading."""
     if trail.folder is None:
         return error
-    if worker_process.lacks_shared_memory(error):
-        return Stopped(worker_process.NO_SHARED_MEMORY)
+    if worker_process.is_shared_memory_full(error):
+        return FatalRunError(worker_process.NO_SHARED_MEMORY)
     if "terminated unexpectedly" not in str(error):
         return error
     alive = {process.pid for process in multiprocessing.active_children()} | {os.getpid()}
@@ -173,4 +181,4 @@ def _explained(error: BaseException, trail: breadcrumbs.Trail) -> BaseException:
     began = trail.begun
     _kill_workers(trail)
     code = str(error).partition("exit code ")[2].split(".")[0]
-    return Stopped(worker_process.death(code, dead, began))
+    return FatalRunError(worker_process.describe_worker_death(code, dead, began))

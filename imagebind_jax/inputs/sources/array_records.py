@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from imagebind_jax.inputs.decoders import media
-from imagebind_jax.inputs.sources.record import Record, checked, position
+from imagebind_jax.inputs.sources.record import Record, normalize_index, validate_record
 from imagebind_jax.storage import atomic
 
-FACTS = "dataset.json"  # beside the shards of a folder, written last
+DATASET_JSON = "dataset.json"  # beside the shards of a folder, written last
 OPEN = 64  # shards that a process keeps open
 # Groups of more than one record are slow at random access; more compression is slow, and media
 # have had theirs.
@@ -41,7 +41,7 @@ class ArrayRecords(Sequence[Record]):
         """shards: those to read. Without them, all of a folder that Cached made: raises ValueError,
         saying what is wrong, unless every byte is as it was written."""
         self.folder = pathlib.Path(folder)
-        shards = verify(self.folder) if shards is None else list(shards)
+        shards = verify_folder(self.folder) if shards is None else list(shards)
         self._files = [shard.file for shard in shards]
         self._starts = list(itertools.accumulate((shard.count for shard in shards), initial=0))
         self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
@@ -51,13 +51,13 @@ class ArrayRecords(Sequence[Record]):
         return self._starts[-1]
 
     def __getitem__(self, index):
-        place = position(index, len(self))
+        place = normalize_index(index, len(self))
         number = bisect.bisect_right(self._starts, place) - 1
         within = place - self._starts[number]
         name = f"{self.folder / self._files[number]}, record {within}"
-        with media.decoding(name):
+        with media.wrap_decode_errors(name):
             data = self._reader(number).read([within])[0]
-            return checked(msgspec.msgpack.decode(data), name)
+            return validate_record(msgspec.msgpack.decode(data), name)
 
     def _reader(self, number: int) -> Any:
         with self._lock:
@@ -110,12 +110,12 @@ class _Made(msgspec.Struct):
     shards: list[Shard]
 
 
-def verify(folder: pathlib.Path) -> list[Shard]:
+def verify_folder(folder: pathlib.Path) -> list[Shard]:
     """The shards of a folder that Cached made, each checked. Raises ValueError."""
     try:
-        made = msgspec.json.decode((folder / FACTS).read_bytes(), type=_Made)
+        made = msgspec.json.decode((folder / DATASET_JSON).read_bytes(), type=_Made)
         missing = made.count - sum(shard.count for shard in made.shards)
-        broken = [shard.file for shard in made.shards if not whole(folder, shard)]
+        broken = [shard.file for shard in made.shards if not verify_shard(folder, shard)]
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} is incomplete: {error}") from error
     if missing:
@@ -125,6 +125,6 @@ def verify(folder: pathlib.Path) -> list[Shard]:
     return made.shards
 
 
-def whole(folder: pathlib.Path, shard: Shard) -> bool:
+def verify_shard(folder: pathlib.Path, shard: Shard) -> bool:
     """Whether every byte of a shard is as it was written. Raises OSError if it is not there."""
     return atomic.sha256(folder / shard.file) == shard.sha256

@@ -15,7 +15,12 @@ from typing import Any
 import msgspec
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.sources.array_records import FACTS, ArrayRecords, Shard, write_shard
+from imagebind_jax.inputs.sources.array_records import (
+    DATASET_JSON,
+    ArrayRecords,
+    Shard,
+    write_shard,
+)
 from imagebind_jax.inputs.sources.record import Record
 from imagebind_jax.runtime.progress import Progress
 from imagebind_jax.runtime.worker_process import die_with_parent
@@ -26,7 +31,7 @@ SHARD = 128  # records; the unit of work of one process
 
 
 @dataclasses.dataclass(frozen=True)
-class Cached:
+class CachedSource:
     """Records that are made once and kept in the cache folder; a broken copy is made again.
 
     `make` is a frozen dataclass, called with an index; it, the code of its package and `count`
@@ -48,7 +53,7 @@ class Cached:
         """Makes the records if they are not there; `progress(done)` while it does."""
         folder = self.folder  # once: it names the code, which somebody may be editing
         atomic.check_writable(folder.parent, CACHE_REMEDY)
-        with lock.locked(folder.with_name(f"{folder.name}.lock")):
+        with lock.file_lock(folder.with_name(f"{folder.name}.lock")):
             try:
                 return ArrayRecords(folder)
             except ValueError:
@@ -69,25 +74,25 @@ def write_records(
     """Makes records 0..count-1 in parallel processes and puts the finished folder in place.
 
     `make` must be picklable. The folder appears whole or not at all; `facts` goes into its
-    dataset.json. One process at a time: see `Cached`. Raises UserError where it cannot be written.
+    dataset.json. One process at a time: see `CachedSource`. Raises UserError where it cannot be written.
     """
-    with atomic.whole_folder(folder, CACHE_REMEDY) as partial:
+    with atomic.atomic_dir(folder, CACHE_REMEDY) as partial:
         spans = [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
         jobs = [(partial / f"{i:05d}.array_record", make, span) for i, span in enumerate(spans)]
         shards, done = [], 0
-        for shard in in_processes(_write, jobs, workers or os.cpu_count() or 1):
+        for shard in run_in_processes(_write, jobs, workers or os.cpu_count() or 1):
             shards.append(msgspec.structs.asdict(shard))
             done += shard.count
             progress(done)
         info = {**facts, "count": count, "shards": sorted(shards, key=lambda s: s["file"])}
-        (partial / FACTS).write_text(json.dumps(info, indent=1))
+        (partial / DATASET_JSON).write_text(json.dumps(info, indent=1))
 
 
 def _write(path: pathlib.Path, make: Callable[[int], Record], span: range) -> Shard:
     return write_shard(path, (make(index) for index in span))
 
 
-def in_processes(
+def run_in_processes(
     function: Callable[..., Any], jobs: Sequence[tuple], workers: int
 ) -> Generator[Any, None, None]:
     """function(*job) of each job, in the order in which they are done; here, if one will do.
@@ -116,7 +121,7 @@ def in_processes(
             raise
 
 
-def render(sources: Sequence[Cached]) -> None:
+def materialize(sources: Sequence[CachedSource]) -> None:
     """Makes every record that is not in the cache, with one progress bar."""
     total, done = sum(source.count for source in sources), 0
     if not total:

@@ -14,11 +14,11 @@ from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.sources import prepared
 from imagebind_jax.inputs.sources.prepared import Prepared
 from imagebind_jax.inputs.sources.record import Source
-from imagebind_jax.inputs.sources.tar import Tar
+from imagebind_jax.inputs.sources.tar import TarShards
 from imagebind_jax.inputs.sources.tfds import Tfds
 
 
-def identity(source: Source) -> Any:
+def source_fingerprint(source: Source) -> Any:
     """As JSON. Of a prepared split the digests of its shards; of tar files their sizes and times.
 
     Of any other source the content of all its records, but of a file only size and time of its last
@@ -26,7 +26,7 @@ def identity(source: Source) -> Any:
     cannot be opened.
     """
     if isinstance(source, Prepared):
-        split = prepared.split(source.folder, source.split)
+        split = prepared.split_info(source.folder, source.split)
         name = pathlib.PurePath(source.folder).name
         return {
             "prepared": name,
@@ -35,7 +35,7 @@ def identity(source: Source) -> Any:
         }
     if isinstance(source, Tfds):
         return {"tfds": repr(source)}
-    if isinstance(source, Tar):
+    if isinstance(source, TarShards):
         patterns = source.paths if isinstance(source.paths, tuple) else (source.paths,)
         found = sorted(path for pattern in patterns for path in glob.glob(str(pattern)))
         return {"tar": [_file(path) for path in found], "fields": repr(source.fields)}

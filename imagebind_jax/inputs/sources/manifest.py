@@ -14,17 +14,17 @@ import numpy as np
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import media
 from imagebind_jax.inputs.sources.record import (
-    LONGEST,
+    MAX_LINE_BYTES,
     MEDIA,
     NUMBERS,
     Record,
-    checked,
+    file_stamp,
     json_object,
-    misspelt,
-    number,
-    position,
-    read_parts,
-    stamp,
+    normalize_index,
+    parse_number,
+    read_ranges,
+    suggest_modality,
+    validate_record,
 )
 
 BOM = b"\xef\xbb\xbf"
@@ -76,8 +76,8 @@ class ManifestRecords(Sequence[Record]):
     def __init__(self, path: str, root: str):
         """Raises `MediaError`, as for the first sample."""
         self.path, self.root = path, os.path.realpath(root)
-        self._stamp = stamp(path)
-        with media.open_source(path) as file:
+        self._stamp = file_stamp(path)
+        with media.open_media(path) as file:
             self._columns, self._index = _index(path, file)
         if not len(self):
             raise media.MediaError(path, "holds no samples")
@@ -91,17 +91,17 @@ class ManifestRecords(Sequence[Record]):
         return len(self._index.starts)
 
     def __getitem__(self, index):
-        place = position(index, len(self))
+        place = normalize_index(index, len(self))
         start, size, line = (int(values[place]) for values in self._index)
-        [data] = read_parts(self.path, self._stamp, [(start, size)])
+        [data] = read_ranges(self.path, self._stamp, [(start, size)])
         name = f"{self.path}, line {line}"
-        with media.decoding(name):
+        with media.wrap_decode_errors(name):
             fields = json_object(data) if not self._columns else self._row(data, name)
             for key in fields:
-                if meant := misspelt(key, self._columns or fields):
+                if meant := suggest_modality(key, self._columns or fields):
                     raise media.MediaError(name, f"{key!r} is no modality: did you mean {meant!r}?")
             record = {key: self._value(key, value, name) for key, value in fields.items()}
-            return checked({"id": line, **record}, name, pathlib.Path)
+            return validate_record({"id": line, **record}, name, pathlib.Path)
 
     def _row(self, data: bytes, name: str) -> dict[str, Any]:
         values, *more = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
@@ -112,7 +112,7 @@ class ManifestRecords(Sequence[Record]):
         row: dict[str, Any] = {k: v for k, v in zip(self._columns, values) if k and v}
         for key in (*NUMBERS, "label"):
             if key in row:
-                row[key] = number(key, row[key], name)
+                row[key] = parse_number(key, row[key], name)
         return row
 
     def _value(self, key: str, value: Any, name: str) -> Any:
@@ -160,13 +160,13 @@ def _spans(path: str, file: io.BufferedIOBase, is_csv: bool) -> Iterator[tuple[i
     """(offset, bytes, line) of everything that is not blank."""
     offset = begin = file.tell()
     quotes = line = first = 0
-    while text := file.readline(LONGEST + 1):
+    while text := file.readline(MAX_LINE_BYTES + 1):
         line += 1
         if begin == offset:
             first = line
         offset += len(text)
-        if offset - begin > LONGEST:
-            raise media.MediaError(f"{path}, line {first}", f"longer than {LONGEST} bytes")
+        if offset - begin > MAX_LINE_BYTES:
+            raise media.MediaError(f"{path}, line {first}", f"longer than {MAX_LINE_BYTES} bytes")
         if is_csv:
             quotes += text.count(b'"')
             if quotes % 2:  # inside a quoted field, of which newlines are a part
@@ -179,7 +179,7 @@ def _spans(path: str, file: io.BufferedIOBase, is_csv: bool) -> Iterator[tuple[i
 
 
 def _columns(name: str, head: bytes) -> list[str]:
-    with media.decoding(name):
+    with media.wrap_decode_errors(name):
         columns = [key.strip() for key in next(csv.reader([head.decode()], strict=True))]
         if twice := [key for key in columns if key and columns.count(key) > 1]:
             raise ValueError(f"two columns are named {twice[0]!r}")

@@ -8,11 +8,11 @@ import pathlib
 import msgspec
 
 from imagebind_jax.errors import UserError, first_line
-from imagebind_jax.inputs.sources.array_records import FACTS, ArrayRecords, Shard
+from imagebind_jax.inputs.sources.array_records import DATASET_JSON, ArrayRecords, Shard
 from imagebind_jax.storage import checksummed
 
 
-class Split(msgspec.Struct):
+class SplitInfo(msgspec.Struct):
     """One split of a prepared folder."""
 
     count: int  # records
@@ -21,7 +21,7 @@ class Split(msgspec.Struct):
     unreadable: int = 0  # samples left out since they could not be read: missing.jsonl names them
 
 
-class Facts(msgspec.Struct):
+class DatasetInfo(msgspec.Struct):
     """The dataset.json of a prepared folder."""
 
     name: str
@@ -32,18 +32,18 @@ class Facts(msgspec.Struct):
     classes: list[str]  # names as prompts use them; a record's label counts in this order
     prompts: list[str]  # templates with one {}
     notes: list[str]
-    splits: dict[str, Split]
+    splits: dict[str, SplitInfo]
     names: dict[str, list[str]] = {}  # class -> its names, where they are several; the best counts
 
 
-def facts(folder: str | os.PathLike) -> Facts:
+def read_dataset_info(folder: str | os.PathLike) -> DatasetInfo:
     """What is in the folder. Raises UserError."""
-    path = pathlib.Path(folder) / FACTS
+    path = pathlib.Path(folder) / DATASET_JSON
     try:
-        found = msgspec.convert(checksummed.read_sealed(path), Facts)
+        found = msgspec.convert(checksummed.read_checksummed_json(path), DatasetInfo)
     except FileNotFoundError:
         raise UserError(
-            f"{folder} holds no {FACTS}: it is not prepared, or not to its end"
+            f"{folder} holds no {DATASET_JSON}: it is not prepared, or not to its end"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(
@@ -56,20 +56,22 @@ def facts(folder: str | os.PathLike) -> Facts:
     return found
 
 
-def encoded(facts: Facts) -> bytes:
+def encode_dataset_info(facts: DatasetInfo) -> bytes:
     """A dataset.json, with a digest of itself."""
-    return msgspec.json.format(msgspec.json.encode(checksummed.sealed(msgspec.to_builtins(facts))))
+    return msgspec.json.format(
+        msgspec.json.encode(checksummed.add_checksum(msgspec.to_builtins(facts)))
+    )
 
 
-def split(folder: str | os.PathLike, name: str) -> Split:
+def split_info(folder: str | os.PathLike, name: str) -> SplitInfo:
     """One split of the folder. Raises UserError if there is none of that name."""
-    splits = facts(folder).splits
+    splits = read_dataset_info(folder).splits
     if name not in splits:
         raise UserError(f"{os.fspath(folder)} has no split {name!r}: only {', '.join(splits)}")
     return splits[name]
 
 
-def changed(folder: str | os.PathLike, shard: Shard) -> bool:
+def shard_changed(folder: str | os.PathLike, shard: Shard) -> bool:
     """Whether a shard is missing or of another size than was written: quick, for any number."""
     if not shard.count:
         return False  # none of its rows could be read: it has no file
@@ -95,9 +97,9 @@ class Prepared:
 
     def open(self) -> ArrayRecords:
         """Raises UserError if it is not there as it was written."""
-        shards = split(self.folder, self.split).shards
+        shards = split_info(self.folder, self.split).shards
         for shard in shards:
-            if changed(self.folder, shard):
+            if shard_changed(self.folder, shard):
                 raise UserError(
                     f"{os.path.join(self.folder, shard.file)} is missing or damaged: run the "
                     "`imagebind-jax prepare` that made it again, which makes it anew"

@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 MEDIA = ("vision", "audio", "depth", "thermal", "imu")  # fields that hold files or their bytes
 NUMBERS = ("start", "seconds", "focal_length", "baseline", "imu_rate")
 LARGEST = 1 << 30  # bytes of a medium that is held whole in a record
-LONGEST = 1 << 20  # bytes of a text, a line or a JSON object
+MAX_LINE_BYTES = 1 << 20  # bytes of a text, a line or a JSON object
 
 
 @runtime_checkable
@@ -31,7 +31,7 @@ class Source(Protocol):
     def open(self) -> Sequence[Record]: ...
 
 
-def position(index: Any, count: int) -> int:
+def normalize_index(index: Any, count: int) -> int:
     """An index of `count` records as an int. Raises IndexError, which ends a loop over them."""
     place = operator.index(index)
     if not 0 <= place < count:
@@ -39,7 +39,7 @@ def position(index: Any, count: int) -> int:
     return place
 
 
-def checked(record: dict[str, Any], name: str, medium: type = bytes) -> dict[str, Any]:
+def validate_record(record: dict[str, Any], name: str, medium: type = bytes) -> dict[str, Any]:
     """The record, if its fields are what transforms expect. Raises `MediaError`, naming `name`.
 
     Media must be of type `medium`, so that no text out of a file is ever taken for a path.
@@ -65,7 +65,7 @@ def checked(record: dict[str, Any], name: str, medium: type = bytes) -> dict[str
     return record
 
 
-def number(key: str, text: str, name: str) -> int | float:
+def parse_number(key: str, text: str, name: str) -> int | float:
     """The number that a field in NUMBERS, or "label", has as text. Raises `MediaError`."""
     try:
         return int(text) if key == "label" else float(text)
@@ -94,11 +94,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
 def check_fields(fields: Collection[str]) -> None:
     """Raises UserError where a field's name is nearly, but not, that of a modality."""
     for key in fields:
-        if meant := misspelt(key, fields):
+        if meant := suggest_modality(key, fields):
             raise UserError(f"{key!r} is no modality: did you mean {meant!r}?")
 
 
-def misspelt(key: str, fields: Collection[str]) -> str | None:
+def suggest_modality(key: str, fields: Collection[str]) -> str | None:
     """The modality, not among the fields, that this one's name was probably meant to be.
 
     One letter is too many, missing or another, or two are swapped. Such as text_1, depth_m and test
@@ -146,9 +146,9 @@ def _expected(key: str) -> str:
 Stamp = tuple[int, int]  # size in bytes, time of the last change in ns: is it the same file?
 
 
-def stamp(path: str) -> Stamp:
+def file_stamp(path: str) -> Stamp:
     """Raises `MediaError` unless it is a regular file with something in it."""
-    with media.open_source(path) as file:
+    with media.open_media(path) as file:
         return _stamp(file.fileno())
 
 
@@ -157,12 +157,12 @@ def _stamp(descriptor: int) -> Stamp:
     return status.st_size, status.st_mtime_ns
 
 
-def read_parts(path: str, wanted: Stamp, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+def read_ranges(path: str, wanted: Stamp, parts: Sequence[tuple[int, int]]) -> list[bytes]:
     """The bytes at each (offset, size) of a file that has not changed since. Raises `MediaError`.
 
     The file is opened each time: nothing to share between threads, or to send to processes.
     """
-    with media.open_source(path) as file, media.decoding(path):
+    with media.open_media(path) as file, media.wrap_decode_errors(path):
         if _stamp(file.fileno()) != wanted:
             raise media.MediaError(path, "was changed since it was opened")
         return [_read_part(path, file.fileno(), *part) for part in parts]

@@ -11,16 +11,16 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import media
 from imagebind_jax.inputs.sources import tar_index
 from imagebind_jax.inputs.sources.record import (
-    LONGEST,
+    MAX_LINE_BYTES,
     MEDIA,
     NUMBERS,
     Record,
     check_fields,
-    checked,
     json_object,
-    number,
-    position,
-    read_parts,
+    normalize_index,
+    parse_number,
+    read_ranges,
+    validate_record,
 )
 
 FIELDS = {
@@ -35,7 +35,7 @@ FIELDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Tar:
+class TarShards:
     """The files of one or many uncompressed tar files, those with the same key as one sample.
 
     paths: a path, a pattern such as "train-*.tar", or several. A file's key is its path up to the
@@ -61,7 +61,7 @@ class Tar:
     def open(self) -> "TarRecords":
         """Raises UserError, naming the file, where one is damaged or no tar file."""
         fields = {field: [e.lower() for e in endings] for field, endings in self.fields.items()}
-        return TarRecords(tar_index.make(_shards(_paths(self.paths)), fields))
+        return TarRecords(tar_index.build_index(_shards(_paths(self.paths)), fields))
 
 
 def _paths(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> tuple[str, ...]:
@@ -86,20 +86,20 @@ class TarRecords(Sequence[Record]):
 
     def __init__(self, folder: pathlib.Path):
         """folder: of their index."""
-        self._folder, self._index = folder, tar_index.load(folder)
+        self._folder, self._index = folder, tar_index.load_index(folder)
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __getitem__(self, index):
-        sample = self._index.sample(position(index, len(self)))
-        values = read_parts(sample.path, sample.stamp, list(sample.parts.values()))
+        sample = self._index.sample(normalize_index(index, len(self)))
+        values = read_ranges(sample.path, sample.stamp, list(sample.parts.values()))
         record: dict[str, Any] = {"id": sample.key}
         for field, data in zip(sample.parts, values):
             name = f"{sample.path}, {sample.key}, {field}"
-            with media.decoding(name):
+            with media.wrap_decode_errors(name):
                 record |= _fields(field, data, name)
-        return checked(record, f"{sample.path}, {sample.key}")
+        return validate_record(record, f"{sample.path}, {sample.key}")
 
     def __reduce__(self):
         return TarRecords, (self._folder,)
@@ -110,9 +110,9 @@ def _fields(field: str, data: bytes, name: str) -> dict[str, Any]:
         raise media.MediaError(name, "empty: 0 bytes")
     if field in MEDIA or field not in ("text", "label", tar_index.JSON, *NUMBERS):
         return {field: data}
-    if len(data) > LONGEST:
-        raise media.MediaError(name, f"{len(data)} bytes are more than {LONGEST}")
+    if len(data) > MAX_LINE_BYTES:
+        raise media.MediaError(name, f"{len(data)} bytes are more than {MAX_LINE_BYTES}")
     if field == tar_index.JSON:
         return json_object(data)
     text = data.decode().strip()
-    return {field: text if field == "text" else number(field, text, name)}
+    return {field: text if field == "text" else parse_number(field, text, name)}

@@ -13,11 +13,11 @@ import numpy as np
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import media
-from imagebind_jax.inputs.sources.record import Stamp, stamp
-from imagebind_jax.inputs.sources.tar_reader import members
+from imagebind_jax.inputs.sources.record import Stamp, file_stamp
+from imagebind_jax.inputs.sources.tar_reader import iter_members
 from imagebind_jax.storage import atomic, lock
 from imagebind_jax.storage.cache_dir import CACHE_REMEDY, cache_folder
-from imagebind_jax.storage.row_file import check_seal, sealed
+from imagebind_jax.storage.row_file import add_checksum, verify_checksum
 
 JSON = "json"  # the ending whose object has fields of its own
 FORMAT = 1  # of an index: another one is another folder
@@ -70,32 +70,32 @@ class Index:
         )
 
 
-def make(shards: list[str], fields: Fields) -> pathlib.Path:
+def build_index(shards: list[str], fields: Fields) -> pathlib.Path:
     """The folder of the shards' index, which is written if it is not there as it should be.
 
     Another file, another size or time of change, or other fields, are another index. Raises
     UserError, naming the file, where one cannot be used.
     """
     try:
-        stamps = [stamp(path) for path in shards]
+        stamps = [file_stamp(path) for path in shards]
     except media.MediaError as error:
         raise UserError(str(error)) from error
     key = json.dumps([FORMAT, shards, stamps, fields])
     folder = cache_folder() / f"tar-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     atomic.check_writable(folder.parent, CACHE_REMEDY)
-    with lock.locked(folder.with_name(f"{folder.name}.lock")):
+    with lock.file_lock(folder.with_name(f"{folder.name}.lock")):
         try:
-            load(folder)
+            load_index(folder)
         except ValueError:
             _write(folder, shards, stamps, fields)
     return folder
 
 
-def load(folder: pathlib.Path) -> Index:
+def load_index(folder: pathlib.Path) -> Index:
     """Raises ValueError unless every byte is as it was written."""
     try:
         about = msgspec.json.decode((folder / "about.json").read_bytes(), type=_About)
-        check_seal(about)
+        verify_checksum(about)
         if about.sums != {name: atomic.sha256(folder / f"{name}.npy") for name in ARRAYS}:
             raise ValueError("a file is not what was written")
         # Mapped: processes share it, and of many million samples only what is used is in memory.
@@ -125,19 +125,19 @@ def _write(folder: pathlib.Path, shards: list[str], stamps: list[Stamp], fields:
         np.frombuffer(keys, np.uint8),
         np.array(key_ends, np.uint64),
     )
-    with atomic.whole_folder(folder, CACHE_REMEDY) as partial:
+    with atomic.atomic_dir(folder, CACHE_REMEDY) as partial:
         for name, values in zip(ARRAYS, arrays):
             np.save(partial / f"{name}.npy", values)
         sums = {name: atomic.sha256(partial / f"{name}.npy") for name in ARRAYS}
         about = _About(shards, stamps, ends, list(columns), sums)
-        (partial / "about.json").write_bytes(msgspec.json.encode(sealed(about)))
+        (partial / "about.json").write_bytes(msgspec.json.encode(add_checksum(about)))
 
 
 def _samples(path: str, columns: Fields) -> Iterator[tuple[str, dict[str, Part]]]:
     """(key, {field: where}) in the order in which the keys appear. Raises UserError."""
     found: dict[str, dict[str, Part]] = {}
     try:
-        for name, offset, size in members(path):
+        for name, offset, size in iter_members(path):
             match = NAME.fullmatch(name.removeprefix("./"))
             if match is None or "__MACOSX/" in name:
                 continue

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator
 
 from imagebind_jax.inputs.decoders import media
-from imagebind_jax.inputs.sources.record import LONGEST
+from imagebind_jax.inputs.sources.record import MAX_LINE_BYTES
 
 BLOCK = 512
 HEADER = 64 << 10  # bytes of a header about the next member
@@ -23,12 +23,12 @@ REFUSED = {
 PACKED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
-def members(path: str) -> Iterator[tuple[str, int, int]]:
+def iter_members(path: str) -> Iterator[tuple[str, int, int]]:
     """(name, offset, bytes) of each plain file. Folders are left out, all else is a `MediaError`.
 
     So is a file that is cut short, compressed, or more than one archive: nothing is lost silently.
     """
-    with media.open_source(path) as file, media.decoding(path):
+    with media.open_media(path) as file, media.wrap_decode_errors(path):
         length = os.fstat(file.fileno()).st_size
         if packed := PACKED.get(file.read(2)):
             raise media.MediaError(path, f"compressed ({packed}): unpack it to a plain .tar")
@@ -103,8 +103,8 @@ def _check_name(path: str, name: str) -> None:
 
 
 def _check_end(path: str, file: io.BufferedIOBase) -> None:
-    rest = file.read(LONGEST + 1)
-    if any(rest) or len(rest) > LONGEST:
+    rest = file.read(MAX_LINE_BYTES + 1)
+    if any(rest) or len(rest) > MAX_LINE_BYTES:
         raise media.MediaError(
             path, "goes on after its end mark: it is damaged, or several archives in one file"
         )

@@ -10,7 +10,13 @@ import numpy as np
 
 from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.inputs.decoders import media
-from imagebind_jax.inputs.sources.record import MEDIA, Record, check_fields, checked, position
+from imagebind_jax.inputs.sources.record import (
+    MEDIA,
+    Record,
+    check_fields,
+    normalize_index,
+    validate_record,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +76,14 @@ class TfdsRecords(Sequence[Record]):
         return len(self._data)
 
     def __getitem__(self, index):
-        place = position(index, len(self))
+        place = normalize_index(index, len(self))
         name = f"{self._source.name} {self._source.split}, example {place}"
-        with media.decoding(name):
+        with media.wrap_decode_errors(name):
             example = self._data[place]
             record: dict[str, Any] = {"id": place}
             for key, feature in self._source.fields.items():
                 record[key] = _value(key, _find(example, feature))
-            return checked(record, name)
+            return validate_record(record, name)
 
     def __reduce__(self):
         return Tfds.open, (self._source,)  # a builder's class may be one of __main__'s

@@ -12,21 +12,21 @@ from jaxtyping import Float
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import media
-from imagebind_jax.inputs.decoders.audio_files import MAX_SAMPLES, Recording, Time, open_recording
+from imagebind_jax.inputs.decoders.audio_files import MAX_SAMPLES, AudioFile, Time, open_audio
 from imagebind_jax.inputs.decoders.media import MediaError, Source
-from imagebind_jax.inputs.decoders.resampling import RATE, reach, reduced, resample
-from imagebind_jax.inputs.transforms.augment import view_of
+from imagebind_jax.inputs.decoders.resampling import RATE, filter_support, reduced_rates, resample
+from imagebind_jax.inputs.transforms.augment import shared_augmentation
 from imagebind_jax.inputs.transforms.log_mel import (
     BANDS,
-    audio_input,
     mask_bands,
     normalise,
+    normalized_log_mel,
     padded_log_mel,
 )
 from imagebind_jax.inputs.transforms.log_mel import MEAN as MEAN
 from imagebind_jax.inputs.transforms.log_mel import STD as STD
 from imagebind_jax.inputs.transforms.log_mel import log_mel as log_mel
-from imagebind_jax.inputs.transforms.validation import check_positive, check_whole
+from imagebind_jax.inputs.transforms.validation import check_int, check_positive
 
 MAX_CLIPS = 1800  # 188 MB: an hour in clips of two seconds
 
@@ -47,20 +47,20 @@ class LogMel:
 
     def __post_init__(self):
         check_positive(seconds=self.seconds)
-        check_whole(frames=self.frames)
-        check_whole(0, mask_bands=self.mask_bands)
+        check_int(frames=self.frames)
+        check_int(0, mask_bands=self.mask_bands)
         if self.mask_bands > BANDS:
             raise UserError(f"mask_bands {self.mask_bands} is not within 0 and {BANDS}")
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "128 frames 1"]:
-        with open_recording(heard(record)) as recording:
-            part = Part.of(record, recording)
+        with open_audio(audio_source(record)) as recording:
+            part = RecordingSpan.of(record, recording)
             if rng is None:
                 start = max(part.seconds - self.seconds, 0.0) * 0.5
             else:
-                start = view_of(record, rng).start(part.seconds, self.seconds)
+                start = shared_augmentation(record, rng).start(part.seconds, self.seconds)
             waveform = part.read(recording, start, self.seconds)
         mel = padded_log_mel(waveform, self.frames)
         if rng is not None and self.mask_bands:
@@ -69,7 +69,7 @@ class LogMel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clips:
+class LogMelClips:
     """The same record to `count` clips spread uniformly, [clips, 128, frames, 1]: for evaluation.
 
     `count` None: as many as it takes to hear all, ceil(duration / seconds), the paper's rule; the
@@ -84,32 +84,32 @@ class Clips:
 
     def __post_init__(self):
         check_positive(seconds=self.seconds)
-        check_whole(frames=self.frames)
+        check_int(frames=self.frames)
         if self.count is not None:
-            check_whole(count=self.count)
+            check_int(count=self.count)
             if self.count > MAX_CLIPS:
                 raise UserError(f"count {self.count} is not within 1 and {MAX_CLIPS}")
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "clips 128 frames 1"]:
-        with open_recording(heard(record)) as recording:
-            part = Part.of(record, recording)
+        with open_audio(audio_source(record)) as recording:
+            part = RecordingSpan.of(record, recording)
             starts = clip_starts(part.seconds, self.seconds, self.count)
             clips = (part.read(recording, start, self.seconds) for start in starts)
-            return np.stack([audio_input(clip, self.frames) for clip in clips])
+            return np.stack([normalized_log_mel(clip, self.frames) for clip in clips])
 
 
-def heard(record: Mapping[str, Any]) -> Source:
+def audio_source(record: Mapping[str, Any]) -> Source:
     """What is heard of a record: its "audio", or the video in "vision". Raises `MediaError`."""
-    source = media.field(record, "audio", "vision")
+    source = media.first_field(record, "audio", "vision")
     if not isinstance(source, (bytes, str, os.PathLike)):
         raise MediaError(f"record {record.get('id', '?')}", "images without 'audio': no sound")
     return source
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class RecordingSpan:
     """The part of a recording that is the sample."""
 
     start: Fraction  # exact, so that adding it to another keeps that exact
@@ -117,7 +117,7 @@ class Part:
     limit: float  # what a record says of its length; infinite if nothing
 
     @classmethod
-    def of(cls, record: Mapping[str, Any], recording: Recording) -> "Part":
+    def of(cls, record: Mapping[str, Any], recording: AudioFile) -> "RecordingSpan":
         """As record["start"] and record["seconds"] say, if they do. Raises ValueError if empty."""
         start, limit = record.get("start"), record.get("seconds")
         start = 0.0 if start is None else float(start)
@@ -129,10 +129,10 @@ class Part:
         return cls(Fraction(start), seconds, limit)
 
     def read(
-        self, recording: Recording, start: Time, seconds: float
+        self, recording: AudioFile, start: Time, seconds: float
     ) -> Float[np.ndarray, "channels n"]:
         """The clip that starts `start` seconds into the part, no longer than the part."""
-        return clip_of(recording, self.start + start, min(seconds, self.limit))
+        return decode_clip(recording, self.start + start, min(seconds, self.limit))
 
 
 def clip_starts(duration: float, seconds: float, count: int | None) -> list[Fraction]:
@@ -156,11 +156,13 @@ def clip_starts(duration: float, seconds: float, count: int | None) -> list[Frac
 
 def read_clip(source: Source, start: Time, seconds: float = 2.0) -> Float[np.ndarray, "channels n"]:
     """The samples of [start, start + seconds) at 16 kHz, fewer at the end. Raises `MediaError`."""
-    with open_recording(source) as recording:
-        return clip_of(recording, start, seconds)
+    with open_audio(source) as recording:
+        return decode_clip(recording, start, seconds)
 
 
-def clip_of(recording: Recording, start: Time, seconds: float) -> Float[np.ndarray, "channels n"]:
+def decode_clip(
+    recording: AudioFile, start: Time, seconds: float
+) -> Float[np.ndarray, "channels n"]:
     """The same of an open recording.
 
     Equal to resampling all of the recording and slicing, but only the clip is decoded, together
@@ -169,8 +171,8 @@ def clip_of(recording: Recording, start: Time, seconds: float) -> Float[np.ndarr
     first, last = int(start * RATE), int((start + seconds) * RATE)
     if (last - first) * recording.channels > MAX_SAMPLES:
         raise ValueError(f"{last - first} samples at once: ask for shorter clips")
-    old, new = reduced(recording.rate)
-    margin = reach(old, new) + 1
+    old, new = reduced_rates(recording.rate)
+    margin = filter_support(old, new) + 1
     block = max(first // new - -(-margin // old), 0)  # the filter's phases repeat every `old`
     end = -(-last * old // new) + margin
     waveform = resample(recording.read(block * old, end), recording.rate)

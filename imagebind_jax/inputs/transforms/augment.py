@@ -16,12 +16,12 @@ if TYPE_CHECKING:  # Pillow is only needed once there is an image
 RATIO = (3 / 4, 4 / 3)  # width / height of a random crop, torchvision's default
 ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # torchvision's RandomErasing
 JITTER = ("Brightness", "Contrast", "Color")
-TRIES = 10  # of torchvision's crop and RandomErasing, before they give up
+MAX_CROP_TRIES = 10  # of torchvision's crop and RandomErasing, before they give up
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as parts of the image, in [0, 1]
 
 
-class Choices(TypedDict, total=False):
+class AugmentationParams(TypedDict, total=False):
     """Those that a view has made."""
 
     moment: float  # the centre of a clip, in seconds
@@ -30,7 +30,7 @@ class Choices(TypedDict, total=False):
     operations: tuple[tuple[str, float], ...]
 
 
-class View:
+class SharedAugmentation:
     """What is drawn once for a sample and holds for all its modalities.
 
     The pipeline puts one into record["view"] of every training sample, so a transform need not
@@ -38,10 +38,10 @@ class View:
     first modality) and kept, so later ones follow it even where their sizes differ slightly.
     """
 
-    def __init__(self, seed: int, made: Choices | None = None):
-        """made: choices that another `View` has `made`, to be followed."""
+    def __init__(self, seed: int, made: AugmentationParams | None = None):
+        """made: choices that another `SharedAugmentation` has `made`, to be followed."""
         self._seed = seed
-        self.made: Choices = {**made} if made else {}
+        self.made: AugmentationParams = {**made} if made else {}
 
     def _rng(self, stream: int) -> np.random.Generator:
         """Each kind of choice has its own stream: none depends on which others are asked for."""
@@ -81,22 +81,22 @@ class View:
         if "operations" not in self.made:
             from imagebind_jax.inputs.transforms import rand_augment
 
-            drawn = rand_augment.draw(self._rng(3), count, magnitude, magnitude_std)
+            drawn = rand_augment.sample_operations(self._rng(3), count, magnitude, magnitude_std)
             self.made["operations"] = drawn
         return self.made["operations"]
 
 
-def view_of(record: Mapping[str, Any], rng: np.random.Generator) -> View:
+def shared_augmentation(record: Mapping[str, Any], rng: np.random.Generator) -> SharedAugmentation:
     """The record's shared view or, if modalities are not to be aligned, one of this one's own."""
     view = record.get("view")
-    return view if view is not None else View(int(rng.integers(2**63)))
+    return view if view is not None else SharedAugmentation(int(rng.integers(2**63)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Spatial:
+class SpatialAugmentation:
     """Random resized crop, flip, RandAugment, colour jitter and random erasing.
 
-    Crop, flip and RandAugment are the sample's (`View`), jitter and erasing each modality's own.
+    Crop, flip and RandAugment are the sample's (`SharedAugmentation`), jitter and erasing each modality's own.
     The defaults are the SUN RGB-D and LLVIP columns of ImageBind's Table 9. Its "RandAugment 9 /
     0.5" is read as magnitude and its deviation, two operations of increasing severity (our
     inference: so the configuration of omnivore, by the same authors, has it, rand-m9-mstd0.5-inc1);
@@ -124,12 +124,14 @@ class Spatial:
             if not 0 <= getattr(self, name) <= bound:
                 raise UserError(f"{name} must be from 0 to {bound}, got {getattr(self, name)}")
 
-    def draw(self, view: View, rng: np.random.Generator, width: int, height: int) -> "Drawn":
+    def draw(
+        self, view: SharedAugmentation, rng: np.random.Generator, width: int, height: int
+    ) -> "SampledAugmentation":
         """All choices for one modality of a sample, whose first image has this size in pixels."""
         order, x = rng.permutation(4), (2 * rng.random(4) - 1).tolist()
         jitter = [(name, 1 + self.jitter * by) for name, by in zip(JITTER, x) if self.jitter]
         jitter += [("Hue", self.hue * x[3])] if self.hue else []
-        return Drawn(
+        return SampledAugmentation(
             box=view.box(width, height, self.crop_scale),
             flip=view.flip(self.flip),
             operations=view.operations(self.operations, self.magnitude, self.magnitude_std),
@@ -137,7 +139,7 @@ class Spatial:
             erased=_rectangle(rng) if rng.random() < self.erase else None,
         )
 
-    def shrink(self, view: View, size: int) -> Callable[[int, int], int]:
+    def shrink(self, view: SharedAugmentation, size: int) -> Callable[[int, int], int]:
         """How many times smaller an image of this width and height may be decoded.
 
         Its crop, which is drawn for that size, keeps `size` pixels a side.
@@ -152,13 +154,13 @@ class Spatial:
 
 
 # ImageBind's Table 9 (arXiv:2305.05665): columns SUN RGB-D and LLVIP, and AudioSet and Ego4D.
-IMAGES = Spatial()
-VIDEO = Spatial(flip=0.0, operations=0, jitter=0.0, erase=0.0)
+IMAGES = SpatialAugmentation()
+VIDEO = SpatialAugmentation(flip=0.0, operations=0, jitter=0.0, erase=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
-    """What `Spatial.draw` chose: the same for all frames of a clip."""
+class SampledAugmentation:
+    """What `SpatialAugmentation.draw` chose: the same for all frames of a clip."""
 
     box: Box
     flip: bool
@@ -189,7 +191,7 @@ class Drawn:
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
         if self.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return rand_augment.apply(image, self.operations + self.jitter)
+        return rand_augment.apply_operations(image, self.operations + self.jitter)
 
     def erase(
         self, array: Float[np.ndarray, "*frames h w c"], value: Any = 0.0
@@ -215,7 +217,7 @@ def _crop(width: int, height: int, scale: tuple[float, float], rng: np.random.Ge
     An image too narrow for ten draws in a row is not cropped to nothing: its centre of the nearest
     allowed shape is taken.
     """
-    for _ in range(TRIES):
+    for _ in range(MAX_CROP_TRIES):
         w, h = (round(side) for side in _sides(rng, scale, RATIO, float(width * height)))
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.random() * (width - w + 1)), int(rng.random() * (height - h + 1))
@@ -229,7 +231,7 @@ def _crop(width: int, height: int, scale: tuple[float, float], rng: np.random.Ge
 
 def _rectangle(rng: np.random.Generator) -> Box | None:
     """torchvision's RandomErasing, of a unit square; none if ten draws in a row do not fit."""
-    for _ in range(TRIES):
+    for _ in range(MAX_CROP_TRIES):
         w, h = _sides(rng, ERASED_AREA, ERASED_RATIO, 1.0)
         if w < 1 and h < 1:
             left, top = rng.random() * (1 - w), rng.random() * (1 - h)

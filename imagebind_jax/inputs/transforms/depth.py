@@ -10,12 +10,12 @@ from jaxtyping import Float
 from PIL import Image
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.decoders.depth_files import READINGS, read_depth
-from imagebind_jax.inputs.decoders.images import resize_and_crop, with_channel
-from imagebind_jax.inputs.decoders.media import decoding, field, positive
-from imagebind_jax.inputs.transforms.augment import Spatial, view_of
+from imagebind_jax.inputs.decoders.depth_files import FILE_ENCODINGS, read_depth
+from imagebind_jax.inputs.decoders.images import resize_and_crop, to_float_channel
+from imagebind_jax.inputs.decoders.media import first_field, positive_field, wrap_decode_errors
+from imagebind_jax.inputs.transforms.augment import SpatialAugmentation, shared_augmentation
 from imagebind_jax.inputs.transforms.rand_augment import GEOMETRIC
-from imagebind_jax.inputs.transforms.validation import check_finite, check_positive, check_whole
+from imagebind_jax.inputs.transforms.validation import check_finite, check_int, check_positive
 
 # facebookresearch/omnivore, predict.py and issue 12: the recipe that ImageBind's authors point to.
 OMNIVORE_RANGE = (0.01, 75.0)
@@ -32,7 +32,7 @@ NYU_CAMERA = {
     "baseline": 0.075,
 }  # facebookresearch/ImageBind, issue 107
 
-NEITHER = 'normalisation {!r} is neither "omnivore" nor "metric"'
+MISSING_CAMERA = 'normalisation {!r} is neither "omnivore" nor "metric"'
 MAX_DISPARITY = 1e9  # pixels: beyond any sensor; larger ones would overflow where they are resized
 
 REMEDIES = {
@@ -45,7 +45,7 @@ REMEDIES = {
 
 def focal_length(intrinsics: str) -> float:
     """The first number of the text of a SUN RGB-D intrinsics.txt, in pixels. Raises `MediaError`."""
-    with decoding("intrinsics.txt"):
+    with wrap_decode_errors("intrinsics.txt"):
         first = float(intrinsics[:1000].split(maxsplit=1)[0])
         if not (math.isfinite(first) and first > 0):
             raise ValueError(f"a focal length of {first} pixels is not positive")
@@ -87,13 +87,13 @@ def normalise(
         mean = OMNIVORE_MEAN if mean is None else mean
         std = OMNIVORE_STD if std is None else std
     elif normalisation != "metric":
-        raise UserError(NEITHER.format(normalisation))
+        raise UserError(MISSING_CAMERA.format(normalisation))
     if mean is None or std is None or not std > 0:
         raise UserError(f'normalisation "metric" needs mean and std > 0, got {mean} and {std}')
     return (disparity - np.float32(mean)) / np.float32(std)
 
 
-def to_square(
+def resize_disparity(
     disparity: Float[np.ndarray, "height width"],
     square: Callable[[Image.Image], Image.Image],
     moved: bool = False,
@@ -109,10 +109,10 @@ def to_square(
     known = disparity > 0
     if not known.any():
         raise ValueError("no pixel has a depth: all are 0, negative, NaN or infinite")
-    output = with_channel(square(Image.fromarray(disparity)))
+    output = to_float_channel(square(Image.fromarray(disparity)))
     if known.all() and not moved:
         return output
-    share = with_channel(square(Image.fromarray(known.astype(np.float32))))
+    share = to_float_channel(square(Image.fromarray(known.astype(np.float32))))
     mean = np.clip(output / np.maximum(share, 0.5), disparity[known].min(), disparity.max())
     return np.where(share >= 0.5, mean, np.float32(0))
 
@@ -128,7 +128,7 @@ class Disparity:
     pairing `mean` and `std` have to be given, too. focal_length is in pixels of the given map and
     does not shrink with it: the statistics were taken that way.
 
-    Short side to `size` and centre crop, as `to_square` describes; with rng and `augment` the crop,
+    Short side to `size` and centre crop, as `resize_disparity` describes; with rng and `augment` the crop,
     flip and geometric operations that the sample's image gets, too. Raises `MediaError`; UserError
     for settings that do not go together.
     """
@@ -139,18 +139,18 @@ class Disparity:
     std: float | None = None
     max_depth: float | None = None
     reading: str = "auto"
-    augment: Spatial | None = None
+    augment: SpatialAugmentation | None = None
 
     def __post_init__(self):
-        check_whole(size=self.size)
+        check_int(size=self.size)
         numbers = {"mean": self.mean, "std": self.std, "max_depth": self.max_depth}
         given = {name: value for name, value in numbers.items() if value is not None}
         check_finite(**given)
         check_positive(**{name: value for name, value in given.items() if name != "mean"})
-        if self.reading not in READINGS:
-            raise UserError(f"reading {self.reading!r} is none of {', '.join(READINGS)}")
+        if self.reading not in FILE_ENCODINGS:
+            raise UserError(f"reading {self.reading!r} is none of {', '.join(FILE_ENCODINGS)}")
         if self.normalisation not in ("omnivore", "metric"):
-            raise UserError(NEITHER.format(self.normalisation))
+            raise UserError(MISSING_CAMERA.format(self.normalisation))
         if self.mean is None and self.std is None:
             if (self.reading == "sun_raw") != (self.normalisation == "omnivore"):
                 raise UserError(
@@ -196,20 +196,24 @@ class Disparity:
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "size size 1"]:
-        source = field(record, "depth")
+        source = first_field(record, "depth")
         focal_length, baseline = (
-            positive(record, name, f"disparity needs it, {remedy}")
+            positive_field(record, name, f"disparity needs it, {remedy}")
             for name, remedy in REMEDIES.items()
         )
         depth_m = read_depth(source, self.reading)
-        with decoding(source):
+        with wrap_decode_errors(source):
             depth_m = np.minimum(depth_m, self.max_depth or np.inf)
             disparities = disparity(depth_m, focal_length, baseline)
             if rng is None or self.augment is None:
-                output = to_square(disparities, lambda image: resize_and_crop(image, self.size))
+                output = resize_disparity(
+                    disparities, lambda image: resize_and_crop(image, self.size)
+                )
                 return normalise(output, self.normalisation, self.mean, self.std)
             height, width = disparities.shape
-            drawn = self.augment.draw(view_of(record, rng), rng, width, height)
+            drawn = self.augment.draw(shared_augmentation(record, rng), rng, width, height)
             moved = any(name in GEOMETRIC for name, _ in drawn.operations)
-            output = to_square(disparities, lambda image: drawn.pixels(image, self.size), moved)
+            output = resize_disparity(
+                disparities, lambda image: drawn.pixels(image, self.size), moved
+            )
             return drawn.erase(normalise(output, self.normalisation, self.mean, self.std))

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Num
 
-from imagebind_jax.inputs.decoders.imu_files import AXES, Recording, read_imu
-from imagebind_jax.inputs.decoders.media import decoding, field, positive
-from imagebind_jax.inputs.transforms.augment import view_of
-from imagebind_jax.inputs.transforms.validation import check_positive, check_whole
+from imagebind_jax.inputs.decoders.imu_files import AXES, ImuRecording, read_imu
+from imagebind_jax.inputs.decoders.media import first_field, positive_field, wrap_decode_errors
+from imagebind_jax.inputs.transforms.augment import shared_augmentation
+from imagebind_jax.inputs.transforms.validation import check_int, check_positive
 
 
-def window(
+def resample_window(
     samples: Num[np.ndarray, "n 6"],
     times: Float[np.ndarray, "n"],
     start: float,
@@ -60,19 +60,19 @@ def _means(
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class ImuWindow:
     """record["imu"], a file as in `imu_files.read_imu`, to [steps, 6].
 
     A file without times needs record["imu_rate"] in Hz; in one that has times it is not looked at.
     With "start" and "seconds" only that part of the recording counts; "start" is the time since the
-    recording began (`Recording.begin`), as in video and sound, whatever the file's clock says then.
+    recording began (`ImuRecording.begin`), as in video and sound, whatever the file's clock says then.
     Without rng the window is the part's centre, with rng where the sample's view has its clip; a
     part that is shorter than the window repeats its last value.
 
     Missing values are interpolated over for at most `max_gap` seconds. A window that a longer gap
     reaches into is moved to the nearest place without one, within the part; if there is none, or
     anything else is wrong, the error is a `MediaError`. Which window ImageBind was trained on is
-    not settled: 2000 steps at Ego4D's own rate would be `Window(seconds=10.0)`.
+    not settled: 2000 steps at Ego4D's own rate would be `ImuWindow(seconds=10.0)`.
     """
 
     seconds: float = 5.0
@@ -80,15 +80,15 @@ class Window:
     max_gap: float = 0.5
 
     def __post_init__(self):
-        check_whole(steps=self.steps)
+        check_int(steps=self.steps)
         check_positive(seconds=self.seconds, max_gap=self.max_gap)
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "steps 6"]:
-        source = field(record, "imu")
+        source = first_field(record, "imu")
         recording = read_imu(source)
-        with decoding(source):
+        with wrap_decode_errors(source):
             samples = recording.samples
             times, last = _times(recording, record)
             first = times[0]
@@ -103,22 +103,26 @@ class Window:
             if rng is None:
                 wanted = low + max(end - low - self.seconds, 0.0) / 2
             else:
-                wanted = begin + view_of(record, rng).start(end - begin, self.seconds)
+                wanted = begin + shared_augmentation(record, rng).start(end - begin, self.seconds)
             wanted = float(np.clip(wanted, low, high))
             gaps = _gaps(samples, times, self.max_gap)
-            at = _beside(gaps[(gaps[:, 1] > low) & (gaps[:, 0] < end)], wanted, self.seconds)
+            at = _nearest_gap_free_starts(
+                gaps[(gaps[:, 1] > low) & (gaps[:, 0] < end)], wanted, self.seconds
+            )
             at = [place for place in at if low <= place <= high]
             if not at:
                 need = f"{self.seconds} s of [{low}, {end}) s without a gap of {self.max_gap} s"
                 raise ValueError(f"no {need}: give another part, or more max_gap")
-            return window(samples, times, at[0], self.seconds, self.steps, end)
+            return resample_window(samples, times, at[0], self.seconds, self.steps, end)
 
 
-def _times(recording: Recording, record: Mapping[str, Any]) -> tuple[Float[np.ndarray, "n"], float]:
+def _times(
+    recording: ImuRecording, record: Mapping[str, Any]
+) -> tuple[Float[np.ndarray, "n"], float]:
     """Seconds of the samples, and of the end: the last one stands for the time until a next one."""
     if recording.times is not None:
         return recording.times, recording.times[-1] + _step(recording.times)
-    rate = positive(record, "imu_rate", "its file has no times: give it in Hz")
+    rate = positive_field(record, "imu_rate", "its file has no times: give it in Hz")
     count = len(recording.samples)
     return np.arange(count) / rate, count / rate
 
@@ -142,7 +146,9 @@ def _gaps(
     return gaps[np.argsort(gaps[:, 0], kind="stable")]
 
 
-def _beside(gaps: Float[np.ndarray, "gaps 2"], wanted: float, seconds: float) -> list[float]:
+def _nearest_gap_free_starts(
+    gaps: Float[np.ndarray, "gaps 2"], wanted: float, seconds: float
+) -> list[float]:
     """Where windows of `seconds` can start that no gap reaches into, nearest to `wanted` first."""
     starts, ends = gaps[:, 0] - seconds, np.maximum.accumulate(gaps[:, 1])
     inside = (starts < wanted) & (wanted < ends)

@@ -16,7 +16,7 @@ FLOOR = np.float32(1.1920929e-07)  # float32 epsilon, Kaldi's floor before the l
 TOGETHER = 32  # bands: few enough that their part of the mel matrix is not mostly zeros
 
 
-def audio_input(
+def normalized_log_mel(
     waveform: Float[np.ndarray, "channels n"], frames: int = 204
 ) -> Float[np.ndarray, "128 frames 1"]:
     """The normalised log-mel of one clip at 16 kHz, cut or padded to `frames`."""

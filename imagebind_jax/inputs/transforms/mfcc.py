@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.decoders.audio_files import open_recording
+from imagebind_jax.inputs.decoders.audio_files import open_audio
 from imagebind_jax.inputs.decoders.resampling import RATE
-from imagebind_jax.inputs.transforms.audio import Part, heard
-from imagebind_jax.inputs.transforms.augment import view_of
-from imagebind_jax.inputs.transforms.validation import check_positive, check_whole
+from imagebind_jax.inputs.transforms.audio import RecordingSpan, audio_source
+from imagebind_jax.inputs.transforms.augment import shared_augmentation
+from imagebind_jax.inputs.transforms.validation import check_int, check_positive
 
 WINDOW, SHIFT, BANDS = 512, 160, 64  # samples at 16 kHz: 32 ms, 10 ms; mel bands
 
@@ -31,19 +31,19 @@ class Mfcc:
 
     def __post_init__(self):
         check_positive(seconds=self.seconds)
-        check_whole(coefficients=self.coefficients)
+        check_int(coefficients=self.coefficients)
         if self.coefficients > BANDS:
             raise UserError(f"coefficients {self.coefficients} of {BANDS} mel bands: choose fewer")
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "coefficients frames 1"]:
-        with open_recording(heard(record)) as recording:
-            part = Part.of(record, recording)
+        with open_audio(audio_source(record)) as recording:
+            part = RecordingSpan.of(record, recording)
             if rng is None:
                 start = max(part.seconds - self.seconds, 0.0) * 0.5
             else:
-                start = view_of(record, rng).start(part.seconds, self.seconds)
+                start = shared_augmentation(record, rng).start(part.seconds, self.seconds)
             waveform = part.read(recording, start, self.seconds).mean(axis=0)
         whole = np.zeros(round(self.seconds * RATE), np.float32)
         whole[: len(waveform)] = waveform[: len(whole)]

@@ -25,12 +25,12 @@ GREY = (128, 128, 128)  # what comes into a colour image from outside
 Operation = tuple[str, float]  # name, strength
 
 
-def draw(
+def sample_operations(
     rng: np.random.Generator, count: int, magnitude: float, magnitude_std: float
 ) -> tuple[Operation, ...]:
     """`count` operations, drawn with replacement, less those that are left out by `PROBABILITY`.
 
-    The level is normal around `magnitude` and cut to [0, 10]; `strength` says what it means.
+    The level is normal around `magnitude` and cut to [0, 10]; `level_to_magnitude` says what it means.
     """
     drawn = []
     for _ in range(count):
@@ -39,11 +39,11 @@ def draw(
         level = min(max(magnitude + magnitude_std * rng.standard_normal(), 0.0), MAX_LEVEL)
         name = OPERATIONS[int(chosen * len(OPERATIONS))]
         if kept < PROBABILITY:
-            drawn.append((name, strength(name, level, 1.0 if sign < 0.5 else -1.0)))
+            drawn.append((name, level_to_magnitude(name, level, 1.0 if sign < 0.5 else -1.0)))
     return tuple(drawn)
 
 
-def strength(name: str, level: float, sign: float = 1.0) -> float:
+def level_to_magnitude(name: str, level: float, sign: float = 1.0) -> float:
     """What `level` 0 to 10 means: all grow with it ("increasing severity", timm's inc1).
 
     Rotate: up to 30 degrees; Shear: 0.3; Translate: 0.45 of the side; all of either sign.
@@ -69,17 +69,17 @@ def strength(name: str, level: float, sign: float = 1.0) -> float:
     return 0.0
 
 
-def apply(image: Image.Image, operations: tuple[Operation, ...]) -> Image.Image:
+def apply_operations(image: Image.Image, operations: tuple[Operation, ...]) -> Image.Image:
     """One after the other. An image that is not RGB gets the geometric ones only."""
     for name, value in operations:
         if name in GEOMETRIC:
-            image = move(image, name, value)
+            image = apply_geometric(image, name, value)
         elif image.mode == "RGB":
-            image = recolour(image, name, value)
+            image = apply_color(image, name, value)
     return image
 
 
-def move(image: Image.Image, name: str, value: float) -> Image.Image:
+def apply_geometric(image: Image.Image, name: str, value: float) -> Image.Image:
     """A geometric operation, bilinear. From outside comes grey, or 0: disparity of the far, cold."""
     fill = GREY if image.mode == "RGB" else 0
     if name == "Rotate":  # about the centre, counter-clockwise
@@ -95,7 +95,7 @@ def move(image: Image.Image, name: str, value: float) -> Image.Image:
     )
 
 
-def recolour(image: Image.Image, name: str, value: float) -> Image.Image:
+def apply_color(image: Image.Image, name: str, value: float) -> Image.Image:
     """A colour operation on an RGB image; beside RandAugment's, "Hue": a shift in turns.
 
     Bit-equal to Pillow's `ImageOps` and `ImageEnhance`, which timm and torchvision use.

@@ -6,7 +6,7 @@ from jaxtyping import Bool
 from imagebind_jax.errors import UserError
 
 
-def box_of(mask: Bool[np.ndarray, "h w"]) -> list[int]:
+def mask_to_box(mask: Bool[np.ndarray, "h w"]) -> list[int]:
     """The smallest box around what is true: left, top, right, bottom, the last two exclusive.
 
     Raises UserError where nothing is.
@@ -18,14 +18,14 @@ def box_of(mask: Bool[np.ndarray, "h w"]) -> list[int]:
     return [int(edge) for edge in edges]
 
 
-def run_lengths(mask: Bool[np.ndarray, "h w"]) -> dict[str, list[int]]:
+def rle_encode(mask: Bool[np.ndarray, "h w"]) -> dict[str, list[int]]:
     """COCO's uncompressed form: {"size": [h, w], "counts": runs of 0, 1, 0, ... down the columns}."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     edges = np.flatnonzero(np.diff(flat, append=~flat[-1:]))
     return {"size": list(mask.shape), "counts": np.diff(edges, prepend=0).tolist()}
 
 
-def mask_of(runs: dict[str, list[int]]) -> Bool[np.ndarray, "h w"]:
+def rle_decode(runs: dict[str, list[int]]) -> Bool[np.ndarray, "h w"]:
     """The mask of such run lengths."""
     values = np.arange(len(runs["counts"])) % 2 == 1
     return np.repeat(values, runs["counts"]).reshape(runs["size"], order="F")

@@ -15,8 +15,8 @@ import regex
 from jaxtyping import Int
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.decoders.media import decoding, field
-from imagebind_jax.inputs.transforms.validation import check_whole
+from imagebind_jax.inputs.decoders.media import first_field, wrap_decode_errors
+from imagebind_jax.inputs.transforms.validation import check_int
 
 CONTEXT = 77
 # What a text is bounded by: ftfy takes 4 us a character and 15 us a line. It, too, takes a longer
@@ -56,7 +56,7 @@ def tokenize(
 
 
 def _check_length(context_length: Any) -> None:
-    check_whole(context_length=context_length)
+    check_int(context_length=context_length)
     if context_length < 2:
         raise UserError(f"context_length {context_length} has no room for start and end, use 77")
 
@@ -190,7 +190,7 @@ def _vocabulary() -> tuple[dict[int, int], dict[tuple[int, int], int]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokens:
+class Tokenize:
     """record["text"], a str or several, to [context_length] int32; rng picks one, else the first.
 
     A str is always the text itself, never the name of a file. Raises `MediaError`.
@@ -204,8 +204,8 @@ class Tokens:
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Int[np.ndarray, "context_length"]:
-        given = field(record, "text")
-        with decoding(str(record.get("id", "this record"))):
+        given = first_field(record, "text")
+        with wrap_decode_errors(str(record.get("id", "this record"))):
             texts = [given] if isinstance(given, str) else given
             if not isinstance(texts, (list, tuple)) or not texts:
                 raise ValueError(f"text is {_short(given)}: expected a str or a list of them")

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from PIL import Image
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.decoders.images import open_image, resize_and_crop, with_channel
-from imagebind_jax.inputs.decoders.media import Source, decoding, field, open_source
-from imagebind_jax.inputs.transforms.augment import Spatial, view_of
-from imagebind_jax.inputs.transforms.validation import check_finite, check_whole
+from imagebind_jax.inputs.decoders.images import open_image, resize_and_crop, to_float_channel
+from imagebind_jax.inputs.decoders.media import Source, first_field, open_media, wrap_decode_errors
+from imagebind_jax.inputs.transforms.augment import SpatialAugmentation, shared_augmentation
+from imagebind_jax.inputs.transforms.validation import check_finite, check_int
 
 BITS_PER_SAMPLE = 258  # TIFF's tag
 
@@ -38,7 +38,7 @@ def thermal_input(image: Image.Image, size: int = 224) -> Float[np.ndarray, "siz
     return _fractions(resize_and_crop(image.convert("L"), size))
 
 
-def between(
+def scale_to_unit(
     counts: Float[np.ndarray, "height width"], scale: str, low: float, high: float
 ) -> Float[np.ndarray, "height width"]:
     """A file's numbers to [0, 1]: `low` and below, by `SCALES` in degrees, is 0, `high` and above 1.
@@ -70,10 +70,10 @@ class Thermal:
     low: float | None = None
     high: float | None = None
     scale: str | None = None
-    augment: Spatial | None = None
+    augment: SpatialAugmentation | None = None
 
     def __post_init__(self):
-        check_whole(size=self.size)
+        check_int(size=self.size)
         low, high, scale = self.low, self.high, self.scale
         if low is None and high is None and scale is None:
             return
@@ -88,14 +88,14 @@ class Thermal:
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "size size 1"]:
-        source = field(record, "thermal")
+        source = first_field(record, "thermal")
         view = None
         shrink: int | Callable[[int, int], int] = 1
         if rng is not None and self.augment is not None:
-            view = view_of(record, rng)
+            view = shared_augmentation(record, rng)
             shrink = self.augment.shrink(view, self.size)
         image = open_image(source, shrink=shrink)
-        with decoding(source):
+        with wrap_decode_errors(source):
             _check_colour(source, image)
             if image.mode.startswith(("I", "F")):
                 if self.low is None or self.high is None or self.scale is None:
@@ -103,7 +103,7 @@ class Thermal:
                     raise ValueError(f"mode {image.mode} holds temperatures: {remedy} to [0, 1]")
                 counts = np.asarray(image, np.float32)
                 del image  # with 64 megapixels each copy counts
-                image = Image.fromarray(between(counts, self.scale, self.low, self.high))
+                image = Image.fromarray(scale_to_unit(counts, self.scale, self.low, self.high))
             elif self.scale is not None:
                 raise ValueError(f"8 bits (mode {image.mode}) hold no {self.scale!r}")
             else:
@@ -116,7 +116,7 @@ class Thermal:
 
 def _check_colour(source: Source, image: Image.Image) -> None:
     """Refuses colour, or grey with alpha, of 16 bits: Pillow would drop the low 8 without a word."""
-    with open_source(source) as file:
+    with open_media(source) as file:
         head = file.read(26)
     png = head[:4] == b"\x89PNG" and head[24] == 16
     tiff = max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) > 8
@@ -126,5 +126,5 @@ def _check_colour(source: Source, image: Image.Image) -> None:
 
 def _fractions(image: Image.Image) -> Float[np.ndarray, "height width 1"]:
     if image.mode == "L":
-        return with_channel(image) / np.float32(255)
-    return np.clip(with_channel(image), 0, 1)  # bicubic overshoots at edges
+        return to_float_channel(image) / np.float32(255)
+    return np.clip(to_float_channel(image), 0, 1)  # bicubic overshoots at edges

@@ -11,12 +11,12 @@ from PIL import Image
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import media
 from imagebind_jax.inputs.decoders.images import open_image, to_rgb
-from imagebind_jax.inputs.transforms.validation import check_whole
+from imagebind_jax.inputs.transforms.validation import check_int
 from imagebind_jax.inputs.transforms.vision import MEAN, STD
 
 
 @dataclasses.dataclass(frozen=True)
-class Windows:
+class Tiles:
     """record["vision"], an image (or a list, of which it is the first), to [n, 1, size, size, 3].
 
     The image is brought to `picture` x `picture` pixels, whatever its sides, so that nothing of it
@@ -30,7 +30,7 @@ class Windows:
     stride: int = 112
 
     def __post_init__(self):
-        check_whole(size=self.size, picture=self.picture, stride=self.stride)
+        check_int(size=self.size, picture=self.picture, stride=self.stride)
         if self.picture < self.size or (self.picture - self.size) % self.stride:
             raise UserError(
                 f"windows of {self.size} pixels every {self.stride} do not end where a picture of "
@@ -46,9 +46,9 @@ class Windows:
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "n 1 size size 3"]:
-        source = media.field(record, "vision")
+        source = media.first_field(record, "vision")
         source = source[0] if isinstance(source, list) else source
-        with media.decoding(source):
+        with media.wrap_decode_errors(source):
             image = to_rgb(open_image(source))
             image = image.resize((self.picture, self.picture), Image.Resampling.BICUBIC)
             pixels = (np.asarray(image, np.float32) / np.float32(255) - MEAN) / STD

@@ -7,7 +7,7 @@ from typing import Any
 from imagebind_jax.errors import UserError
 
 
-def check_whole(least: int = 1, **settings: Any) -> None:
+def check_int(least: int = 1, **settings: Any) -> None:
     """Raises UserError for one that is no whole number of at least `least`."""
     for name, value in settings.items():
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -13,9 +13,18 @@ from PIL import Image
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import media, video
-from imagebind_jax.inputs.decoders.images import check_ratio, open_image, resize_and_crop, to_rgb
-from imagebind_jax.inputs.transforms.augment import Drawn, Spatial, view_of
-from imagebind_jax.inputs.transforms.validation import check_positive, check_whole
+from imagebind_jax.inputs.decoders.images import (
+    check_aspect_ratio,
+    open_image,
+    resize_and_crop,
+    to_rgb,
+)
+from imagebind_jax.inputs.transforms.augment import (
+    SampledAugmentation,
+    SpatialAugmentation,
+    shared_augmentation,
+)
+from imagebind_jax.inputs.transforms.validation import check_int, check_positive
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)  # CLIP, of RGB in [0, 1]
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -48,7 +57,7 @@ def spatial_crops(
     integer; left, centre and right, or top, centre and bottom; CLIP mean and std. One crop is the
     centre.
     """
-    short = check_ratio(pixels.shape[1], pixels.shape[0])
+    short = check_aspect_ratio(pixels.shape[1], pixels.shape[0])
     for axis, side in enumerate(pixels.shape[:2]):
         pixels = _resized(pixels, axis, math.floor(side / short * size))
     high, wide = (side - size for side in pixels.shape[:2])  # of which one is 0
@@ -76,13 +85,13 @@ def _resized(
     return np.add(above, below, out=above)
 
 
-def pick_frames(count: int, frames: int) -> list[int]:
+def sample_frame_indices(count: int, frames: int) -> list[int]:
     """Indices of `frames` frames spread over `count`, first and last included, cut to integers."""
     return np.linspace(0, count - 1, frames).astype(int).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class FramesTransform:
     """record["vision"]: an image to [1, s, s, 3], a video or a list of frames to [frames, s, s, 3].
 
     Of a video it is `seconds` from a start that the sample's modalities share (without rng: from
@@ -95,17 +104,17 @@ class Clip:
     size: int = 224
     frames: int = 2
     seconds: float = 2.0
-    augment: Spatial | None = None
+    augment: SpatialAugmentation | None = None
 
     def __post_init__(self):
-        check_whole(size=self.size, frames=self.frames)
+        check_int(size=self.size, frames=self.frames)
         check_positive(seconds=self.seconds)
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "frames size size 3"]:
-        source, pictures = media.field(record, "vision"), []
-        view = None if rng is None else view_of(record, rng)
+        source, pictures = media.first_field(record, "vision"), []
+        view = None if rng is None else shared_augmentation(record, rng)
         if _is_video(source):
 
             def start(length: video.Time) -> list[video.Time]:
@@ -126,12 +135,12 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True)
-class Views:
+class EvalViews:
     """record["vision"] as the reference evaluates it, to [views, frames, s, s, 3], to be averaged.
 
     A video gives `clips` of `seconds`, spread uniformly, and of each `crops` squares along the
     frame's long side (1: the centre): 15 views, clip by clip. An image is one view of one frame, a
-    list of frames one view of `frames` of them, both as `Clip` has them. rng is not used.
+    list of frames one view of `frames` of them, both as `FramesTransform` has them. rng is not used.
     """
 
     clips: int = 5
@@ -141,7 +150,7 @@ class Views:
     seconds: float = 2.0
 
     def __post_init__(self):
-        check_whole(size=self.size, frames=self.frames, clips=self.clips, crops=self.crops)
+        check_int(size=self.size, frames=self.frames, clips=self.clips, crops=self.crops)
         check_positive(seconds=self.seconds)
         if self.crops not in (1, 3):
             raise UserError(f"crops must be 1 or 3, got {self.crops}")
@@ -149,7 +158,7 @@ class Views:
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator | None
     ) -> Float[np.ndarray, "views frames size size 3"]:
-        source = media.field(record, "vision")
+        source = media.first_field(record, "vision")
         if not _is_video(source):
             sources = _encoded(source, self.frames)
             return _stack(sources, map(open_image, sources), self.size)[None]
@@ -158,7 +167,7 @@ class Views:
             return video.clip_starts(length, float(self.seconds), self.clips)
 
         clips = _clips(record, source, starts, self.seconds, self.frames)
-        with media.decoding(source):
+        with media.wrap_decode_errors(source):
             views = [
                 [spatial_crops(np.asarray(image), self.size, self.crops) for image in clip]
                 for clip in clips
@@ -169,7 +178,7 @@ class Views:
 
 
 def _is_video(source: Any) -> bool:
-    return not isinstance(source, (list, tuple)) and media.kind(source) == "container"
+    return not isinstance(source, (list, tuple)) and media.sniff_media_type(source) == "container"
 
 
 def _encoded(source: Any, frames: int) -> list[media.Source]:
@@ -178,7 +187,7 @@ def _encoded(source: Any, frames: int) -> list[media.Source]:
         return [source]
     if not source:
         raise media.MediaError("<list>", "no frames")
-    return [source[i] for i in pick_frames(len(source), frames)]
+    return [source[i] for i in sample_frame_indices(len(source), frames)]
 
 
 def _clips(
@@ -197,9 +206,11 @@ def _clips(
             length, seconds = min(length, Fraction(until)), min(seconds, until)
         if not (begin >= 0 and length > 0):
             reason = f"start {begin} s and seconds {until} hold none of its"
-            raise media.MediaError(media.name(source), f"{reason} {float(opened.duration):.3f} s")
+            raise media.MediaError(
+                media.source_name(source), f"{reason} {float(opened.duration):.3f} s"
+            )
         found = [opened.frames(Fraction(begin) + Fraction(at), seconds) for at in starts(length)]
-        picked = [[clip[i] for i in pick_frames(len(clip), frames)] for clip in found]
+        picked = [[clip[i] for i in sample_frame_indices(len(clip), frames)] for clip in found]
         pictures = iter(opened.decode([frame for clip in picked for frame in clip]))
         return [[next(pictures) for _ in clip] for clip in picked]
 
@@ -208,11 +219,11 @@ def _stack(
     sources: Sequence[media.Source],
     pictures: Iterable[Image.Image],
     size: int,
-    drawn: Drawn | None = None,
+    drawn: SampledAugmentation | None = None,
 ) -> Float[np.ndarray, "frames size size 3"]:
     arrays = []
     for source, picture in zip(sources, pictures):
-        with media.decoding(source):
+        with media.wrap_decode_errors(source):
             if drawn is None:
                 arrays.append(image_input(picture, size))
             else:

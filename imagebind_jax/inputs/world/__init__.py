@@ -7,14 +7,14 @@ from imagebind_jax.inputs.world.attributes import (
     MOTIONS,
     SHAPES,
     TASKS,
-    Concept,
-    held_out,
+    Attributes,
+    is_held_out,
 )
-from imagebind_jax.inputs.world.captions import CLASS_NAMES, PROMPTS, told
-from imagebind_jax.inputs.world.world import ALL, BASELINE, COLDEST, HOTTEST, World
+from imagebind_jax.inputs.world.captions import CLASS_NAMES, PROMPTS, caption_attributes
+from imagebind_jax.inputs.world.world import BASELINE, COLDEST, HOTTEST, MODALITIES, World
 
 __all__ = [
-    "ALL",
+    "MODALITIES",
     "ATTRIBUTES",
     "BASELINE",
     "CLASS_NAMES",
@@ -26,8 +26,8 @@ __all__ = [
     "PROMPTS",
     "SHAPES",
     "TASKS",
-    "Concept",
+    "Attributes",
     "World",
-    "held_out",
-    "told",
+    "is_held_out",
+    "caption_attributes",
 ]

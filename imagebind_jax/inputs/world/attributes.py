@@ -30,7 +30,7 @@ TASKS = {
 
 
 @dataclass(frozen=True)
-class Concept:
+class Attributes:
     """The latent attributes of one sample, as indices into SHAPES, MATERIALS, MOTIONS, LAYOUTS."""
 
     shape: int
@@ -39,7 +39,7 @@ class Concept:
     layout: int
 
 
-def held_out(concept: Concept) -> bool:
+def is_held_out(concept: Attributes) -> bool:
     """Whether the combination is kept for the test split.
 
     A fixed eighth of the (shape, material, motion) combinations. 3 and 5 are odd, so every value
@@ -48,9 +48,9 @@ def held_out(concept: Concept) -> bool:
     return (concept.shape + 3 * concept.material + 5 * concept.motion) % 8 == 0
 
 
-def draw(rng: np.random.Generator, *, test: bool) -> Concept:
+def sample_attributes(rng: np.random.Generator, *, test: bool) -> Attributes:
     """A uniform concept among those held out (`test`) or among all others."""
     while True:
-        concept = Concept(*(int(rng.integers(len(names))) for names in ATTRIBUTES.values()))
-        if held_out(concept) == test:
+        concept = Attributes(*(int(rng.integers(len(names))) for names in ATTRIBUTES.values()))
+        if is_held_out(concept) == test:
             return concept

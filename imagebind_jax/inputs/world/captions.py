@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from imagebind_jax.inputs.world.attributes import ATTRIBUTES, Concept
+from imagebind_jax.inputs.world.attributes import ATTRIBUTES, Attributes
 
 Phrases = dict[str, tuple[str, ...]]
 
@@ -121,7 +121,7 @@ _JOINED = (
 )
 
 
-def caption(concept: Concept, rng: np.random.Generator) -> str:
+def caption(concept: Attributes, rng: np.random.Generator) -> str:
     """One English sentence of at most 22 words that names one to four of the attributes."""
     names = {task: values[getattr(concept, task)] for task, values in ATTRIBUTES.items()}
     words = {task: _pick(PHRASES[task][name], rng, first=0.5) for task, name in names.items()}
@@ -150,7 +150,7 @@ def _pick(options: tuple, rng: np.random.Generator, first: float = 0.0):
     return options[int(rng.integers(len(options)))]
 
 
-def told(sentence: str) -> list[str]:
+def caption_attributes(sentence: str) -> list[str]:
     """The attributes that a caption names."""
     return [
         task

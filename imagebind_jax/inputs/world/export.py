@@ -16,7 +16,9 @@ FOLDERS = {
 SUFFIXES = {"vision": "jpg", "audio": "flac", "depth": "png", "thermal": "png", "imu": "npy"}
 
 
-def write(folder: pathlib.Path, world: World, count: int, split: str = "test") -> pathlib.Path:
+def export_files(
+    folder: pathlib.Path, world: World, count: int, split: str = "test"
+) -> pathlib.Path:
     """Writes `count` samples; returns the manifest. What is there already is written over.
 
     A photo is the first frame of a sample's clip. Names say what is in it, such as

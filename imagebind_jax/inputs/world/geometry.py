@@ -58,7 +58,7 @@ class Sphere:
 
 
 @dataclass(frozen=True)
-class Tapered:
+class CylinderOrCone:
     """An upright cylinder (`top == base`) or cone (`top == 0`) on the plane z = 0."""
 
     base: float
@@ -142,8 +142,8 @@ class Torus:
 SOLIDS = {
     "sphere": (Sphere(0.58, 0.58),),
     "cube": (Box((-0.45, -0.45, 0.0), (0.45, 0.45, 0.9)),),
-    "cylinder": (Tapered(0.3, 0.3, 1.35),),
-    "cone": (Tapered(0.62, 0.0, 1.25),),
+    "cylinder": (CylinderOrCone(0.3, 0.3, 1.35),),
+    "cone": (CylinderOrCone(0.62, 0.0, 1.25),),
     "ring": (Torus(0.47, 0.17),),
     "cross": (
         Box((-0.17, -0.17, 0.0), (0.17, 0.17, 1.3)),

@@ -21,7 +21,7 @@ SHAPE_PITCH = {
 
 
 @dataclass(frozen=True)
-class Voice:
+class ImpactSound:
     """How a struck material sounds."""
 
     pitch: float  # Hz of the lowest partial of a plain block of 1 m
@@ -37,14 +37,18 @@ class Voice:
 
 
 VOICES = {
-    "wood": Voice(330.0, (1.0, 2.57, 4.2, 6.4), 0.055, 0.6, 0.9, 0.35, 0.008, 0.6),
-    "metal": Voice(390.0, (1.0, 2.756, 5.404, 8.933, 13.34), 0.9, 0.5, 0.35, 0.10, 0.004, 0.0),
-    "glass": Voice(1150.0, (1.0, 2.32, 4.25, 6.2), 0.30, 0.4, 0.5, 0.15, 0.003, 0.0),
-    "rubber": Voice(92.0, (1.0, 1.51), 0.085, 0.5, 1.2, 0.10, 0.02, 0.95, glide=0.45),
-    "stone": Voice(1450.0, (1.0, 1.37, 1.83, 2.45, 3.1), 0.014, 0.3, 0.2, 1.0, 0.012, 0.2),
-    "ceramic": Voice(760.0, (1.0, 1.58, 2.24, 3.55, 5.1), 0.12, 0.7, 0.3, 0.30, 0.006, 0.1),
-    "plastic": Voice(210.0, (1.0, 2.0, 3.0, 4.0, 5.0, 6.0), 0.035, 0.3, 0.25, 0.45, 0.025, 0.75),
-    "ice": Voice(
+    "wood": ImpactSound(330.0, (1.0, 2.57, 4.2, 6.4), 0.055, 0.6, 0.9, 0.35, 0.008, 0.6),
+    "metal": ImpactSound(
+        390.0, (1.0, 2.756, 5.404, 8.933, 13.34), 0.9, 0.5, 0.35, 0.10, 0.004, 0.0
+    ),
+    "glass": ImpactSound(1150.0, (1.0, 2.32, 4.25, 6.2), 0.30, 0.4, 0.5, 0.15, 0.003, 0.0),
+    "rubber": ImpactSound(92.0, (1.0, 1.51), 0.085, 0.5, 1.2, 0.10, 0.02, 0.95, glide=0.45),
+    "stone": ImpactSound(1450.0, (1.0, 1.37, 1.83, 2.45, 3.1), 0.014, 0.3, 0.2, 1.0, 0.012, 0.2),
+    "ceramic": ImpactSound(760.0, (1.0, 1.58, 2.24, 3.55, 5.1), 0.12, 0.7, 0.3, 0.30, 0.006, 0.1),
+    "plastic": ImpactSound(
+        210.0, (1.0, 2.0, 3.0, 4.0, 5.0, 6.0), 0.035, 0.3, 0.25, 0.45, 0.025, 0.75
+    ),
+    "ice": ImpactSound(
         2300.0, (1.0, 1.19, 1.61), 0.05, 0.2, 0.2, 0.9, 0.003, 0.0, glide=0.6, strikes=(4, 7)
     ),
 }
@@ -77,7 +81,7 @@ def synthesize(
     return np.clip(sound, -1, 1)
 
 
-def _strike(voice: Voice, pitch: float, decay: float, rng: np.random.Generator):
+def _strike(voice: ImpactSound, pitch: float, decay: float, rng: np.random.Generator):
     """One strike at full level, as long as it is audible."""
     length = int(RATE * min(SECONDS, 7 * max(decay, voice.noise_decay)))
     time = np.arange(length) / RATE

@@ -13,7 +13,9 @@ from imagebind_jax.inputs.world.scene import Camera
 RATE, SECONDS, GRAVITY = 200.0, 5.0, 9.81
 
 
-def measure(first: Camera, second: Camera, rng: np.random.Generator) -> Float[np.ndarray, "1000 6"]:
+def imu_readings(
+    first: Camera, second: Camera, rng: np.random.Generator
+) -> Float[np.ndarray, "1000 6"]:
     """Readings over 5 s at 200 Hz in which the camera goes smoothly from one pose to the other."""
     time = np.arange(int(RATE * SECONDS)) / RATE
     duration = rng.uniform(0.9, 2.0)

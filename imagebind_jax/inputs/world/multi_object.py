@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from imagebind_jax.inputs.sources import Cached
-from imagebind_jax.inputs.transforms.rle import box_of, run_lengths
+from imagebind_jax.inputs.sources import CachedSource
+from imagebind_jax.inputs.transforms.rle import mask_to_box, rle_encode
 from imagebind_jax.inputs.world import captions, impact_sounds, ray_casting, render, scene
 from imagebind_jax.inputs.world import world as records
-from imagebind_jax.inputs.world.attributes import MATERIALS, SHAPES, Concept, draw
+from imagebind_jax.inputs.world.attributes import MATERIALS, SHAPES, Attributes, sample_attributes
 
 COUNTS = (2, 3, 4)  # objects of a scene, in turn
 APART = 1.5  # metres between the feet of two objects, at least
@@ -26,7 +26,7 @@ STREAMS = {
 }
 
 
-def kept_apart(concept: Concept) -> bool:
+def is_held_out(concept: Attributes) -> bool:
     """Whether the shape in this material is for testing: a fixed quarter of all 64 pairs.
 
     3 is odd, so every shape and every material is among them equally often, and each shape comes in
@@ -36,7 +36,7 @@ def kept_apart(concept: Concept) -> bool:
 
 
 @dataclass(frozen=True)
-class Lone(records.World):
+class SingleObjectWorld(records.World):
     """The world of single objects without the pairs that are kept apart, or in "test" with no other.
 
     They are seen from near and far and anywhere in the picture, as crops of a gathering show them.
@@ -55,14 +55,14 @@ class Lone(records.World):
         )
         return replace(placed, cameras=cameras)
 
-    def concept(self, split: str, index: int) -> Concept:
+    def concept(self, split: str, index: int) -> Attributes:
         rng = self._rng(split, index, "concept")
-        drawn = (draw(rng, test=split == "test") for _ in itertools.count())
-        return next(each for each in drawn if kept_apart(each) == (split == "test"))
+        drawn = (sample_attributes(rng, test=split == "test") for _ in itertools.count())
+        return next(each for each in drawn if is_held_out(each) == (split == "test"))
 
 
 @dataclass(frozen=True)
-class Gatherings:
+class MultiObjectWorld:
     """Scenes of two to four objects that differ in shape and in material, on an empty floor.
 
     "test" has only pairs that are kept apart, "train" and "probe" all others. Everything is a pure
@@ -73,18 +73,18 @@ class Gatherings:
     size: int = 192
     antialias: bool = True
 
-    def concepts(self, split: str, index: int) -> tuple[Concept, ...]:
+    def concepts(self, split: str, index: int) -> tuple[Attributes, ...]:
         """What stands in scene number `index`."""
-        rng, found = self._rng(split, index, "concepts"), list[Concept]()
+        rng, found = self._rng(split, index, "concepts"), list[Attributes]()
         while len(found) < COUNTS[index % len(COUNTS)]:
-            concept = Concept(
+            concept = Attributes(
                 int(rng.integers(len(SHAPES))), int(rng.integers(len(MATERIALS))), 0, 0
             )
             new = all(
                 concept.shape != other.shape and concept.material != other.material
                 for other in found
             )
-            if new and kept_apart(concept) == (split == "test"):
+            if new and is_held_out(concept) == (split == "test"):
                 found.append(concept)
         return tuple(found)
 
@@ -106,7 +106,7 @@ class Gatherings:
         its visible pixels, as COCO's uncompressed run lengths; id ("test/000003.1": the second
         object of scene 3), scene and labels.
         """
-        number, which = _place(index)
+        number, which = _scene_and_object(index)
         _, things, items = _rendered(self, split, number)
         concept, rng = self.concepts(split, number)[which], self._rng(split, number, "item", which)
         mask = things == ray_casting.FIRST_ITEM + which
@@ -116,8 +116,8 @@ class Gatherings:
             "scene": number,
             "audio": records._flac(impact_sounds.synthesize(*names, items[which].scale, rng)),
             "text": _sentence(*names, rng),
-            "box": box_of(mask),
-            "mask": run_lengths(mask),
+            "box": mask_to_box(mask),
+            "mask": rle_encode(mask),
             "labels": {"shape": concept.shape, "material": concept.material},
         }
 
@@ -129,10 +129,10 @@ class Gatherings:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureRecords:
     """index -> the picture of a scene."""
 
-    world: Gatherings
+    world: MultiObjectWorld
     split: str
 
     def __call__(self, index: int) -> dict[str, Any]:
@@ -140,24 +140,28 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Objects:
+class ObjectRecords:
     """index -> an object of a scene."""
 
-    world: Gatherings
+    world: MultiObjectWorld
     split: str
 
     def __call__(self, index: int) -> dict[str, Any]:
         return self.world.record(self.split, index)
 
 
-def gatherings(world: Gatherings, split: str, scenes: int) -> tuple[Cached, Cached]:
+def multi_object_sources(
+    world: MultiObjectWorld, split: str, scenes: int
+) -> tuple[CachedSource, CachedSource]:
     """(the pictures of `scenes` scenes, their objects), made once and kept in the cache folder."""
     rounds, rest = divmod(scenes, len(COUNTS))
     objects = rounds * sum(COUNTS) + sum(COUNTS[:rest])
-    return Cached(Pictures(world, split), scenes), Cached(Objects(world, split), objects)
+    return CachedSource(PictureRecords(world, split), scenes), CachedSource(
+        ObjectRecords(world, split), objects
+    )
 
 
-def _place(index: int) -> tuple[int, int]:
+def _scene_and_object(index: int) -> tuple[int, int]:
     """(scene, which of its objects) of object number `index`."""
     rounds, rest = divmod(index, sum(COUNTS))
     turn = 0
@@ -175,7 +179,7 @@ def _sentence(shape: str, material: str, rng: np.random.Generator) -> str:
     return re.sub(r"\ba (?=[aeiou])", "an ", f"{thing}.".format(**names))
 
 
-def _placed(concepts: tuple[Concept, ...], rng: np.random.Generator) -> Iterator[scene.Scene]:
+def _placed(concepts: tuple[Attributes, ...], rng: np.random.Generator) -> Iterator[scene.Scene]:
     """Scenes with the objects anywhere on the floor that the camera sees, no two close together."""
     ambient = rng.uniform(10, 20)
     items = [scene._object(concept, rng) for concept in concepts]
@@ -200,9 +204,9 @@ def _placed(concepts: tuple[Concept, ...], rng: np.random.Generator) -> Iterator
 
 def _shows_all(placed: scene.Scene) -> bool:
     [camera, _] = placed.cameras
-    seen = ray_casting.cast(placed, camera, LOOK).thing.reshape(LOOK, LOOK)
+    seen = ray_casting.cast_rays(placed, camera, LOOK).thing.reshape(LOOK, LOOK)
     for index, item in enumerate(placed.items):
-        alone = ray_casting.cast(replace(placed, items=(item,)), camera, LOOK).thing.reshape(
+        alone = ray_casting.cast_rays(replace(placed, items=(item,)), camera, LOOK).thing.reshape(
             LOOK, LOOK
         )
         whole = alone == ray_casting.FIRST_ITEM
@@ -214,13 +218,13 @@ def _shows_all(placed: scene.Scene) -> bool:
 
 @functools.lru_cache(maxsize=2)  # its objects are asked for one after the other
 def _rendered(
-    world: Gatherings, split: str, number: int
-) -> tuple[bytes, UInt8[np.ndarray, "h w"], tuple[scene.Item, ...]]:
+    world: MultiObjectWorld, split: str, number: int
+) -> tuple[bytes, UInt8[np.ndarray, "h w"], tuple[scene.SceneObject, ...]]:
     """The picture of a scene, what each of its pixels shows, and its objects."""
     placed, noise = world.scene(split, number), world._rng(split, number, "vision")
     [camera, _] = placed.cameras
-    hits = ray_casting.cast(placed, camera, world.size)
-    image = render.color(hits, placed, camera, world.size, world.antialias)
+    hits = ray_casting.cast_rays(placed, camera, world.size)
+    image = render.render_color(hits, placed, camera, world.size, world.antialias)
     grain = noise.standard_normal(image.shape, dtype=np.float32)
     image = image + np.float32(noise.uniform(0.003, 0.015)) * grain
     things = hits.thing.astype(np.uint8).reshape(world.size, world.size)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from imagebind_jax.inputs.world.geometry import INF
-from imagebind_jax.inputs.world.scene import FOCAL, Camera, Item, Scene
+from imagebind_jax.inputs.world.scene import FOCAL, Camera, Scene, SceneObject
 
 FAR = 20.0  # metres: whatever lies beyond reads as this
 SKY, FLOOR, FIRST_ITEM = 0, 1, 2
@@ -30,7 +30,7 @@ class Hits:
         )
 
 
-def cast(
+def cast_rays(
     scene: Scene, camera: Camera, size: int, pixels: Float[np.ndarray, "2 n"] | None = None
 ) -> Hits:
     """Casts a ray through every pixel centre of a size x size image, or through `pixels` (x, y).
@@ -44,10 +44,10 @@ def cast(
     right, down, forward = camera.axes().astype(np.float32).T[:, :, None]
     direction = (right * flat[0] + down * flat[1] + forward) * length
     origin = np.array(camera.position, np.float32)[:, None]
-    return Hits(origin, direction, *nearest(scene, origin, direction))
+    return Hits(origin, direction, *nearest_hit(scene, origin, direction))
 
 
-def nearest(scene: Scene, origin, direction, skip: int = -1):
+def nearest_hit(scene: Scene, origin, direction, skip: int = -1):
     """Distance, thing and solid each ray meets first; `skip` makes one item invisible."""
     down = direction[2]
     distance = np.where(down < -1e-6, -origin[2] / np.minimum(down, np.float32(-1e-6)), INF)
@@ -66,7 +66,7 @@ def nearest(scene: Scene, origin, direction, skip: int = -1):
     return distance, thing, solid
 
 
-def lit(scene: Scene, point, towards) -> Float[np.ndarray, " n"]:
+def light_visibility(scene: Scene, point, towards) -> Float[np.ndarray, " n"]:
     """Share of the lamp's light that reaches points, given the unit vector towards it."""
     light = np.ones(point.shape[1], np.float32)
     towards = np.broadcast_to(towards, point.shape)
@@ -78,7 +78,7 @@ def lit(scene: Scene, point, towards) -> Float[np.ndarray, " n"]:
     return light
 
 
-def _into(item: Item, origin, direction):
+def _into(item: SceneObject, origin, direction):
     """The rays that may meet the item (their indices), and these in the item's own frame."""
     position = np.array(item.position, np.float32)[:, None]
     start = origin - position
@@ -90,26 +90,26 @@ def _into(item: Item, origin, direction):
     start = start if start.shape[1] == 1 else start[:, rays]
     return (
         rays,
-        turn(start, -item.yaw, 1 / item.scale),
-        turn(direction[:, rays], -item.yaw, 1 / item.scale),
+        rotate_yaw(start, -item.yaw, 1 / item.scale),
+        rotate_yaw(direction[:, rays], -item.yaw, 1 / item.scale),
     )
 
 
-def turn(vector: Float[np.ndarray, "3 n"], yaw: float, scale: float = 1.0):
+def rotate_yaw(vector: Float[np.ndarray, "3 n"], yaw: float, scale: float = 1.0):
     s, c = np.float32(np.sin(yaw) * scale), np.float32(np.cos(yaw) * scale)
     x, y, z = vector
     return np.stack([c * x - s * y, s * x + c * y, np.float32(scale) * z])
 
 
-def local(item: Item, point: Float[np.ndarray, "3 n"]) -> Float[np.ndarray, "3 n"]:
+def to_local(item: SceneObject, point: Float[np.ndarray, "3 n"]) -> Float[np.ndarray, "3 n"]:
     moved = point - np.array(item.position, np.float32)[:, None]
-    return turn(moved, -item.yaw, 1 / item.scale)
+    return rotate_yaw(moved, -item.yaw, 1 / item.scale)
 
 
-def normals(item: Item, point, solid) -> Float[np.ndarray, "3 n"]:
-    point = local(item, point)
+def normals(item: SceneObject, point, solid) -> Float[np.ndarray, "3 n"]:
+    point = to_local(item, point)
     normal = item.solids[0].normal(point)
     for which in range(1, len(item.solids)):
         mine = solid == which
         normal[:, mine] = item.solids[which].normal(point[:, mine])
-    return turn(normal, item.yaw)
+    return rotate_yaw(normal, item.yaw)

@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from imagebind_jax.inputs.world import impact_sounds, scene, world
-from imagebind_jax.inputs.world.attributes import MATERIALS, SHAPES, Concept, draw
+from imagebind_jax.inputs.world.attributes import MATERIALS, SHAPES, Attributes, sample_attributes
 
 MOMENTS = 3  # of one recording, two seconds each
 CUT = 0.25  # share of recordings that cut to another scene somewhere
 # Loudness of an object that is struck out of sight, over that of the one in sight.
 BESIDE = (0.3, 0.9)
-HISS = (0.01, 0.1)  # of the recording, over full scale; log-uniform
+NOISE_LEVEL = (0.01, 0.1)  # of the recording, over full scale; log-uniform
 STREAMS = {n: 200 + k for k, n in enumerate(("cut", "concept", "scene", "camera", "sound"))}
 
 
 @dataclass(frozen=True)
-class Episodes(world.World):
+class MomentSequences(world.World):
     """index -> moment index % MOMENTS of recording index // MOMENTS, from a camera that stands still.
 
     The moments of a recording show one object in one place, but in a share CUT of the recordings
@@ -26,7 +26,7 @@ class Episodes(world.World):
     recording hisses. Otherwise it is as the world's.
     """
 
-    def record(self, split: str, index: int, modalities: Sequence[str] = world.ALL) -> dict:
+    def record(self, split: str, index: int, modalities: Sequence[str] = world.MODALITIES) -> dict:
         made = super().record(split, index, tuple(m for m in modalities if m != "audio"))
         if "audio" in modalities:
             made["audio"] = world._flac(self.sound(split, index))
@@ -42,13 +42,15 @@ class Episodes(world.World):
         shape, material = SHAPES[rng.integers(len(SHAPES))], MATERIALS[rng.integers(len(MATERIALS))]
         other = impact_sounds.synthesize(shape, material, rng.uniform(0.9, 1.15), rng)
         other *= np.float32(rng.uniform(*BESIDE) * np.abs(own).max() / np.abs(other).max())
-        level = np.exp(rng.uniform(*np.log(HISS)))
+        level = np.exp(rng.uniform(*np.log(NOISE_LEVEL)))
         hiss = rng.standard_normal(len(own), dtype=np.float32)
         return np.clip(own + other + np.float32(level) * hiss, -1, 1)
 
-    def concept(self, split: str, index: int) -> Concept:
+    def concept(self, split: str, index: int) -> Attributes:
         """That of the scene that is seen at this moment."""
-        return draw(self._of(split, self.number(split, index), "concept"), test=split == "test")
+        return sample_attributes(
+            self._of(split, self.number(split, index), "concept"), test=split == "test"
+        )
 
     def scene(self, split: str, index: int) -> scene.Scene:
         rng = self._of(split, self.number(split, index), "scene")

@@ -11,24 +11,24 @@ from imagebind_jax.inputs.world.ray_casting import (
     FLOOR,
     SKY,
     Hits,
-    cast,
-    lit,
-    local,
-    nearest,
+    cast_rays,
+    light_visibility,
+    nearest_hit,
     normals,
-    turn,
+    rotate_yaw,
+    to_local,
 )
 from imagebind_jax.inputs.world.scene import Camera, Scene
 
 
-def depth(hits: Hits, camera: Camera, size: int) -> Float[np.ndarray, "h w"]:
+def render_depth(hits: Hits, camera: Camera, size: int) -> Float[np.ndarray, "h w"]:
     """Metres along the optical axis, at most FAR."""
     forward = camera.axes()[:, 2].astype(np.float32)
     axial = sum(f * d for f, d in zip(forward, hits.direction, strict=True))
     return np.minimum(hits.distance * axial, np.float32(FAR)).reshape(size, size)
 
 
-def temperature(hits: Hits, scene: Scene, size: int) -> Float[np.ndarray, "h w"]:
+def render_temperature(hits: Hits, scene: Scene, size: int) -> Float[np.ndarray, "h w"]:
     """Degrees Celsius as a thermal camera without blur or noise would read them."""
     ambient, point = scene.ambient, hits.point
     warmth = np.full(hits.distance.shape, ambient, np.float32)
@@ -51,7 +51,7 @@ def temperature(hits: Hits, scene: Scene, size: int) -> Float[np.ndarray, "h w"]
     return warmth.reshape(size, size)
 
 
-def color(
+def render_color(
     hits: Hits, scene: Scene, camera: Camera, size: int, antialias: bool
 ) -> Float[np.ndarray, "h w 3"]:
     """Display-referred colour in 0..1; `antialias` casts four more rays where things meet."""
@@ -62,7 +62,7 @@ def color(
         pixels = (np.stack([edge % size, edge // size])[:, :, None] + corners[:, None]).reshape(
             2, -1
         )
-        fine = _shade(cast(scene, camera, size, pixels), scene)
+        fine = _shade(cast_rays(scene, camera, size, pixels), scene)
         image[:, edge] = fine.reshape(3, -1, 4).mean(axis=-1)
     return np.sqrt(np.clip(image, 0, 1)).T.reshape(size, size, 3)
 
@@ -92,7 +92,7 @@ def _shade(hits: Hits, scene: Scene, through: bool = True) -> Float[np.ndarray, 
             continue
         normal[:, mine] = normals(item, point[:, mine], hits.solid[mine])
         base[:, mine] = materials.albedo(
-            item.look, local(item, point[:, mine]), item.color, item.phase
+            item.look, to_local(item, point[:, mine]), item.color, item.phase
         )
         gloss[:, mine] = np.array(materials.GLOSS[item.look], np.float32)[:, None]
 
@@ -101,7 +101,9 @@ def _shade(hits: Hits, scene: Scene, through: bool = True) -> Float[np.ndarray, 
     slant = np.maximum((normal * towards).sum(axis=0), 0)
     bright = np.flatnonzero(slant > 0)
     lamplight = np.zeros(slant.shape, np.float32)
-    lamplight[bright] = lit(scene, point[:, bright] + 30 * EPS * normal[:, bright], towards)
+    lamplight[bright] = light_visibility(
+        scene, point[:, bright] + 30 * EPS * normal[:, bright], towards
+    )
     lamp = np.array(light.color, np.float32)[:, None]
     glow = light.ambient * (0.65 + 0.35 * normal[2])
     glow = glow * _contact(scene, point, ground)
@@ -120,7 +122,7 @@ def _shade(hits: Hits, scene: Scene, through: bool = True) -> Float[np.ndarray, 
         pane = hits.thing[shiny] == FIRST_ITEM + index
         rays = heading[:, pane] - np.float32(0.10) * facing[:, pane]  # bent a little
         rays = rays / np.sqrt((rays * rays).sum(axis=0))
-        beyond = Hits(hits.origin, rays, *nearest(scene, hits.origin, rays, skip=index))
+        beyond = Hits(hits.origin, rays, *nearest_hit(scene, hits.origin, rays, skip=index))
         tint = np.array([[0.40], [0.85], [0.58]], np.float32)
         behind[:, pane] = 0.35 * behind[:, pane] + tint * _shade(beyond, scene, through=False)
     image[:, shiny] = (
@@ -135,7 +137,7 @@ def _shade(hits: Hits, scene: Scene, through: bool = True) -> Float[np.ndarray, 
 
 def _floor(scene: Scene, point, distance) -> Float[np.ndarray, "3 n"]:
     floor = scene.floor
-    x, y, _ = turn(point, floor.yaw, 1 / floor.tile)
+    x, y, _ = rotate_yaw(point, floor.yaw, 1 / floor.tile)
     odd = (np.floor(x) + np.floor(y)) % 2
     blur = np.clip(distance / 12, 0, 1)  # tiles finer than pixels would flicker
     mix = odd + (0.5 - odd) * blur

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from imagebind_jax.inputs.world import geometry
-from imagebind_jax.inputs.world.attributes import LAYOUTS, MATERIALS, MOTIONS, SHAPES, Concept
+from imagebind_jax.inputs.world.attributes import LAYOUTS, MATERIALS, MOTIONS, SHAPES, Attributes
 
 FOCAL = 1.5  # focal length in image widths: a field of view of 37 degrees
 TEMPERATURES = dict(  # the gap below wood holds every ambient temperature, so all objects show
@@ -21,7 +21,7 @@ JITTER = 2.2  # largest deviation from these, a fifth of their gap
 
 
 @dataclass(frozen=True)
-class Item:
+class SceneObject:
     """A thing in the scene: solids in its own frame, then scaled, turned and placed."""
 
     solids: tuple
@@ -85,7 +85,7 @@ class Light:
 class Scene:
     """Everything the renderer, the sound and the IMU need; the first items are the objects."""
 
-    items: tuple[Item, ...]
+    items: tuple[SceneObject, ...]
     cameras: tuple[Camera, ...]  # one a frame
     floor: Floor = field(default_factory=Floor)
     light: Light = field(default_factory=Light)
@@ -93,7 +93,7 @@ class Scene:
     objects: int = 1
 
 
-def make_scene(concept: Concept, rng: np.random.Generator) -> Scene:
+def make_scene(concept: Attributes, rng: np.random.Generator) -> Scene:
     """A scene of that concept with everything else drawn at random."""
     ambient = rng.uniform(10, 20)
     item = _object(concept, rng)
@@ -109,10 +109,10 @@ def make_scene(concept: Concept, rng: np.random.Generator) -> Scene:
     )
 
 
-def _object(concept: Concept, rng: np.random.Generator) -> Item:
+def _object(concept: Attributes, rng: np.random.Generator) -> SceneObject:
     shape, material = SHAPES[concept.shape], MATERIALS[concept.material]
     height = geometry.HEIGHTS[shape]
-    return Item(
+    return SceneObject(
         solids=geometry.SOLIDS[shape],
         look=material,
         # Limited, so that the hole of a ring and the steps of stairs face the camera.
@@ -125,15 +125,17 @@ def _object(concept: Concept, rng: np.random.Generator) -> Item:
     )
 
 
-def _furniture(layout: str, rng: np.random.Generator, ambient: float) -> tuple[Item, ...]:
+def _furniture(layout: str, rng: np.random.Generator, ambient: float) -> tuple[SceneObject, ...]:
     color, yaw = _pale(rng), rng.uniform(-0.2, 0.2)
     width, height, place = rng.uniform(0, 1, 3).tolist()
     warmth = ambient + rng.uniform(-2.5, 2.5)
 
-    def item(box: geometry.Box, look: str, x: float = 0.0, y: float = 0.0) -> Item:
+    def item(box: geometry.Box, look: str, x: float = 0.0, y: float = 0.0) -> SceneObject:
         half = np.subtract(box.high, box.low) / 2
         bound = (float(half[2]), float(np.linalg.norm(half)))
-        return Item((box,), look, (x, y, 0.0), yaw, bound=bound, color=color, temperature=warmth)
+        return SceneObject(
+            (box,), look, (x, y, 0.0), yaw, bound=bound, color=color, temperature=warmth
+        )
 
     if layout == "wall":
         half, top = 2.2 + 0.8 * width, 1.7 + 0.6 * height
@@ -151,7 +153,7 @@ def _furniture(layout: str, rng: np.random.Generator, ambient: float) -> tuple[I
     return ()
 
 
-def _cameras(item: Item, motion: str, rng: np.random.Generator) -> tuple[Camera, Camera]:
+def _cameras(item: SceneObject, motion: str, rng: np.random.Generator) -> tuple[Camera, Camera]:
     distance, rise = rng.uniform(3.1, 3.7), rng.uniform(0.12, 0.38)
     height = item.position[2] + item.scale * item.bound[0]
     # The first frame is drawn without regard to the motion: only the change may tell it.

@@ -11,19 +11,19 @@ import soundfile
 from jaxtyping import Float, Integer
 from PIL import Image
 
-from imagebind_jax.inputs.sources import Cached
+from imagebind_jax.inputs.sources import CachedSource
 from imagebind_jax.inputs.world import captions, impact_sounds, imu, ray_casting, render
-from imagebind_jax.inputs.world.attributes import MATERIALS, SHAPES, Concept, draw
+from imagebind_jax.inputs.world.attributes import MATERIALS, SHAPES, Attributes, sample_attributes
 from imagebind_jax.inputs.world.scene import FOCAL, Scene, make_scene
 
-ALL = ("vision", "text", "audio", "depth", "thermal", "imu")
+MODALITIES = ("vision", "text", "audio", "depth", "thermal", "imu")
 SPLITS = ("train", "probe", "test")
 BASELINE = 0.075  # metres between the lenses of the pretended depth camera
 COLDEST, HOTTEST = -20.0, 100.0  # degrees Celsius that a thermal image maps to 0 and 255
 JPEG_QUALITY = 92
 
 # Every part of a record has its own random stream, so none depends on what else is asked for.
-STREAMS = {name: k for k, name in enumerate(("concept", "scene", *ALL))}
+STREAMS = {name: k for k, name in enumerate(("concept", "scene", *MODALITIES))}
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,28 @@ class World:
     size: int = 64
     antialias: bool = True
 
-    def concept(self, split: str, index: int) -> Concept:
+    def concept(self, split: str, index: int) -> Attributes:
         """The concept of a sample: "test" has held-out combinations, "train" and "probe" others."""
-        return draw(self._rng(split, index, "concept"), test=split == "test")
+        return sample_attributes(self._rng(split, index, "concept"), test=split == "test")
 
     def scene(self, split: str, index: int) -> Scene:
         """The scene of a sample, before anything of it is rendered."""
         return make_scene(self.concept(split, index), self._rng(split, index, "scene"))
 
-    def record(self, split: str, index: int, modalities: Sequence[str] = ALL) -> dict:
+    def record(self, split: str, index: int, modalities: Sequence[str] = MODALITIES) -> dict:
         """One sample with the media of `modalities`, encoded as files would be.
 
         vision: two JPEGs (list of bytes), the first and the last view of a clip; depth: a 16-bit
         PNG in millimetres of the first view, with `focal_length` (pixels) and `baseline` (metres);
         thermal: an 8-bit PNG of the first view, -20..100 degrees C; audio: FLAC, 2 s, 16 kHz, mono;
-        imu: a .npy file, float32 [1000, 6] (axes: see motion.py), with `imu_rate` (Hz); text: one
+        imu: a .npy file, float32 [1000, 6] (axes: see imu.py), with `imu_rate` (Hz); text: one
         caption. Always: `id` ("train/000123") and `labels`, the index of each attribute.
         """
-        unknown = sorted(set(modalities) - set(ALL))
+        unknown = sorted(set(modalities) - set(MODALITIES))
         if unknown:
-            raise ValueError(f"unknown modality {unknown[0]!r}: choose from {', '.join(ALL)}")
+            raise ValueError(
+                f"unknown modality {unknown[0]!r}: choose from {', '.join(MODALITIES)}"
+            )
         concept, scene = self.concept(split, index), self.scene(split, index)
         record: dict[str, Any] = {"id": f"{split}/{index:06d}", "labels": dict(vars(concept))}
 
@@ -66,29 +68,31 @@ class World:
 
         first, last = scene.cameras[0], scene.cameras[-1]
         if {"vision", "depth", "thermal"} & set(modalities):
-            hits = ray_casting.cast(scene, first, self.size)
+            hits = ray_casting.cast_rays(scene, first, self.size)
         if "vision" in modalities:
             noise, views = rng("vision"), []
             level = noise.uniform(0.003, 0.015)
             for camera in scene.cameras:
-                view = hits if camera is first else ray_casting.cast(scene, camera, self.size)
-                image = render.color(view, scene, camera, self.size, self.antialias)
+                view = hits if camera is first else ray_casting.cast_rays(scene, camera, self.size)
+                image = render.render_color(view, scene, camera, self.size, self.antialias)
                 grain = noise.standard_normal(image.shape, dtype=np.float32)
                 views.append(_jpeg(image + np.float32(level) * grain))
             record["vision"] = views
         if "depth" in modalities:
-            metres = render.depth(hits, first, self.size)
+            metres = render.render_depth(hits, first, self.size)
             record["depth"] = _png(np.round(1000 * metres).astype(np.uint16))
             record |= {"focal_length": FOCAL * self.size, "baseline": BASELINE}
         if "thermal" in modalities:
-            record["thermal"] = self._thermal(render.temperature(hits, scene, self.size), rng)
+            record["thermal"] = self._thermal(
+                render.render_temperature(hits, scene, self.size), rng
+            )
         if "audio" in modalities:
             names = SHAPES[concept.shape], MATERIALS[concept.material]
             record["audio"] = _flac(
                 impact_sounds.synthesize(*names, scene.items[0].scale, rng("audio"))
             )
         if "imu" in modalities:
-            record["imu"] = _npy(imu.measure(first, last, rng("imu")))
+            record["imu"] = _npy(imu.imu_readings(first, last, rng("imu")))
             record["imu_rate"] = imu.RATE
         if "text" in modalities:
             record["text"] = captions.caption(concept, rng("text"))
@@ -147,20 +151,20 @@ def _npy(values: np.ndarray) -> bytes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Samples:
+class WorldRecords:
     """index -> record number `first + index` of a split, with only these modalities."""
 
     world: World
     split: str
     first: int = 0
-    modalities: tuple[str, ...] = ALL
+    modalities: tuple[str, ...] = MODALITIES
 
     def __call__(self, index: int) -> dict:
         return self.world.record(self.split, self.first + index, self.modalities)
 
 
-def samples(
-    world: World, split: str, count: int, first: int = 0, modalities: tuple[str, ...] = ALL
-) -> Cached:
+def world_source(
+    world: World, split: str, count: int, first: int = 0, modalities: tuple[str, ...] = MODALITIES
+) -> CachedSource:
     """`count` samples from `first` on, made once and kept in the cache folder."""
-    return Cached(Samples(world, split, first, modalities), count)
+    return CachedSource(WorldRecords(world, split, first, modalities), count)

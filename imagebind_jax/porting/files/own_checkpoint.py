@@ -22,7 +22,11 @@ from orbax.checkpoint import type_handlers
 
 from imagebind_jax.errors import UserError, first_line
 from imagebind_jax.porting.files import provenance
-from imagebind_jax.porting.files.parameter_source import Weights, select, stacked
+from imagebind_jax.porting.files.parameter_source import (
+    ParameterSource,
+    is_stacked,
+    select_encoders,
+)
 from imagebind_jax.porting.torch_pickle.torch_file import TensorSpec
 from imagebind_jax.storage import atomic
 
@@ -34,18 +38,18 @@ _CHUNK = 32 << 20  # bytes
 _MAX_EXPANSION, _ALWAYS_ALLOWED = 16, 1 << 30
 
 
-class _Unmade:
+class _LazyLeaf:
     """A leaf that is read, hashed and written layer by layer: never whole in memory."""
 
-    def __init__(self, path: str, spec: TensorSpec, weights: Weights):
+    def __init__(self, path: str, spec: TensorSpec, weights: ParameterSource):
         self.path, self.shape, self.dtype = path, spec.shape, spec.dtype
         self.size = math.prod(spec.shape)  # orbax asks
         self.weights = weights
-        self.digest = provenance.begin_digest(spec.dtype, spec.shape)
+        self.digest = provenance.start_array_sha256(spec.dtype, spec.shape)
 
 
-class _Stream(type_handlers.NumpyHandler):
-    """Lets orbax save `_Unmade` leaves; they come back as any other array."""
+class _LazyLeafHandler(type_handlers.NumpyHandler):
+    """Lets orbax save `_LazyLeaf` leaves; they come back as any other array."""
 
     async def serialize(self, values, infos, args=None):
         for value, info, arg in zip(values, infos, args or [None] * len(values)):
@@ -53,7 +57,7 @@ class _Stream(type_handlers.NumpyHandler):
             await self._write(value, info, arg)
         return []
 
-    async def _write(self, value: _Unmade, info, arg) -> None:
+    async def _write(self, value: _LazyLeaf, info, arg) -> None:
         spec = type_handlers.get_json_tspec_write(
             info,
             use_ocdbt=info.is_ocdbt_checkpoint,
@@ -63,13 +67,13 @@ class _Stream(type_handlers.NumpyHandler):
             process_index=0,
             arg=arg,
         )
-        # Everything is flushed at the end and at once: `write` does, before the folder appears.
+        # Everything is flushed at the end and at once: `write_checkpoint` does, before the folder appears.
         context = tensorstore.Context({"file_io_sync": False}, parent=info.ts_context)
         store = await tensorstore.open(spec, create=True, open=True, context=context)
         loop = asyncio.get_running_loop()
         pending: collections.deque[tensorstore.WriteFutures] = collections.deque()
         for start, chunk in _chunks(value):
-            hashed = loop.run_in_executor(None, value.digest.update, provenance.bytes_of(chunk))
+            hashed = loop.run_in_executor(None, value.digest.update, provenance.array_bytes(chunk))
             place = store[start : start + len(chunk)] if value.shape else store
             pending.append(place.write(chunk, can_reference_source_data_indefinitely=True))
             await hashed
@@ -79,10 +83,10 @@ class _Stream(type_handlers.NumpyHandler):
             await written
 
 
-def _chunks(value: _Unmade) -> Iterator[tuple[int, np.ndarray]]:
+def _chunks(value: _LazyLeaf) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, rows) of a leaf, a chunk each; a scalar whole."""
     rows, pieces = _rows(value), value.weights.pieces(value.path)
-    if not stacked(value.path):
+    if not is_stacked(value.path):
         for whole in pieces:
             for start in range(0, len(whole), rows) if value.shape else ():
                 yield start, whole[start : start + rows]
@@ -94,16 +98,16 @@ def _chunks(value: _Unmade) -> Iterator[tuple[int, np.ndarray]]:
         yield start, np.stack(several) if len(several) > 1 else several[0][None]
 
 
-def _rows(value: _Unmade) -> int:
+def _rows(value: _LazyLeaf) -> int:
     """Rows of a leaf in one chunk."""
     row = max(1, math.prod(value.shape[1:]) * value.dtype.itemsize)
     return max(1, min(value.shape[0], _CHUNK // row)) if value.shape else 1
 
 
-def write(
+def write_checkpoint(
     folder: pathlib.Path,
-    weights: Weights,
-    describe: Callable[[Mapping[str, str]], provenance.Note],
+    weights: ParameterSource,
+    describe: Callable[[Mapping[str, str]], provenance.WeightsMetadata],
 ) -> None:
     """Writes parameters, and the note that `describe` makes of {path: digest}.
 
@@ -113,19 +117,19 @@ def write(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        leaves = {path: _Unmade(path, spec, weights) for path, spec in weights.specs.items()}
+        leaves = {path: _LazyLeaf(path, spec, weights) for path, spec in weights.specs.items()}
         registry = type_handlers.create_type_handler_registry(
-            (jax.Array, type_handlers.ArrayHandler()), (_Unmade, _Stream())
+            (jax.Array, type_handlers.ArrayHandler()), (_LazyLeaf, _LazyLeafHandler())
         )
         # Plain files, no compression: trained weights hardly compress, and OCDBT is a fifth slower.
         handler = ocp.PyTreeCheckpointHandler(
             type_handler_registry=registry, use_compression=False, use_ocdbt=False
         )
-        with ocp.Checkpointer(handler) as checkpointer, _no_word_of_ocdbt():
+        with ocp.Checkpointer(handler) as checkpointer, _silence_ocdbt_warning():
             tree = traverse_util.unflatten_dict(leaves, sep="/")
             checkpointer.save((partial / ARRAYS).absolute(), args=ocp.args.PyTreeSave(tree))
         digests = {path: leaf.digest.hexdigest() for path, leaf in leaves.items()}
-        atomic.replace_text(partial / NOTE, provenance.seal(describe(digests)))
+        atomic.write_text_atomic(partial / NOTE, provenance.encode_metadata(describe(digests)))
         for path in [*partial.rglob("*"), partial]:
             _flush(path)
         if folder.exists():  # set aside until the new one is in its place
@@ -146,7 +150,7 @@ def _flush(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _no_word_of_ocdbt() -> Iterator[None]:
+def _silence_ocdbt_warning() -> Iterator[None]:
     """Orbax warns that it found no OCDBT files to merge: there are none where none were asked for."""
 
     def other(record: logging.LogRecord) -> bool:
@@ -160,29 +164,31 @@ def _no_word_of_ocdbt() -> Iterator[None]:
         logger.removeFilter(other)
 
 
-class FromFolder(Weights):
-    """The parameters in a folder that `write` made; each leaf is verified when it is read."""
+class OwnCheckpoint(ParameterSource):
+    """The parameters in a folder that `write_checkpoint` made; each leaf is verified when it is read."""
 
     def __init__(self, folder: pathlib.Path, modalities: Sequence[str], dtype: str):
         """Raises UserError on a folder that is not one of ours, or damaged."""
         self.folder = folder
-        self.note = read_note(folder)
-        super().__init__(select(self.note.config, modalities, folder), dtype, self.note.origin)
-        check_files(folder)
+        self.note = read_model_json(folder)
+        super().__init__(
+            select_encoders(self.note.config, modalities, folder), dtype, self.note.origin
+        )
+        check_regular_files(folder)
         for path, spec in self.specs.items():
             _check_chunks(folder / ARRAYS / path.replace("/", "."), spec.shape)
         self._reader = OrbaxReader(folder / ARRAYS)
         self._reader.check({path: spec.shape for path, spec in self.specs.items()})
 
     def pieces(self, path: str) -> Iterator[np.ndarray]:
-        """As of `Weights`. Raises UserError on a leaf that is not what was written."""
+        """As of `ParameterSource`. Raises UserError on a leaf that is not what was written."""
         leaf = self._reader.read(path)
-        if provenance.digest(leaf) != self.note.digests.get(path):
+        if provenance.array_sha256(leaf) != self.note.digests.get(path):
             raise UserError(f"{self.folder}: {path} is damaged: it is not what was converted")
         yield from self._layers(path, leaf)
 
 
-def check_files(folder: pathlib.Path) -> None:
+def check_regular_files(folder: pathlib.Path) -> None:
     """Raises UserError on what is no file of its own: a FIFO would hang, a link lead elsewhere."""
     for count, path in enumerate(folder.rglob("*")):
         mode = path.lstat().st_mode
@@ -206,7 +212,7 @@ def _check_chunks(folder: pathlib.Path, shape: tuple[int, ...]) -> None:
         raise UserError(f"{path}: compressed, or in chunks larger than the array: not ours")
 
 
-def read_note(folder: pathlib.Path) -> provenance.Note:
+def read_model_json(folder: pathlib.Path) -> provenance.WeightsMetadata:
     """model.json. Raises UserError where it is missing or damaged."""
     path = folder / NOTE
     try:
@@ -218,7 +224,7 @@ def read_note(folder: pathlib.Path) -> provenance.Note:
         raise UserError(f"{folder} is no folder of weights: no {NOTE} in it can be read") from error
     if len(text) > provenance.LARGEST:
         raise UserError(f"{path} is larger than {provenance.LARGEST >> 20} MiB")
-    return provenance.unseal(text, path)
+    return provenance.decode_metadata(text, path)
 
 
 class OrbaxReader:

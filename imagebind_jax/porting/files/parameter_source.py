@@ -24,11 +24,11 @@ _PART = 32 << 20  # bytes
 _STACKED = "trunk/blocks/"  # leaves with one row a layer
 
 
-class Weights(abc.ABC):
+class ParameterSource(abc.ABC):
     """Parameters of `config` in `dtype`; logit scales are float32 always.
 
     `specs` has each leaf's shape and dtype by path; `origin` says in JSON where they come from, and
-    `inputs`, of a run, by which transforms its inputs were made (`config.facts`).
+    `inputs`, of a run, by which transforms its inputs were made (`config.run_fingerprint`).
     """
 
     inputs: Mapping[str, Any] = {}
@@ -41,7 +41,7 @@ class Weights(abc.ABC):
         self.origin = origin
         self.specs = {
             path: TensorSpec(leaf.shape, DTYPES[dtype if leaf.shape else "float32"])
-            for path, leaf in shapes(config).items()
+            for path, leaf in param_shapes(config).items()
         }
 
     @abc.abstractmethod
@@ -55,13 +55,13 @@ class Weights(abc.ABC):
     def _layers(self, path: str, leaf: np.ndarray) -> Iterator[np.ndarray]:
         """`pieces` of a leaf that is in memory as a whole."""
         dtype = self.specs[path].dtype
-        for x in leaf if stacked(path) else (leaf,):
+        for x in leaf if is_stacked(path) else (leaf,):
             as_wanted = x.dtype == dtype and x.flags.c_contiguous
-            yield x if as_wanted else copied(x, dtype, path)
+            yield x if as_wanted else copy_cast(x, dtype, path)
 
     def read(self, path: str) -> np.ndarray:
         """A whole leaf."""
-        if not stacked(path):
+        if not is_stacked(path):
             return next(iter(self.pieces(path)))
         out = np.empty(self.specs[path].shape, self.specs[path].dtype)
         for i, piece in enumerate(self.pieces(path)):
@@ -69,7 +69,7 @@ class Weights(abc.ABC):
         return out
 
 
-class InMemory(Weights):
+class InMemoryParams(ParameterSource):
     """Parameters that are in memory already: numpy or JAX arrays in a nested dict."""
 
     def __init__(
@@ -88,11 +88,11 @@ class InMemory(Weights):
             raise UserError(f"these are not the parameters of this model: {', '.join(wrong)}")
 
     def pieces(self, path: str) -> Iterator[np.ndarray]:
-        """As of `Weights`."""
+        """As of `ParameterSource`."""
         yield from self._layers(path, np.asarray(self._leaves[path]))
 
 
-def copied(
+def copy_cast(
     x: np.ndarray, dtype: np.dtype, name: str, release: Callable[[], None] = lambda: None
 ) -> np.ndarray:
     """A new array in C order; `release` is called each time that a part has been copied.
@@ -117,18 +117,20 @@ def copied(
     return out
 
 
-def stacked(path: str) -> bool:
+def is_stacked(path: str) -> bool:
     """Whether a leaf's first axis counts layers."""
     return _STACKED in path
 
 
-def shapes(config: ImageBindConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def param_shapes(config: ImageBindConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """{path: shape and dtype} of every leaf of a model, without making any."""
     params = jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
     return traverse_util.flatten_dict(params, sep="/")
 
 
-def select(config: ImageBindConfig, modalities: Sequence[str], where: object) -> ImageBindConfig:
+def select_encoders(
+    config: ImageBindConfig, modalities: Sequence[str], where: object
+) -> ImageBindConfig:
     """The config of some of its encoders (none named: of all). Raises UserError on one it lacks."""
     if absent := [m for m in modalities if m not in config.encoders]:
         there = ", ".join(config.encoders)

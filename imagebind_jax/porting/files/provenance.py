@@ -16,7 +16,7 @@ KEY = "imagebind_jax"  # of a note in another format's metadata
 LARGEST = 16 << 20  # bytes; a note of the released model takes 100 kB
 
 
-class Note(msgspec.Struct):
+class WeightsMetadata(msgspec.Struct):
     """The model; where its weights come from (file, bytes, SHA-256, licence); {array: digest}."""
 
     config: ImageBindConfig
@@ -24,13 +24,13 @@ class Note(msgspec.Struct):
     digests: dict[str, str]
 
 
-def seal(note: Note) -> str:
+def encode_metadata(note: WeightsMetadata) -> str:
     """The note as JSON, with a SHA-256 of itself."""
     said = {"format": FORMAT, "version": __version__, **msgspec.to_builtins(note)}
     return json.dumps({**said, "seal": _sha256(said)}, indent=1)
 
 
-def unseal(text: str | bytes, where: object) -> Note:
+def decode_metadata(text: str | bytes, where: object) -> WeightsMetadata:
     """The note. Raises UserError on one that was changed, damaged, or is of a newer version."""
     try:
         said = json.loads(text)
@@ -39,7 +39,7 @@ def unseal(text: str | bytes, where: object) -> Note:
             raise UserError(
                 f"{where} has format {said['format']!r}, not {FORMAT}: update this package"
             )
-        note = msgspec.convert(said, Note)
+        note = msgspec.convert(said, WeightsMetadata)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
@@ -53,19 +53,19 @@ def unseal(text: str | bytes, where: object) -> Note:
     return note
 
 
-def digest(x: np.ndarray) -> str:
+def array_sha256(x: np.ndarray) -> str:
     """The SHA-256 of an array's dtype, shape and bytes (C order)."""
-    hashed = begin_digest(x.dtype, x.shape)
-    hashed.update(bytes_of(x))
+    hashed = start_array_sha256(x.dtype, x.shape)
+    hashed.update(array_bytes(x))
     return hashed.hexdigest()
 
 
-def begin_digest(dtype: np.dtype, shape: tuple[int, ...]) -> Any:
-    """The hash of `digest`, to be updated with the bytes."""
+def start_array_sha256(dtype: np.dtype, shape: tuple[int, ...]) -> Any:
+    """The hash of `array_sha256`, to be updated with the bytes."""
     return hashlib.sha256(f"{dtype.name}{list(shape)}\n".encode())
 
 
-def bytes_of(x: np.ndarray) -> memoryview:
+def array_bytes(x: np.ndarray) -> memoryview:
     """The bytes of an array in C order; not copied where they lie so."""
     return np.array(x, order="C", copy=None).reshape(-1).view(np.uint8).data
 

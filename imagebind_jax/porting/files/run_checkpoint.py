@@ -13,15 +13,15 @@ from flax import traverse_util
 from imagebind_jax.checkpointing import checkpointer
 from imagebind_jax.errors import UserError
 from imagebind_jax.models.imagebind import ImageBindConfig
-from imagebind_jax.porting.files.own_checkpoint import OrbaxReader, check_files
-from imagebind_jax.porting.files.parameter_source import Weights, select
+from imagebind_jax.porting.files.own_checkpoint import OrbaxReader, check_regular_files
+from imagebind_jax.porting.files.parameter_source import ParameterSource, select_encoders
 
 _NUMBER = re.compile("[0-9]{1,18}")
 _MAX_META = 64 << 20  # bytes
 COMMITTED = "commit_success.txt"  # written last by orbax
 
 
-class FromRun(Weights):
+class RunCheckpoint(ParameterSource):
     """The parameters of a run folder or of one step in it; each leaf is verified when it is read."""
 
     def __init__(self, folder: pathlib.Path, modalities: Sequence[str], dtype: str):
@@ -30,7 +30,7 @@ class FromRun(Weights):
         meta = _meta(step)
         config = _model(meta["config"], step)
         super().__init__(
-            select(config, modalities, folder),
+            select_encoders(config, modalities, folder),
             dtype,
             {"file": f"{folder.name}, step {step.name}", "licence": _licence(meta["config"])},
         )
@@ -40,9 +40,9 @@ class FromRun(Weights):
         self._reader.check({path: spec.shape for path, spec in self.specs.items()})
 
     def pieces(self, path: str) -> Iterator[np.ndarray]:
-        """As of `Weights`. Raises UserError on a leaf that is not what was saved."""
+        """As of `ParameterSource`. Raises UserError on a leaf that is not what was saved."""
         leaf = self._reader.read(path)
-        found, _ = checkpointer.digest({path: leaf})
+        found, _ = checkpointer.tree_checksums({path: leaf})
         if found[path] != self._digests.get(f"params/{path}"):
             raise UserError(f"{self._step}: {path} is damaged: it is not what was saved")
         yield from self._layers(path, leaf)
@@ -75,7 +75,7 @@ def _newest(folder: pathlib.Path) -> pathlib.Path:
 
 def _meta(step: pathlib.Path) -> dict[str, Any]:
     try:
-        check_files(step)
+        check_regular_files(step)
         with (step / "meta" / "metadata").open("rb") as file:
             meta = json.loads(file.read(_MAX_META))
         if not isinstance(meta["config"], dict) or not isinstance(meta["digest"], dict):
@@ -88,7 +88,7 @@ def _meta(step: pathlib.Path) -> dict[str, Any]:
 
 
 def _model(facts: dict[str, Any], step: pathlib.Path) -> ImageBindConfig:
-    """The model's config out of `config.facts`, where it stands flattened with dots."""
+    """The model's config out of `config.run_fingerprint`, where it stands flattened with dots."""
     prefix = "model."
     flat = {
         tuple(name.removeprefix(prefix).split(".")): value

@@ -14,7 +14,13 @@ import numpy as np
 import safetensors
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.porting.files.provenance import KEY, LARGEST, Note, digest, unseal
+from imagebind_jax.porting.files.provenance import (
+    KEY,
+    LARGEST,
+    WeightsMetadata,
+    array_sha256,
+    decode_metadata,
+)
 from imagebind_jax.porting.torch_pickle.torch_file import TensorSpec, TorchFile
 
 _DTYPES = {
@@ -35,14 +41,14 @@ _REOPEN = 256 << 20  # bytes read through one mapping: its pages stay in memory 
 
 
 @runtime_checkable  # for the tests, which check types as they run
-class Tensors(Protocol):
+class TensorFile(Protocol):
     """A file of named tensors, open for reading."""
 
     path: pathlib.Path
     specs: dict[str, TensorSpec]
 
     @property
-    def note(self) -> Note | None: ...  # where we wrote the file
+    def note(self) -> WeightsMetadata | None: ...  # where we wrote the file
 
     def __getitem__(self, name: str) -> np.ndarray: ...
 
@@ -65,7 +71,7 @@ class SafeTensorsFile:
         names = self._file.keys()  # of a file, no dict
         self.specs = {name: self._spec(name) for name in names}
         said = (self._file.metadata() or {}).get(KEY)
-        self.note = unseal(said, self.path) if said else None
+        self.note = decode_metadata(said, self.path) if said else None
 
     def _open(self):
         with self.path.open("rb") as file:
@@ -98,7 +104,7 @@ class SafeTensorsFile:
             raise
         except BaseException as error:  # the library panics where memory ends
             raise UserError(f"{self.path}: {name[:60]!a} cannot be read: {error}") from error
-        if self.note and digest(tensor) != self.note.digests.get(name):
+        if self.note and array_sha256(tensor) != self.note.digests.get(name):
             raise UserError(f"{self.path}: {name} is damaged: it is not what was written")
         return tensor
 
@@ -109,19 +115,19 @@ class SafeTensorsFile:
         """Nothing: the library closes the file with the object."""
 
 
-class NotedTorchFile(TorchFile):
+class AnnotatedTorchFile(TorchFile):
     """A PyTorch file, and what it says of itself where we wrote it."""
 
     def __init__(self, path: str | os.PathLike):
         super().__init__(path)
         said = self.member(f"{KEY}.json", LARGEST)
-        self.note = unseal(said, self.path) if said is not None else None
+        self.note = decode_metadata(said, self.path) if said is not None else None
 
 
-class Renamed:
+class RenamedTensors:
     """Another file's tensors under other names, {new: old}; those without one are left out."""
 
-    def __init__(self, tensors: Tensors, names: Mapping[str, str]):
+    def __init__(self, tensors: TensorFile, names: Mapping[str, str]):
         self.path, self.note = tensors.path, tensors.note
         self.specs = {new: tensors.specs[old] for new, old in names.items()}
         self._tensors, self._names = tensors, dict(names)
@@ -137,10 +143,12 @@ class Renamed:
 
 
 @contextlib.contextmanager
-def open_tensors(path: str | os.PathLike) -> Iterator[Tensors]:
+def open_tensors(path: str | os.PathLike) -> Iterator[TensorFile]:
     """A PyTorch zip or safetensors file. Raises UserError, one line, on anything else."""
     path = pathlib.Path(path)
-    tensors: Tensors = SafeTensorsFile(path) if _is_safetensors(path) else NotedTorchFile(path)
+    tensors: TensorFile = (
+        SafeTensorsFile(path) if _is_safetensors(path) else AnnotatedTorchFile(path)
+    )
     for line in getattr(tensors, "warnings", []):
         warnings.warn(line, stacklevel=3)
     try:

@@ -21,7 +21,7 @@ from imagebind_jax.storage import atomic
 
 Specs = Mapping[str, TensorSpec]
 Named = Iterable[tuple[str, np.ndarray]]
-Describe = Callable[[Mapping[str, str]], provenance.Note]  # of {name: digest}
+Describe = Callable[[Mapping[str, str]], provenance.WeightsMetadata]  # of {name: digest}
 
 _SAFE = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _STORAGE = {
@@ -38,7 +38,7 @@ _HASHING = concurrent.futures.ThreadPoolExecutor(1, "sha256")
 
 
 @contextlib.contextmanager
-def ahead(tensors: Named) -> Iterator[Named]:
+def prefetch_next(tensors: Named) -> Iterator[Named]:
     """The same tensors, the next one made by another thread while one is being written."""
     made: queue.Queue = queue.Queue(maxsize=1)
     stopped = threading.Event()
@@ -78,13 +78,13 @@ def write_safetensors(path: pathlib.Path, specs: Specs, tensors: Named, describe
     """
     # The note is known last and stands first: room is kept, for spaces may end a header.
     digests = dict.fromkeys(specs, "0" * _DIGEST)
-    with atomic.replaced(path) as file:
+    with atomic.atomic_write(path) as file:
         room = len(_safe_header(specs, "")) + _NOTE_ROOM + len(json.dumps(digests, indent=1)) * 2
         room += -room % 8
         file.seek(room)
         for name, x in tensors:
             digests[name] = _write(file.write, x, specs[name])
-        header = _safe_header(specs, provenance.seal(describe(digests)), room)
+        header = _safe_header(specs, provenance.encode_metadata(describe(digests)), room)
         assert len(header) == room, "a longer note than there was room for"
         file.seek(0)
         file.write(header)
@@ -114,7 +114,10 @@ def write_torch(
     """
     digests = {}
     numbers = {name: i for i, name in enumerate(specs)}
-    with atomic.replaced(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        atomic.atomic_write(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
         top = "archive"  # whatever the file is called later
         _member(archive, f"{top}/data.pkl", _state_dict(specs))
         _member(archive, f"{top}/byteorder", b"little")
@@ -124,14 +127,16 @@ def write_torch(
                 digests[name] = _write(member.write, x, specs[name])
         _member(archive, f"{top}/version", b"3\n")
         if describe:
-            _member(archive, f"{top}/{KEY}.json", provenance.seal(describe(digests)).encode())
+            _member(
+                archive, f"{top}/{KEY}.json", provenance.encode_metadata(describe(digests)).encode()
+            )
 
 
 def _write(write: Callable, x: np.ndarray, spec: TensorSpec) -> str:
     assert x.shape == spec.shape and x.dtype == spec.dtype, (x.shape, x.dtype, spec)
     x = np.array(x, order="C", copy=None)
-    hashed = _HASHING.submit(provenance.digest, x)  # both let go of Python's lock
-    write(provenance.bytes_of(x))
+    hashed = _HASHING.submit(provenance.array_sha256, x)  # both let go of Python's lock
+    write(provenance.array_bytes(x))
     return hashed.result()
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from imagebind_jax.errors import UserError
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig
-from imagebind_jax.porting.files.tensor_files import Tensors
+from imagebind_jax.porting.files.tensor_files import TensorFile
 from imagebind_jax.porting.formats import clip_config
-from imagebind_jax.porting.formats.hints import Hints, blocks
+from imagebind_jax.porting.formats.hints import LoadHints, count_blocks
 from imagebind_jax.porting.formats.rules import Rule
 
 MODALITIES = ("vision", "text")
@@ -23,7 +23,7 @@ LICENCE = "as its model card says: OpenAI's and LAION's weights are MIT, others 
 _VOCABULARY = 49408  # of CLIP's tokenizer, the one that `tokenize` has
 
 
-def stem(key: str) -> Rule:
+def patch_conv_rule(key: str) -> Rule:
     """The rule of a convolution over patches of an image, halved for each of two frames.
 
     Halves are exact, and so an image that is repeated gives what CLIP gives for it.
@@ -31,8 +31,8 @@ def stem(key: str) -> Rule:
     return Rule(key, "stem/kernel", "o c y x -> t y x c o", inflate="t")
 
 
-def refuse(
-    tensors: Tensors,
+def reject_unsupported(
+    tensors: TensorFile,
     reasons: Mapping[str, str],
     tower_of: Callable[[str], str],
     only: Sequence[str],
@@ -45,9 +45,9 @@ def refuse(
             raise UserError(f"{tensors.path}: {why} is not supported ({found})")
 
 
-def describe(
-    tensors: Tensors,
-    hints: Hints,
+def infer_config(
+    tensors: TensorFile,
+    hints: LoadHints,
     tables: Mapping[str, Sequence[Rule]],
     activation: str | None,
     usual: str,
@@ -84,15 +84,15 @@ def describe(
 @dataclasses.dataclass(frozen=True)
 class _Tower:
     modality: str
-    tensors: Tensors
+    tensors: TensorFile
     rules: Mapping[str, Rule]  # by our path
 
     def error(self, line: str) -> UserError:
         return UserError(f"{self.tensors.path}: {self.modality}: {line}")
 
-    def said(self, hints: Hints) -> dict[str, Any]:
+    def said(self, hints: LoadHints) -> dict[str, Any]:
         try:
-            return clip_config.said(hints.config, self.modality)
+            return clip_config.tower_config_from_json(hints.config, self.modality)
         except UserError as error:
             raise self.error(f"the JSON file beside it: {error}") from None
 
@@ -107,7 +107,7 @@ class _Tower:
         """Their projection is [width, embed], or a linear map's [embed, width]."""
         return self.shape("head/kernel", 2)[0 if self.rules["head/kernel"].axes else 1]
 
-    def encoder(self, hints: Hints, said: Mapping[str, Any]) -> EncoderConfig:
+    def encoder(self, hints: LoadHints, said: Mapping[str, Any]) -> EncoderConfig:
         width = self.shape("trunk/blocks/norm_1/scale", 1)[0]
         if said.get("width", width) != width:
             raise self.error(
@@ -121,7 +121,7 @@ class _Tower:
         prefix = self.rules["trunk/blocks/norm_1/scale"].key.partition("{layer}")[0]
         fields: dict[str, Any] = {
             "width": width,
-            "depth": blocks(self.tensors.specs, prefix),
+            "depth": count_blocks(self.tensors.specs, prefix),
             "heads": hints.heads_of(self.modality, width),
             "mlp_ratio": hidden / width,
             "activation": said["activation"],
@@ -166,7 +166,9 @@ class _Tower:
         return scale
 
 
-def _check_pixels(tensors: Tensors, hints: Hints, encoders: Mapping[str, EncoderConfig]) -> None:
+def _check_pixels(
+    tensors: TensorFile, hints: LoadHints, encoders: Mapping[str, EncoderConfig]
+) -> None:
     """Says where the weights expect pixels of another mean and deviation than `load_images` has."""
     said = hints.config.get("preprocess_cfg")
     if "vision" not in encoders or not isinstance(said, dict):

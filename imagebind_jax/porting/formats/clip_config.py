@@ -16,7 +16,7 @@ _ACTIVATIONS = {
 _END = 49407  # CLIP's end-of-text token, the largest of its vocabulary
 
 
-def said(config: Mapping[str, Any], modality: str) -> dict[str, Any]:
+def tower_config_from_json(config: Mapping[str, Any], modality: str) -> dict[str, Any]:
     """{"width", "heads", "activation", "norm_eps"} of the "vision" or "text" tower.
 
     {} where the file has another layout. What a file leaves out has the default of the program

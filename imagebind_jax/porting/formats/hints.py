@@ -26,9 +26,9 @@ _HEADS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Hints:
+class LoadHints:
     """`heads` by modality; `activation` of the blocks; `only`: the modalities to read (empty:
-    all); `config`: what a JSON file beside the checkpoint says (`config_beside`); `assumed`:
+    all); `config`: what a JSON file beside the checkpoint says (`find_config_json`); `assumed`:
     encoders that are believed where nothing else says it, or None."""
 
     heads: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -102,7 +102,7 @@ class Hints:
         return heads
 
 
-def config_beside(path: pathlib.Path) -> dict[str, Any]:
+def find_config_json(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object of `<name>_config.json`, `open_clip_config.json` or `config.json` beside a
     checkpoint, or {} without one. Raises UserError on a file that is no JSON object."""
     for name in (f"{path.stem}_config.json", "open_clip_config.json", "config.json"):
@@ -124,7 +124,7 @@ def config_beside(path: pathlib.Path) -> dict[str, Any]:
     return {}
 
 
-def blocks(names: Iterable[str], prefix: str) -> int:
+def count_blocks(names: Iterable[str], prefix: str) -> int:
     """How many numbered blocks there are under a prefix."""
     pattern = re.compile(re.escape(prefix) + r"(\d{1,4})\.")
     return 1 + max((int(m[1]) for m in map(pattern.match, names) if m), default=-1)

@@ -5,10 +5,10 @@ from typing import Any
 
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig
-from imagebind_jax.porting.files.tensor_files import Tensors
+from imagebind_jax.porting.files.tensor_files import TensorFile
 from imagebind_jax.porting.formats import clip_common
-from imagebind_jax.porting.formats.hints import Hints
-from imagebind_jax.porting.formats.rules import Rule, linear, norm
+from imagebind_jax.porting.formats.hints import LoadHints
+from imagebind_jax.porting.formats.rules import Rule, layer_norm_rules, linear_rules
 
 LICENCE = clip_common.LICENCE
 _PARTS = ("q", "k", "v")
@@ -21,33 +21,33 @@ _UNSUPPORTED = {
 }
 
 
-def table(modality: str, _: EncoderConfig | None = None) -> list[Rule]:
+def rules(modality: str, _: EncoderConfig | None = None) -> list[Rule]:
     """Every rule of one modality."""
     top = f"{modality}_model"
     theirs, ours = f"{top}.encoder.layers.{{layer}}", "trunk/blocks"
     part = f"{theirs}.self_attn.{{part}}_proj"
     rules = [
         Rule(f"{top}.embeddings.position_embedding.weight", "position"),
-        *norm(f"{theirs}.layer_norm1", f"{ours}/norm_1"),
+        *layer_norm_rules(f"{theirs}.layer_norm1", f"{ours}/norm_1"),
         Rule(f"{part}.weight", f"{ours}/attn/qkv/kernel", "n (h k) d -> d n h k", _PARTS),
         Rule(f"{part}.bias", f"{ours}/attn/qkv/bias", "n (h k) -> n h k", _PARTS),
         Rule(f"{theirs}.self_attn.out_proj.weight", f"{ours}/attn/out/kernel", "d (h k) -> h k d"),
         Rule(f"{theirs}.self_attn.out_proj.bias", f"{ours}/attn/out/bias"),
-        *norm(f"{theirs}.layer_norm2", f"{ours}/norm_2"),
-        *linear(f"{theirs}.mlp.fc1", f"{ours}/mlp/fc1"),
-        *linear(f"{theirs}.mlp.fc2", f"{ours}/mlp/fc2"),
+        *layer_norm_rules(f"{theirs}.layer_norm2", f"{ours}/norm_2"),
+        *linear_rules(f"{theirs}.mlp.fc1", f"{ours}/mlp/fc1"),
+        *linear_rules(f"{theirs}.mlp.fc2", f"{ours}/mlp/fc2"),
     ]
     if modality == "vision":
         return rules + [
-            clip_common.stem(f"{top}.embeddings.patch_embedding.weight"),
+            clip_common.patch_conv_rule(f"{top}.embeddings.patch_embedding.weight"),
             Rule(f"{top}.embeddings.class_embedding", "cls"),
-            *norm(f"{top}.pre_layrnorm", "trunk/pre_norm"),  # so they spell it
-            *norm(f"{top}.post_layernorm", "norm"),
+            *layer_norm_rules(f"{top}.pre_layrnorm", "trunk/pre_norm"),  # so they spell it
+            *layer_norm_rules(f"{top}.post_layernorm", "norm"),
             Rule("visual_projection.weight", "head/kernel", "e d -> d e"),
         ]
     return rules + [
         Rule(f"{top}.embeddings.token_embedding.weight", "embed/embedding"),
-        *norm(f"{top}.final_layer_norm", "norm"),
+        *layer_norm_rules(f"{top}.final_layer_norm", "norm"),
         Rule("text_projection.weight", "head/kernel", "e d -> d e"),
         Rule("logit_scale", "log_logit_scale"),
     ]
@@ -63,19 +63,19 @@ def ignored(name: str, modalities: Sequence[str]) -> bool:
     return name.endswith(".embeddings.position_ids") or _tower(name) not in ("", *modalities)
 
 
-def describe(tensors: Tensors, hints: Hints) -> ImageBindConfig:
+def infer_config(tensors: TensorFile, hints: LoadHints) -> ImageBindConfig:
     """The config of the model in the file, from its tensors' shapes and the JSON file beside it.
 
     A text tower alone has no logit scale: its cosines are not scaled. Raises UserError on what our
     encoders do not have, and where shapes contradict.
     """
-    clip_common.refuse(tensors, _UNSUPPORTED, _tower, hints.only)
+    clip_common.reject_unsupported(tensors, _UNSUPPORTED, _tower, hints.only)
     towers = {_tower(name) for name in tensors.specs if name != "logit_scale"}
     wanted = hints.chosen([m for m in clip_common.MODALITIES if m in towers], tensors.path)
-    tables = {m: table(m) for m in wanted}
+    tables = {m: rules(m) for m in wanted}
     if "vision" not in towers and "logit_scale" not in tensors.specs:
         tables = {m: [r for r in t if r.key != "logit_scale"] for m, t in tables.items()}
-    return clip_common.describe(tensors, hints, tables, None, "quick_gelu")
+    return clip_common.infer_config(tensors, hints, tables, None, "quick_gelu")
 
 
 def _tower(name: str) -> str:

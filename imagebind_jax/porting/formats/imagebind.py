@@ -10,9 +10,9 @@ import numpy as np
 from imagebind_jax.errors import UserError
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import HUGE, ImageBindConfig
-from imagebind_jax.porting.files.tensor_files import Tensors
-from imagebind_jax.porting.formats.hints import Hints, blocks
-from imagebind_jax.porting.formats.rules import Rule, linear, norm
+from imagebind_jax.porting.files.tensor_files import TensorFile
+from imagebind_jax.porting.formats.hints import LoadHints, count_blocks
+from imagebind_jax.porting.formats.rules import Rule, layer_norm_rules, linear_rules
 
 LICENCE = "ImageBind's weights are CC BY-NC-SA 4.0 (non-commercial); so is what is made of them"
 _IN, _TRUNK, _OUT = "modality_preprocessors.", "modality_trunks.", "modality_heads."
@@ -34,20 +34,20 @@ _HEAD = {"text": "proj.1", "imu": "3"}  # others: 2; imu has a dropout before
 def _block(prefix: str) -> list[Rule]:
     ours = "trunk/blocks"
     return [
-        *norm(f"{prefix}.norm_1", f"{ours}/norm_1"),
+        *layer_norm_rules(f"{prefix}.norm_1", f"{ours}/norm_1"),
         Rule(f"{prefix}.attn.in_proj_weight", f"{ours}/attn/qkv/kernel", "(n h k) d -> d n h k"),
         Rule(f"{prefix}.attn.in_proj_bias", f"{ours}/attn/qkv/bias", "(n h k) -> n h k"),
         Rule(f"{prefix}.attn.bias_k", f"{ours}/attn/bias_k", "1 1 (h k) -> h k"),
         Rule(f"{prefix}.attn.bias_v", f"{ours}/attn/bias_v", "1 1 (h k) -> h k"),
         Rule(f"{prefix}.attn.out_proj.weight", f"{ours}/attn/out/kernel", "d (h k) -> h k d"),
         Rule(f"{prefix}.attn.out_proj.bias", f"{ours}/attn/out/bias"),
-        *norm(f"{prefix}.norm_2", f"{ours}/norm_2"),
-        *linear(f"{prefix}.mlp.fc1", f"{ours}/mlp/fc1"),
-        *linear(f"{prefix}.mlp.fc2", f"{ours}/mlp/fc2"),
+        *layer_norm_rules(f"{prefix}.norm_2", f"{ours}/norm_2"),
+        *linear_rules(f"{prefix}.mlp.fc1", f"{ours}/mlp/fc1"),
+        *linear_rules(f"{prefix}.mlp.fc2", f"{ours}/mlp/fc2"),
     ]
 
 
-def table(modality: str, _: EncoderConfig | None = None) -> list[Rule]:
+def rules(modality: str, _: EncoderConfig | None = None) -> list[Rule]:
     """Every rule of one modality; a model's leaves pick those it has."""
     stem, axes = _STEMS.get(modality, ("", ""))
     pre, out = f"{_IN}{modality}", f"{_OUT}{modality}"
@@ -55,18 +55,18 @@ def table(modality: str, _: EncoderConfig | None = None) -> list[Rule]:
     return [
         Rule(f"{pre}.token_embedding.weight", "embed/embedding"),
         Rule(f"{pre}.{stem}", "stem/kernel", axes),
-        *norm(f"{pre}.{stem.split('.')[0]}.norm_layer", "stem/norm"),
+        *layer_norm_rules(f"{pre}.{stem.split('.')[0]}.norm_layer", "stem/norm"),
         Rule(f"{pre}.cls_token", "cls", "1 1 d -> d"),
         Rule(f"{pre}.{position}", "position", "1 l d -> l d"),
-        *norm(f"{_TRUNK}{modality}.pre_transformer_layer.0", "trunk/pre_norm"),
+        *layer_norm_rules(f"{_TRUNK}{modality}.pre_transformer_layer.0", "trunk/pre_norm"),
         *_block(f"{_TRUNK}{modality}.blocks.{{layer}}"),
-        *norm(f"{out}.{_HEAD_NORM.get(modality, '0')}", "norm"),
+        *layer_norm_rules(f"{out}.{_HEAD_NORM.get(modality, '0')}", "norm"),
         Rule(f"{out}.{_HEAD.get(modality, '2')}.weight", "head/kernel", "o i -> i o"),
         Rule(_SCALE.format(modality), "log_logit_scale"),
     ]
 
 
-def buffers(config: ImageBindConfig) -> dict[str, np.ndarray]:
+def expected_buffers(config: ImageBindConfig) -> dict[str, np.ndarray]:
     """What a state dict holds beside parameters: the causal mask, and the fixed scales."""
     found = {}
     for modality, c in config.encoders.items():
@@ -93,10 +93,10 @@ def ignored(name: str, modalities: Sequence[str]) -> bool:
     return rest in (["1", "log_logit_scale", ""], ["mask", ""])  # a learned scale is read by a rule
 
 
-def describe(tensors: Tensors, hints: Hints) -> ImageBindConfig:
+def infer_config(tensors: TensorFile, hints: LoadHints) -> ImageBindConfig:
     """The config of the model in the file, from its tensors' shapes.
 
-    What no tensor tells: numbers of heads (`Hints.heads_of`); drop-path and dropout rates, which
+    What no tensor tells: numbers of heads (`LoadHints.heads_of`); drop-path and dropout rates, which
     only training uses, are the released model's. Raises UserError where shapes contradict.
     """
     shapes = {name: spec.shape for name, spec in tensors.specs.items()}
@@ -113,12 +113,14 @@ def describe(tensors: Tensors, hints: Hints) -> ImageBindConfig:
     return ImageBindConfig(encoders, sizes.pop())
 
 
-def _encoder(m: str, tensors: Tensors, shapes: Mapping[str, Any], hints: Hints) -> EncoderConfig:
+def _encoder(
+    m: str, tensors: TensorFile, shapes: Mapping[str, Any], hints: LoadHints
+) -> EncoderConfig:
     block = f"{_TRUNK}{m}.blocks.0"
-    rules = {rule.path: rule.key for rule in table(m)}
+    keys = {rule.path: rule.key for rule in rules(m)}
 
     def shape(path: str, rank: int) -> tuple[int, ...]:
-        key = rules[path].format(layer=0)
+        key = keys[path].format(layer=0)
         if len(shapes.get(key, ())) != rank or 0 in shapes[key]:
             raise UserError(f"{tensors.path}: {key} is missing or not of rank {rank}")
         return shapes[key]
@@ -128,13 +130,13 @@ def _encoder(m: str, tensors: Tensors, shapes: Mapping[str, Any], hints: Hints) 
     hidden = shape("trunk/blocks/mlp/fc1/kernel", 2)[0]
     fields: dict[str, Any] = {
         "width": width,
-        "depth": blocks(shapes, f"{_TRUNK}{m}.blocks."),
+        "depth": count_blocks(shapes, f"{_TRUNK}{m}.blocks."),
         "heads": hints.heads_of(m, width),
         "mlp_ratio": hidden / width,
         "activation": hints.activation or "gelu",  # the reference knows no other
         "bias_kv": f"{block}.attn.bias_k" in shapes,
-        "stem_norm": rules["stem/norm/scale"] in shapes,
-        "pre_norm": rules["trunk/pre_norm/scale"] in shapes,
+        "stem_norm": keys["stem/norm/scale"] in shapes,
+        "pre_norm": keys["trunk/pre_norm/scale"] in shapes,
         "logit_scale": _scale(m, tensors),
     }
     if m == "text":
@@ -154,7 +156,7 @@ def _encoder(m: str, tensors: Tensors, shapes: Mapping[str, Any], hints: Hints) 
     return dataclasses.replace(HUGE.encoders[m], **fields)
 
 
-def _grid(m: str, tensors: Tensors, positions: int, patch: Sequence[int]) -> tuple[int, int]:
+def _grid(m: str, tensors: TensorFile, positions: int, patch: Sequence[int]) -> tuple[int, int]:
     """(height, width) of pictures, which are square; of spectrograms of 128 bins, stride 10."""
     if m != "audio":
         side = math.isqrt(positions)
@@ -170,7 +172,7 @@ def _grid(m: str, tensors: Tensors, positions: int, patch: Sequence[int]) -> tup
     return 128, (columns - 1) * 10 + patch[1]
 
 
-def _scale(modality: str, tensors: Tensors) -> float | None:
+def _scale(modality: str, tensors: TensorFile) -> float | None:
     """The modality's logit scale: the decimal number whose float32 logarithm is stored."""
     name = _SCALE.format(modality)
     if name not in tensors.specs:

@@ -22,8 +22,8 @@ import numpy as np
 from imagebind_jax.errors import UserError
 from imagebind_jax.models.imagebind import HUGE, ImageBindConfig
 from imagebind_jax.porting.files import provenance
-from imagebind_jax.porting.files.parameter_source import select, stacked
-from imagebind_jax.porting.files.tensor_files import Renamed, Tensors, open_tensors
+from imagebind_jax.porting.files.parameter_source import is_stacked, select_encoders
+from imagebind_jax.porting.files.tensor_files import RenamedTensors, TensorFile, open_tensors
 from imagebind_jax.porting.files.tensor_writers import write_safetensors, write_torch
 from imagebind_jax.porting.formats import imagebind, rules
 from imagebind_jax.porting.torch_pickle.torch_file import TensorSpec
@@ -38,8 +38,8 @@ _PATH = "{}/trunk/blocks/attn_lora/{}"
 _HEADS, _SCALES = "modality_heads.", "modality_postprocessors."
 
 
-def read_file(
-    tensors: Tensors, config: ImageBindConfig, modality: str | None, layers: Layers
+def read_adapter_file(
+    tensors: TensorFile, config: ImageBindConfig, modality: str | None, layers: Layers
 ) -> tuple[ImageBindConfig, Leaves]:
     """(config, {path: array}) of one encoder's adapter, or of a checkpoint of the whole model."""
     path = tensors.path
@@ -112,16 +112,16 @@ def _adapted(
     if encoder.vocab_size:
         changes["causal"] = False
     leaves = {_PATH.format(modality, "a"): a, _PATH.format(modality, "b"): b}
-    return with_encoder(config, modality, **changes), leaves
+    return replace_encoder(config, modality, **changes), leaves
 
 
-def with_encoder(config: ImageBindConfig, modality: str, **changes: Any) -> ImageBindConfig:
+def replace_encoder(config: ImageBindConfig, modality: str, **changes: Any) -> ImageBindConfig:
     """The config with fields of one encoder changed."""
     encoder = dataclasses.replace(config.encoders[modality], **changes)
     return dataclasses.replace(config, encoders={**config.encoders, modality: encoder})
 
 
-def read_folder(
+def read_adapter_folder(
     path: pathlib.Path, config: ImageBindConfig, layers: Layers, postfix: str | None
 ) -> tuple[ImageBindConfig, Leaves]:
     """The adapters of the encoders that the model has, and all of its heads and logit scales."""
@@ -140,7 +140,7 @@ def read_folder(
         warnings.filterwarnings("ignore", ".*the heads beside it")
         for match in found:
             with open_tensors(path / match[0]) as tensors:
-                config, read = read_file(tensors, config, match[1], layers)
+                config, read = read_adapter_file(tensors, config, match[1], layers)
             leaves |= read
     for part, read_part in (("heads", _read_heads), ("postprocessors", _read_scales)):
         file = path / f"imagebind-{part}{postfix}.pth"
@@ -153,16 +153,18 @@ def read_folder(
     return config, leaves
 
 
-def _read_heads(tensors: Tensors, config: ImageBindConfig) -> tuple[ImageBindConfig, Leaves]:
-    tensors = Renamed(tensors, {_HEADS + name: name for name in tensors.specs})
+def _read_heads(tensors: TensorFile, config: ImageBindConfig) -> tuple[ImageBindConfig, Leaves]:
+    tensors = RenamedTensors(tensors, {_HEADS + name: name for name in tensors.specs})
     modalities = {name.split(".")[1] for name in tensors.specs}
     some = [m for m in config.encoders if m in modalities]
     found = [leaf for leaf in _table(config, some) if leaf.rule.key.startswith(_HEADS)]
-    rules.check(str(tensors.path), found, tensors, lambda key: key.split(".")[1] not in some)
+    rules.check_complete(
+        str(tensors.path), found, tensors, lambda key: key.split(".")[1] not in some
+    )
     return config, {leaf.path: _whole(leaf, tensors) for leaf in found}
 
 
-def _read_scales(tensors: Tensors, config: ImageBindConfig) -> tuple[ImageBindConfig, Leaves]:
+def _read_scales(tensors: TensorFile, config: ImageBindConfig) -> tuple[ImageBindConfig, Leaves]:
     """Logit scales: a parameter where they are learned, else a number in the config."""
     leaves: Leaves = {}
     for name, spec in tensors.specs.items():
@@ -178,26 +180,28 @@ def _read_scales(tensors: Tensors, config: ImageBindConfig) -> tuple[ImageBindCo
         if encoder.learn_scale:
             leaves[f"{modality}/log_logit_scale"] = np.asarray(log)
         elif not math.isclose(scale := math.exp(log), encoder.logit_scale or 1.0, rel_tol=1e-6):
-            config = with_encoder(config, modality, logit_scale=scale)
+            config = replace_encoder(config, modality, logit_scale=scale)
     return config, leaves
 
 
-def _table(config: ImageBindConfig, modalities: Sequence[str]) -> list[rules.Leaf]:
+def _table(config: ImageBindConfig, modalities: Sequence[str]) -> list[rules.ParamMapping]:
     """Where the reference keeps every leaf of these encoders, adapters apart."""
     if not modalities:
         return []
-    some = select(config, modalities, "this model")
+    some = select_encoders(config, modalities, "this model")
     for modality in modalities:
-        some = with_encoder(some, modality, lora=())
-    return rules.leaves(some, {m: imagebind.table(m) for m in modalities})
+        some = replace_encoder(some, modality, lora=())
+    return rules.map_params(some, {m: imagebind.rules(m) for m in modalities})
 
 
-def _whole(leaf: rules.Leaf, tensors: Tensors) -> np.ndarray:
+def _whole(leaf: rules.ParamMapping, tensors: TensorFile) -> np.ndarray:
     pieces = list(leaf.pieces(tensors, np.dtype(np.float32)))
-    return np.stack(pieces) if stacked(leaf.path) else pieces[0]
+    return np.stack(pieces) if is_stacked(leaf.path) else pieces[0]
 
 
-def _read_checkpoint(tensors: Tensors, config: ImageBindConfig) -> tuple[ImageBindConfig, Leaves]:
+def _read_checkpoint(
+    tensors: TensorFile, config: ImageBindConfig
+) -> tuple[ImageBindConfig, Leaves]:
     """A whole model, as PyTorch Lightning saved it: every weight of the encoders that both have.
 
     The adapted attention has its own weights under `attn.w`, and once more under `prev_attn`.
@@ -221,14 +225,14 @@ def _read_checkpoint(tensors: Tensors, config: ImageBindConfig) -> tuple[ImageBi
         raise UserError(f"{path} adapts none of {', '.join(config.encoders)}")
     there = {name.split(".")[1] for name in base if name.startswith("modality_trunks.")}
     some = [m for m in config.encoders if m in there]
-    renamed = Renamed(
+    renamed = RenamedTensors(
         tensors, {n: old for n, old in base.items() if {*n.split(".")[1:2]} & {*some}}
     )
     found = _table(config, some)
-    rules.check(str(path), found, renamed, lambda key: imagebind.ignored(key, some))
+    rules.check_complete(str(path), found, renamed, lambda key: imagebind.ignored(key, some))
     leaves = {leaf.path: _whole(leaf, renamed) for leaf in found}
     scales = {n.removeprefix(_SCALES): n for n in renamed.specs if n.startswith(_SCALES)}
-    config, read = _read_scales(Renamed(renamed, scales), config)
+    config, read = _read_scales(RenamedTensors(renamed, scales), config)
     leaves |= read
     for modality, pairs in matrices.items():
         config, read = _adapted(path, config, modality, pairs)
@@ -239,7 +243,9 @@ def _read_checkpoint(tensors: Tensors, config: ImageBindConfig) -> tuple[ImageBi
 def write_file(path: pathlib.Path, tensors: Leaves, config: ImageBindConfig) -> None:
     """Writes .safetensors with a digest of every tensor, and the config that they belong to."""
     specs = {name: TensorSpec(x.shape, x.dtype) for name, x in tensors.items()}
-    write_safetensors(path, specs, tensors.items(), lambda d: provenance.Note(config, {}, dict(d)))
+    write_safetensors(
+        path, specs, tensors.items(), lambda d: provenance.WeightsMetadata(config, {}, dict(d))
+    )
 
 
 def write_folder(
@@ -257,7 +263,7 @@ def write_folder(
         leaf.keys[0][0]: leaf.theirs(np.asarray(flat[leaf.path], np.float32))
         for leaf in _table(config, list(config.encoders))
         if leaf.rule.key.startswith((_HEADS, _SCALES))
-    } | imagebind.buffers(config)
+    } | imagebind.expected_buffers(config)
     for part, prefix in (("heads", _HEADS), ("postprocessors", _SCALES)):
         chosen = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
         specs = {name: TensorSpec(x.shape, x.dtype) for name, x in chosen.items()}

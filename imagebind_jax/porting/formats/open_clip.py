@@ -7,10 +7,10 @@ import numpy as np
 
 from imagebind_jax.models.encoder import EncoderConfig
 from imagebind_jax.models.imagebind import ImageBindConfig
-from imagebind_jax.porting.files.tensor_files import Renamed, Tensors
+from imagebind_jax.porting.files.tensor_files import RenamedTensors, TensorFile
 from imagebind_jax.porting.formats import clip_common
-from imagebind_jax.porting.formats.hints import Hints
-from imagebind_jax.porting.formats.rules import Rule, linear, norm
+from imagebind_jax.porting.formats.hints import LoadHints
+from imagebind_jax.porting.formats.rules import Rule, layer_norm_rules, linear_rules
 from imagebind_jax.porting.torch_pickle.torch_file import TensorSpec
 
 LICENCE = clip_common.LICENCE
@@ -39,32 +39,32 @@ _UNSUPPORTED = {
 }
 
 
-def table(modality: str, _: EncoderConfig | None = None) -> list[Rule]:
-    """Every rule of one modality, with the names that `canonical` gives."""
+def rules(modality: str, _: EncoderConfig | None = None) -> list[Rule]:
+    """Every rule of one modality, with the names that `canonical_names` gives."""
     top = "visual." if modality == "vision" else ""
     theirs, ours = f"{top}transformer.resblocks.{{layer}}", "trunk/blocks"
     rules = [
         Rule(f"{top}positional_embedding", "position"),
-        *norm(f"{theirs}.ln_1", f"{ours}/norm_1"),
+        *layer_norm_rules(f"{theirs}.ln_1", f"{ours}/norm_1"),
         Rule(f"{theirs}.attn.in_proj_weight", f"{ours}/attn/qkv/kernel", "(n h k) d -> d n h k"),
         Rule(f"{theirs}.attn.in_proj_bias", f"{ours}/attn/qkv/bias", "(n h k) -> n h k"),
         Rule(f"{theirs}.attn.out_proj.weight", f"{ours}/attn/out/kernel", "d (h k) -> h k d"),
         Rule(f"{theirs}.attn.out_proj.bias", f"{ours}/attn/out/bias"),
-        *norm(f"{theirs}.ln_2", f"{ours}/norm_2"),
-        *linear(f"{theirs}.mlp.c_fc", f"{ours}/mlp/fc1"),
-        *linear(f"{theirs}.mlp.c_proj", f"{ours}/mlp/fc2"),
+        *layer_norm_rules(f"{theirs}.ln_2", f"{ours}/norm_2"),
+        *linear_rules(f"{theirs}.mlp.c_fc", f"{ours}/mlp/fc1"),
+        *linear_rules(f"{theirs}.mlp.c_proj", f"{ours}/mlp/fc2"),
     ]
     if modality == "vision":
         return rules + [
-            clip_common.stem("visual.conv1.weight"),
+            clip_common.patch_conv_rule("visual.conv1.weight"),
             Rule("visual.class_embedding", "cls"),
-            *norm("visual.ln_pre", "trunk/pre_norm"),
-            *norm("visual.ln_post", "norm"),
+            *layer_norm_rules("visual.ln_pre", "trunk/pre_norm"),
+            *layer_norm_rules("visual.ln_post", "norm"),
             Rule("visual.proj", "head/kernel"),
         ]
     return rules + [
         Rule("token_embedding.weight", "embed/embedding"),
-        *norm("ln_final", "norm"),
+        *layer_norm_rules("ln_final", "norm"),
         Rule("text_projection", "head/kernel"),
         Rule("logit_scale", "log_logit_scale"),
     ]
@@ -76,7 +76,7 @@ def matches(names: Mapping[str, Any]) -> bool:
     return any(name.startswith(starts) for name in names)
 
 
-def canonical(tensors: Tensors) -> Tensors:
+def canonical_names(tensors: TensorFile) -> TensorFile:
     """The same tensors, named and shaped as those of the plain CLIP class.
 
     CustomTextCLIP nests the text tower under "text."; a logit scale may have one axis of length 1;
@@ -90,8 +90,8 @@ def canonical(tensors: Tensors) -> Tensors:
     return _Canonical(tensors, names)
 
 
-class _Canonical(Renamed):
-    def __init__(self, tensors: Tensors, names: Mapping[str, str]):
+class _Canonical(RenamedTensors):
+    def __init__(self, tensors: TensorFile, names: Mapping[str, str]):
         names = dict(names)
         self._transposed = _LINEAR in names and "text_projection" not in names
         if self._transposed:
@@ -116,17 +116,19 @@ def ignored(name: str, modalities: Sequence[str]) -> bool:
     return name in _IGNORED or _tower(name) not in ("", *modalities)
 
 
-def describe(tensors: Tensors, hints: Hints) -> ImageBindConfig:
+def infer_config(tensors: TensorFile, hints: LoadHints) -> ImageBindConfig:
     """The config of the model in the file, from its tensors' shapes and the JSON file beside it.
 
     Raises UserError on what our encoders do not have, and where shapes contradict.
     """
-    clip_common.refuse(tensors, _UNSUPPORTED, _tower, hints.only)
+    clip_common.reject_unsupported(tensors, _UNSUPPORTED, _tower, hints.only)
     towers = {_tower(name) for name in tensors.specs if name != "logit_scale"}
     wanted = hints.chosen([m for m in clip_common.MODALITIES if m in towers], tensors.path)
     is_openai = all(name in tensors.specs for name in _OPENAI)
-    tables = {m: table(m) for m in wanted}
-    return clip_common.describe(tensors, hints, tables, "quick_gelu" if is_openai else None, "gelu")
+    tables = {m: rules(m) for m in wanted}
+    return clip_common.infer_config(
+        tensors, hints, tables, "quick_gelu" if is_openai else None, "gelu"
+    )
 
 
 def _tower(name: str) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.models.imagebind import ImageBindConfig
-from imagebind_jax.porting.files.parameter_source import copied, shapes, stacked
-from imagebind_jax.porting.files.tensor_files import Tensors
+from imagebind_jax.porting.files.parameter_source import copy_cast, is_stacked, param_shapes
+from imagebind_jax.porting.files.tensor_files import TensorFile
 
 _SHOWN = 400  # groups of names in one error: more than the released model has
 
@@ -34,12 +34,12 @@ class Rule:
     inflate: str = ""
 
 
-def norm(key: str, path: str) -> list[Rule]:
+def layer_norm_rules(key: str, path: str) -> list[Rule]:
     """The rules of a LayerNorm."""
     return [Rule(f"{key}.weight", f"{path}/scale"), Rule(f"{key}.bias", f"{path}/bias")]
 
 
-def linear(key: str, path: str) -> list[Rule]:
+def linear_rules(key: str, path: str) -> list[Rule]:
     """The rules of a linear map with a bias."""
     return [
         Rule(f"{key}.weight", f"{path}/kernel", "o i -> i o"),
@@ -48,7 +48,7 @@ def linear(key: str, path: str) -> list[Rule]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Leaf:
+class ParamMapping:
     """One of our arrays, and the tensors it is made of."""
 
     path: str  # "vision/trunk/blocks/attn/qkv/kernel"
@@ -57,7 +57,7 @@ class Leaf:
     keys: tuple[tuple[str, ...], ...]  # [layer][part]
     sizes: Mapping[str, int]  # of the axes that the pattern cannot know
 
-    def pieces(self, tensors: Tensors, dtype: np.dtype) -> Iterator[np.ndarray]:
+    def pieces(self, tensors: TensorFile, dtype: np.dtype) -> Iterator[np.ndarray]:
         """The array, one layer after the other where it is stacked, C-contiguous."""
         for keys in self.keys:
             parts = [tensors[key] for key in keys]
@@ -68,7 +68,9 @@ class Leaf:
 
             release()
             x = self._ours(np.stack(parts) if self.rule.parts else parts[0])
-            yield copied(x, dtype, keys[0], release)  # never a view: it would hold the file's pages
+            yield copy_cast(
+                x, dtype, keys[0], release
+            )  # never a view: it would hold the file's pages
 
     def _ours(self, x: np.ndarray) -> np.ndarray:
         if not self.rule.axes:
@@ -112,10 +114,10 @@ class Leaf:
         return {name: size for name, size in self.sizes.items() if name in names}
 
 
-def leaves(config: ImageBindConfig, tables: Mapping[str, Sequence[Rule]]) -> list[Leaf]:
+def map_params(config: ImageBindConfig, tables: Mapping[str, Sequence[Rule]]) -> list[ParamMapping]:
     """Every leaf of a model by {modality: rules}. Raises UserError listing leaves without a rule."""
     found, missing = [], []
-    for path, leaf in shapes(config).items():
+    for path, leaf in param_shapes(config).items():
         modality, _, below = path.partition("/")
         rule = next((rule for rule in tables[modality] if rule.path == below), None)
         if rule is None:
@@ -128,16 +130,16 @@ def leaves(config: ImageBindConfig, tables: Mapping[str, Sequence[Rule]]) -> lis
             for i in layers
         )
         sizes = {"n": 3, "h": encoder.heads, "c": encoder.shape[-1], "t": (*encoder.patch, 1)[0]}
-        found.append(Leaf(path, leaf.shape, rule, keys, sizes))
+        found.append(ParamMapping(path, leaf.shape, rule, keys, sizes))
     if missing:
         raise UserError(f"this format has no place for {_listed(missing)}")
     return found
 
 
-def check(
+def check_complete(
     source: str,
-    found: Sequence[Leaf],
-    tensors: Tensors,
+    found: Sequence[ParamMapping],
+    tensors: TensorFile,
     ignored: Callable[[str], bool],
 ) -> None:
     """Every key used or ignored, every leaf filled in its shape; else one UserError naming all."""
@@ -174,8 +176,8 @@ def _numbers(numbers: list[str]) -> str:
     return "{" + ",".join(numbers[:40]) + (",..." if len(numbers) > 40 else "") + "}"
 
 
-def _wrong_shape(leaf: Leaf, tensors: Tensors) -> str:
-    wanted = leaf.shape[1:] if stacked(leaf.path) else leaf.shape
+def _wrong_shape(leaf: ParamMapping, tensors: TensorFile) -> str:
+    wanted = leaf.shape[1:] if is_stacked(leaf.path) else leaf.shape
     for keys in leaf.keys:
         specs = [tensors.specs[key] for key in keys]
         for key, spec in zip(keys, specs):

@@ -14,9 +14,9 @@ import numpy as np
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.porting.torch_pickle import torch_types, unpickler
-from imagebind_jax.porting.torch_pickle.torch_types import Tensor, TorchObjects
+from imagebind_jax.porting.torch_pickle.torch_types import Tensor, TorchTypes
 from imagebind_jax.porting.torch_pickle.unpickler import REMEDY
-from imagebind_jax.porting.torch_pickle.zip_archive import AGAIN, SLICE, Archive
+from imagebind_jax.porting.torch_pickle.zip_archive import AGAIN, SLICE, TorchZip
 
 MAX_PICKLE = 32 << 20  # bytes; 1,000 tensors take about 150 kB
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "params")
@@ -70,14 +70,14 @@ class TorchFile(Mapping[str, np.ndarray]):
                 raise
 
     def _read_description(self) -> None:
-        check_kind(self._pages)
+        check_torch_zip(self._pages)
         _advise(self._pages, "MADV_RANDOM")  # 1,500 local headers, far apart: no read-ahead
-        self._archive = Archive(self._pages)
-        check_records(self._archive)
-        objects, scripted = TorchObjects(self._archive.records), self._archive.has_code
-        names = objects.names | (torch_types.TypedLists().names if scripted else {})
+        self._archive = TorchZip(self._pages)
+        check_zip_members(self._archive)
+        objects, scripted = TorchTypes(self._archive.records), self._archive.has_code
+        names = objects.names | (torch_types.TorchScriptLists().names if scripted else {})
         data = self._archive.read("data.pkl", MAX_PICKLE)
-        top = unpickler.build(data, names, objects.storage, scripted)
+        top = unpickler.unpickle(data, names, objects.storage, scripted)
         _advise(self._pages, "MADV_NORMAL")
         choose = torch_types.state_dict if scripted else _state_dict
         tensors, self.extra, left_out = choose(top)
@@ -204,7 +204,7 @@ def _mapped(path: pathlib.Path) -> mmap.mmap:
         os.close(file)
 
 
-def _state_dict(top: Any) -> torch_types.Choice:
+def _state_dict(top: Any) -> torch_types.StateDictParts:
     """The named tensors, the plain scalars beside them, and the names of what is neither."""
     if not isinstance(top, dict):
         kind = "a single tensor" if isinstance(top, Tensor) else f"a {type(top).__name__}"
@@ -243,8 +243,8 @@ def _listed(names) -> str:
     return ", ".join(shown) + (" ..." if len(names) > 5 else "") if shown else "nothing"
 
 
-SAVE = "save the state dict with torch.save"
-OTHERS: tuple[tuple[int, bytes, str], ...] = (  # where, what stands there, and what that means
+RESAVE_HINT = "save the state dict with torch.save"
+KNOWN_NON_TORCH: tuple[tuple[int, bytes, str], ...] = (  # where, what stands there, and what that means
     (2, b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19", "is in torch's format from before 1.6: load it "
      "where it is trusted, and save it again with torch 1.6 or newer"),
     (0, b"version https://git-lfs", "is a Git LFS pointer, not the file: run `git lfs pull`"),
@@ -255,33 +255,33 @@ OTHERS: tuple[tuple[int, bytes, str], ...] = (  # where, what stands there, and 
     (0, b"BZh", "is compressed with bzip2: run `bunzip2` first"),
     (0, b"\xfd7zXZ", "is compressed with xz: run `unxz` first"),
     (0, b"\x28\xb5\x2f\xfd", "is compressed with zstd: run `unzstd` first"),
-    (257, b"ustar", f"is a tar archive: unpack it, or {SAVE} of torch 1.6 or newer"),
-    (0, b"\x93NUMPY", f"is a NumPy array, not a checkpoint: {SAVE}"),
-    (0, b"\x89HDF", f"is an HDF5 file, not a PyTorch checkpoint: {SAVE}"),
-    (0, b"\x80", f"is a bare pickle, which torch.save does not write: {SAVE}"),
+    (257, b"ustar", f"is a tar archive: unpack it, or {RESAVE_HINT} of torch 1.6 or newer"),
+    (0, b"\x93NUMPY", f"is a NumPy array, not a checkpoint: {RESAVE_HINT}"),
+    (0, b"\x89HDF", f"is an HDF5 file, not a PyTorch checkpoint: {RESAVE_HINT}"),
+    (0, b"\x80", f"is a bare pickle, which torch.save does not write: {RESAVE_HINT}"),
 )  # fmt: skip
 
 
-def check_kind(pages: mmap.mmap | bytes) -> None:
+def check_torch_zip(pages: mmap.mmap | bytes) -> None:
     """Raises UserError naming what the file is instead of a zip archive."""
     if pages[:4] == b"PK\3\4":
         return
     head = pages[:512]
-    for start, mark, meaning in OTHERS:
+    for start, mark, meaning in KNOWN_NON_TORCH:
         text = head.removeprefix(b"\xef\xbb\xbf").lstrip() if start == 0 else head[start:]
         if text.startswith(mark):
             raise UserError(meaning)
     raise UserError(f"is not a PyTorch checkpoint: it begins with {head[:8]!r}")
 
 
-def check_records(archive: Archive) -> None:
+def check_zip_members(archive: TorchZip) -> None:
     """Raises UserError unless the archive holds what torch.save or torch.jit.save puts there."""
     names = archive.names
     if "constants.pkl" in names and not archive.has_code:
         raise UserError(f"is a TorchScript archive that lost its code; {AGAIN}")
     pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
     if pickles != ["data.pkl"] or "version" not in names:
-        raise UserError(f"is a zip archive, but not one of torch.save: {SAVE}")
+        raise UserError(f"is a zip archive, but not one of torch.save: {RESAVE_HINT}")
     version = archive.read("version", 16).strip()
     if not (version.isdigit() and 1 <= int(version) <= 10):  # torch 2.13 reads 1 to 10, writes 3
         raise UserError(f"is of format version {version!r}; 1 to 10 are read")

@@ -16,11 +16,11 @@ from imagebind_jax.porting.torch_pickle.unpickler import (
     MAX_NODES,
     MAX_OPCODES,
     OPAQUE,
-    Bag,
-    Global,
-    Ordered,
+    AllowedGlobal,
+    OrderedDictStub,
+    TorchScriptObject,
 )
-from imagebind_jax.porting.torch_pickle.zip_archive import Record
+from imagebind_jax.porting.torch_pickle.zip_archive import ZipMember
 
 MAX_RANK = 32  # NumPy ends at 64
 MAX_INDEX = 1 << 48  # of sizes, strides and offsets; also keeps NumPy's own products in 64 bits
@@ -69,7 +69,7 @@ _TYPE_OF = {f"torch.{name}": np.dtype(kind) for name, kind in (STORAGES | DTYPES
 class Storage:
     """A record that tensors lie in; `dtype` is None where every tensor brings its own."""
 
-    record: Record
+    record: ZipMember
     dtype: np.dtype | None
 
 
@@ -77,17 +77,17 @@ class Storage:
 class Tensor:
     """A strided window on a record that lies inside of it. `offset`, `strides` count elements."""
 
-    record: Record
+    record: ZipMember
     dtype: np.dtype
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
 
-class TorchObjects:
+class TorchTypes:
     """The names and the persistent ids of one file, over the records of its archive."""
 
-    def __init__(self, records: Mapping[str, Record]):
+    def __init__(self, records: Mapping[str, ZipMember]):
         self._records = records
         self._dtypes: dict[str, np.dtype] = {}  # of every record that a tensor lies in
         self.names: dict[str, Callable[[tuple], Any] | None] = {
@@ -98,13 +98,15 @@ class TorchObjects:
             "collections.OrderedDict": _ordered,
             UNTYPED: None,
             **dict.fromkeys(_TYPE_OF),
-            **dict.fromkeys(HARMLESS, lambda arguments: OPAQUE),
+            **dict.fromkeys(IGNORED_GLOBALS, lambda arguments: OPAQUE),
         }
 
     def storage(self, key: Any) -> Storage:
         """The storage of a persistent id ("storage", type, key, device, number of elements)."""
         match key if type(key) is tuple else None:
-            case ("storage", Global(name=kind), str(key), str(), int(count)) if len(key) < 100:
+            case ("storage", AllowedGlobal(name=kind), str(key), str(), int(count)) if (
+                len(key) < 100
+            ):
                 pass
             case _:
                 raise UserError(f"{DAMAGED}: a storage is described in an unknown way")
@@ -129,13 +131,13 @@ class TorchObjects:
         if len(arguments) not in (7, 8) or type(arguments[0]) is not Storage:
             raise UserError(f"{DAMAGED}: a tensor has no storage")
         *head, kind = arguments[:7]
-        name = kind.name if type(kind) is Global else ""
+        name = kind.name if type(kind) is AllowedGlobal else ""
         if name.removeprefix("torch.") not in DTYPES or arguments[0].dtype:
             raise UserError(f"{DAMAGED}: a tensor has no dtype")
         return self._tensor(_TYPE_OF[name], *head, *arguments[7:])
 
     def _tensor(self, dtype, storage, offset, shape, strides, grad, hooks, more=None) -> Tensor:
-        if dtype is None or type(grad) is not bool or type(hooks) is not Ordered or hooks:
+        if dtype is None or type(grad) is not bool or type(hooks) is not OrderedDictStub or hooks:
             raise UserError(f"{DAMAGED}: a tensor is described in an unknown way")
         if more is not None and (type(more) is not dict or more):  # conjugated or negated on use
             raise UserError(
@@ -162,7 +164,7 @@ class TorchObjects:
 
 def _parameter(arguments: tuple) -> Tensor:
     match arguments:
-        case (Tensor() as tensor, bool(), Ordered()):
+        case (Tensor() as tensor, bool(), OrderedDictStub()):
             return tensor
     raise UserError(f"{DAMAGED}: a parameter has no tensor")
 
@@ -175,14 +177,14 @@ def _size(arguments: tuple) -> tuple:
     raise UserError(f"{DAMAGED}: a torch.Size has no numbers")
 
 
-def _ordered(arguments: tuple) -> Ordered:
+def _ordered(arguments: tuple) -> OrderedDictStub:
     if arguments:
         raise UserError(f"{DAMAGED}: an OrderedDict is not empty when it is made")
-    return Ordered()
+    return OrderedDictStub()
 
 
 # Plain data that training scripts leave beside the weights: it is passed over, and never made.
-HARMLESS = (
+IGNORED_GLOBALS = (
     "torch.device",
     "_codecs.encode",  # how protocol 2 writes bytes
     "collections.Counter",
@@ -194,10 +196,10 @@ HARMLESS = (
 
 MAX_NAME = 500  # characters, of a tensor; CLIP's take 60
 # Named tensors, the plain scalars beside them, and the names of what is neither.
-Choice = tuple[dict[str, Tensor], dict[str, Any], list[str]]
+StateDictParts = tuple[dict[str, Tensor], dict[str, Any], list[str]]
 
 
-class TypedLists:
+class TorchScriptLists:
     """The functions that torch.jit.save names: each tells a list's type, and the list stays."""
 
     def __init__(self):
@@ -226,14 +228,14 @@ def _tagged(arguments: tuple) -> list | dict:
     raise UserError(f"{DAMAGED}: a type is given to what is no list or dict")
 
 
-def state_dict(top: Any) -> Choice:
+def state_dict(top: Any) -> StateDictParts:
     """The tensors of a module and of all objects in its attributes: "visual.conv1.weight".
 
     As `state_dict()` of the loaded module names them; which of them are parameters or buffers, only
     the code would tell, so a plain attribute is here too where it is a tensor, but not where it is
     a list. Of the scalars, the module's own numbers and texts are returned; nothing is left out.
     """
-    if type(top) is not Bag:
+    if type(top) is not TorchScriptObject:
         raise UserError(f"{DAMAGED}: it comes with code, as of TorchScript, but is no module")
     tensors: dict[str, Tensor] = {}
     for name, value in _attributes(top):
@@ -247,7 +249,7 @@ def state_dict(top: Any) -> Choice:
     return tensors, extra, []
 
 
-def _attributes(top: Bag) -> Iterator[tuple[str, Any]]:
+def _attributes(top: TorchScriptObject) -> Iterator[tuple[str, Any]]:
     """Every attribute that is no object, with the names that lead to it."""
     count, path = 0, [("", iter(top.items()))]
     while path:
@@ -258,7 +260,7 @@ def _attributes(top: Bag) -> Iterator[tuple[str, Any]]:
             if count > MAX_NODES or len(name) > MAX_NAME:
                 limit = f"{MAX_NODES:,} attributes, or a name of more than {MAX_NAME} characters"
                 raise UserError(f"its objects have more than {limit}")
-            if type(value) is Bag:
+            if type(value) is TorchScriptObject:
                 if len(path) == MAX_DEPTH:
                     raise UserError(f"its objects nest deeper than {MAX_DEPTH}, or in themselves")
                 path.append((f"{name}.", iter(value.items())))

@@ -19,23 +19,23 @@ REMEDY = (
 )
 
 
-class Ordered(dict):
+class OrderedDictStub(dict):
     """An OrderedDict: the one container that may be given attributes, which are dropped."""
 
 
-class Bag(dict):
+class TorchScriptObject(dict):
     """An object of TorchScript: its attributes by name, which are set on nothing else."""
 
 
-class BagClass:
+class TorchScriptClass:
     """A class of TorchScript, whatever its name and its code: its objects are bags."""
 
 
-class Opaque:
+class OpaqueStub:
     """Something harmless that nobody reads: bytes, a set, a device."""
 
 
-class Global:
+class AllowedGlobal:
     """A name that was on the list, with what a call of it does, if it may be called."""
 
     __slots__ = ("name", "call")
@@ -44,12 +44,12 @@ class Global:
         self.name, self.call = name, call
 
 
-OPAQUE = Opaque()
-BAG_CLASS = BagClass()
+OPAQUE = OpaqueStub()
+BAG_CLASS = TorchScriptClass()
 Names = Mapping[str, Callable[[tuple], Any] | None]
 
 
-class Machine:
+class PickleVM:
     """One run over one description: `steps` are what its opcodes do."""
 
     def __init__(self, data, names, load, bags=False):
@@ -60,7 +60,7 @@ class Machine:
         self.below: list[list[Any]] = []  # a stack for every open mark
         self.memo: dict[int, Any] = {}
 
-    def run(self, steps: Mapping[bytes, Callable[["Machine"], None]]) -> Any:
+    def run(self, steps: Mapping[bytes, Callable[["PickleVM"], None]]) -> Any:
         if self.take(1) != b"\x80" or self.take(1)[0] not in (2, 3, 4, 5):
             raise UserError(f"its data.pkl is not of pickle protocol 2 to 5; {REMEDY}")
         for _ in range(MAX_OPCODES):
@@ -165,7 +165,7 @@ class Machine:
         self.target(list).extend(items)
 
     def set_items(self, items):
-        target = self.target(dict, Ordered)
+        target = self.target(dict, OrderedDictStub)
         if len(items) % 2:
             raise UserError(f"{DAMAGED}: a key has no value")
         for key, value in zip(items[::2], items[1::2]):
@@ -181,8 +181,8 @@ class Machine:
 
     def set_state(self):
         state = self.pop()
-        target = self.target(Ordered, Bag)
-        if type(target) is Bag:
+        target = self.target(OrderedDictStub, TorchScriptObject)
+        if type(target) is TorchScriptObject:
             self.fill(target, state)
         # state_dict() hangs the modules' versions there.
         elif type(state) is not dict or state.keys() != {"_metadata"}:
@@ -200,11 +200,11 @@ class Machine:
         arguments, kind = self.pop(), self.pop()
         if kind is not BAG_CLASS or type(arguments) is not tuple or arguments:
             raise UserError(f"{DAMAGED}: it makes an object of what is no class of TorchScript")
-        self.new(Bag())
+        self.new(TorchScriptObject())
 
     def set_add(self):
         self.pop_mark()
-        self.target(Opaque)
+        self.target(OpaqueStub)
 
     def frozen_set(self):
         self.pop_mark()
@@ -226,7 +226,7 @@ class Machine:
                 f"refuses to import {shown[:100]}: only tensors and plain containers are read; "
                 + REMEDY
             )
-        return self.new(Global(full, self.names[full]))
+        return self.new(AllowedGlobal(full, self.names[full]))
 
     def find_on_stack(self):
         name, module = self.pop(), self.pop()
@@ -234,7 +234,11 @@ class Machine:
 
     def call(self):
         arguments, function = self.pop(), self.pop()
-        if type(function) is not Global or function.call is None or type(arguments) is not tuple:
+        if (
+            type(function) is not AllowedGlobal
+            or function.call is None
+            or type(arguments) is not tuple
+        ):
             raise UserError(f"{DAMAGED}: it calls what is no function")
         self.new(function.call(arguments))
 
@@ -246,16 +250,16 @@ def _decoded(data):
         raise UserError(f"{DAMAGED}: a text is not UTF-8") from error
 
 
-def build(data: bytes, names: Names, load: Callable[[Any], Any], bags: bool = False) -> Any:
+def unpickle(data: bytes, names: Names, load: Callable[[Any], Any], bags: bool = False) -> Any:
     """The object that `data` describes: dicts with str or int keys, lists, tuples, plain scalars.
 
     `names` says which globals exist ("module.name") and what a call with a tuple of arguments
     makes of each, None where it may not be called. `load` turns a persistent id into an object;
     both raise UserError on what they do not like. `bags`: objects of TorchScript are read too, as a
-    `Bag` each. Objects may contain themselves. Raises UserError, without the file's name, on
+    `TorchScriptObject` each. Objects may contain themselves. Raises UserError, without the file's name, on
     everything that is not on a list.
     """
-    top = Machine(data, names, load, bags).run(STEPS | BAG_STEPS if bags else STEPS)
+    top = PickleVM(data, names, load, bags).run(STEPS | BAG_STEPS if bags else STEPS)
     _check_depth(top)
     return top
 
@@ -288,7 +292,7 @@ _FLOAT = _number(">d")
 # Not here, and so refused: everything of protocols 0 and 1 that is text (INT, LONG, FLOAT, STRING,
 # UNICODE, PERSID, INST, GET, PUT), OBJ, NEWOBJ_EX, EXT1 to EXT4, LONG4, POP, POP_MARK, DUP,
 # NEXT_BUFFER, READONLY_BUFFER; and NEWOBJ but for TorchScript.
-STEPS: dict[bytes, Callable[[Machine], None]] = {
+STEPS: dict[bytes, Callable[[PickleVM], None]] = {
     b"N": lambda m: m.push(None),
     b"\x88": lambda m: m.push(True),
     b"\x89": lambda m: m.push(False),
@@ -308,27 +312,27 @@ STEPS: dict[bytes, Callable[[Machine], None]] = {
     b"}": lambda m: m.new({}),
     b")": lambda m: m.push(()),
     b"\x8f": lambda m: m.push(OPAQUE),  # set
-    b"(": Machine.mark,
+    b"(": PickleVM.mark,
     b"t": lambda m: m.new(tuple(m.pop_mark())),
     b"\x85": lambda m: m.tuple(1),
     b"\x86": lambda m: m.tuple(2),
     b"\x87": lambda m: m.tuple(3),
     b"a": lambda m: m.append([m.pop()]),
     b"e": lambda m: m.append(m.pop_mark()),
-    b"s": Machine.set_item,
+    b"s": PickleVM.set_item,
     b"u": lambda m: m.set_items(m.pop_mark()),
-    b"\x90": Machine.set_add,
-    b"\x91": Machine.frozen_set,
-    b"b": Machine.set_state,
+    b"\x90": PickleVM.set_add,
+    b"\x91": PickleVM.frozen_set,
+    b"b": PickleVM.set_state,
     b"q": lambda m: m.put(_U1(m)),
     b"r": lambda m: m.put(_U4(m)),
     b"\x94": lambda m: m.put(len(m.memo)),
     b"h": lambda m: m.get(_U1(m)),
     b"j": lambda m: m.get(_U4(m)),
     b"c": lambda m: m.find(m.line(), m.line()),
-    b"\x93": Machine.find_on_stack,
-    b"R": Machine.call,
+    b"\x93": PickleVM.find_on_stack,
+    b"R": PickleVM.call,
     b"Q": lambda m: m.push(m.load(m.pop())),
     b"\x95": lambda m: m.frame(_U8(m)),
 }
-BAG_STEPS: dict[bytes, Callable[[Machine], None]] = {b"\x81": Machine.new_bag}
+BAG_STEPS: dict[bytes, Callable[[PickleVM], None]] = {b"\x81": PickleVM.new_bag}

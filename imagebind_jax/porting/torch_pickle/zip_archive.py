@@ -29,7 +29,7 @@ _PROGRAM = re.compile(r"[^/]+/((code|constants|extra)/.*|constants\.pkl)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Record:
+class ZipMember:
     """One member: `size` bytes of the file from `start` on. `name` is without the top folder."""
 
     name: str
@@ -50,7 +50,7 @@ class _Member(NamedTuple):
     size: int
 
 
-class Archive:
+class TorchZip:
     """The records of a mapped torch.save file by name, and their checksums.
 
     `names` are those of all members. `records` lacks what belongs to a TorchScript program, the one
@@ -75,7 +75,7 @@ class Archive:
         if len({name.casefold() for name in self.names}) < len(found):
             raise UserError("two members of the zip archive have the same name")
         self.has_code = any(name.startswith("code/") for name in self.names)
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, ZipMember] = {}
         for (record, method), name in zip(members, self.names):
             is_program = _PROGRAM.fullmatch(record.name) is not None
             if method != STORED and not (is_program and self.has_code):
@@ -91,7 +91,7 @@ class Archive:
         self.verify(record)
         return self.pages[record.start : record.start + record.size]
 
-    def verify(self, record: Record) -> None:
+    def verify(self, record: ZipMember) -> None:
         """Raises UserError unless the record has the CRC-32 that the archive says, if it says."""
         if not self.has_checksums:
             return
@@ -104,7 +104,7 @@ class Archive:
             raise UserError(f"its record {record.name[:60]!a} is damaged (CRC-32); {AGAIN}")
 
 
-def _tiled(pages) -> Iterator[tuple[Record, int]]:
+def _tiled(pages) -> Iterator[tuple[ZipMember, int]]:
     """The members and their methods, in the file's order, each beginning where the last ends."""
     at, end, count = _directory(pages)
     directory, end = pages[at:end], at
@@ -128,7 +128,7 @@ def _tiled(pages) -> Iterator[tuple[Record, int]]:
         if member.flags & WITH_DESCRIPTOR and 0 < following - at <= 24:
             _check_descriptor(pages[at:following], member)
             at = following
-        yield Record(_text(member.name), start, member.packed, member.crc), member.method
+        yield ZipMember(_text(member.name), start, member.packed, member.crc), member.method
     if at != end:
         raise UserError(f"bytes {at:,} to {end:,} are in no member")
 

@@ -195,10 +195,10 @@ def test_a_part_is_the_same_whatever_was_read_before(kind):
     """Also where the decoder makes up noise, which depends on all that it has decoded."""
     encoded = track(kind, "aac", 48_000, noise=0.2)
     parts = [(72_000, 96_000), (100, 4_000), (120_000, 140_000), (72_000, 96_000)]
-    with audio_files.open_recording(encoded) as recording:
+    with audio_files.open_audio(encoded) as recording:
         together = [recording.read(*part) for part in parts]
     for part, waveform in zip(parts, together):
-        with audio_files.open_recording(encoded) as recording:
+        with audio_files.open_audio(encoded) as recording:
             np.testing.assert_array_equal(recording.read(*part), waveform)
 
 
@@ -322,7 +322,7 @@ def test_a_file_that_lies_takes_no_memory(name):
         audio_files.duration,
         audio_files.read_audio,
         lambda source: audio.LogMel()({"audio": source}, None),
-        lambda source: audio.Clips(count=None)({"audio": source}, None),
+        lambda source: audio.LogMelClips(count=None)({"audio": source}, None),
     ):
         try:
             use(encoded)

@@ -45,13 +45,13 @@ from bombs import (
 from hostile_media import CAMERA, FORMATS, RATE
 
 from imagebind_jax.inputs.decoders import media
-from imagebind_jax.inputs.transforms.audio import Clips, LogMel
+from imagebind_jax.inputs.transforms.audio import LogMel, LogMelClips
 from imagebind_jax.inputs.transforms.augment import IMAGES
 from imagebind_jax.inputs.transforms.depth import Disparity
-from imagebind_jax.inputs.transforms.imu import Window
-from imagebind_jax.inputs.transforms.text import Tokens
+from imagebind_jax.inputs.transforms.imu import ImuWindow
+from imagebind_jax.inputs.transforms.text import Tokenize
 from imagebind_jax.inputs.transforms.thermal import Thermal
-from imagebind_jax.inputs.transforms.vision import Clip
+from imagebind_jax.inputs.transforms.vision import FramesTransform
 
 GIB, MANY = 1 << 30, 0xFFFFFFFF
 ARRAY = "array"
@@ -161,12 +161,12 @@ CASES: dict[str, tuple[str, Make, str]] = {
 # fmt: on
 
 WANTED: dict[str, list[tuple[Callable, int | None]]] = {
-    "vision": [(Clip(32), None), (Clip(32, augment=IMAGES), 0)],
-    "audio": [(LogMel(), 0), (Clips(2), None)],
+    "vision": [(FramesTransform(32), None), (FramesTransform(32, augment=IMAGES), 0)],
+    "audio": [(LogMel(), 0), (LogMelClips(2), None)],
     "depth": [(Disparity(32), None), (Disparity(32, augment=IMAGES), 0)],
     "thermal": [(Thermal(32), None)],
-    "imu": [(Window(0.2, 50), 0)],
-    "text": [(Tokens(), 0)],
+    "imu": [(ImuWindow(0.2, 50), 0)],
+    "text": [(Tokenize(), 0)],
 }
 FIELDS = {"depth": dict(CAMERA), "imu": dict(RATE)}
 
@@ -182,7 +182,7 @@ def found():
 def test_answer(what, judge, found, tmp_path):
     field, make, words = CASES[what]
     source = make(tmp_path)
-    named = "record" if field == "text" else media.name(source)
+    named = "record" if field == "text" else media.source_name(source)
     record = {"id": "record", **FIELDS.get(field, {}), field: source}
     for transform, seed in WANTED[field][: 1 if "of 64 megapixels" in what else None]:
         answer = judge.answer(transform, record, seed)
@@ -214,7 +214,7 @@ def test_a_file_that_may_not_be_read(tmp_path):
     path = good("png")(tmp_path)
     path.chmod(0)
     with pytest.raises(media.MediaError, match="Permission denied"):
-        Clip(32)({"vision": path}, None)
+        FramesTransform(32)({"vision": path}, None)
 
 
 def test_names_of_several_lines_make_one(tmp_path):
@@ -222,7 +222,7 @@ def test_names_of_several_lines_make_one(tmp_path):
     path.write_bytes(b"none")
     for broken in (path, tmp_path / "x\ny.jpg"):
         with pytest.raises(media.MediaError) as caught:
-            Clip(32)({"vision": broken}, None)
+            FramesTransform(32)({"vision": broken}, None)
         assert len(str(caught.value).splitlines()) == 1
         assert caught.value.source == str(broken)
 

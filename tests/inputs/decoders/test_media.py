@@ -39,13 +39,16 @@ def test_error_is_one_line_and_survives_pickling():
 
 @pytest.mark.parametrize("error", [SyntaxError("x"), IndexError(), MemoryError(), OSError(5, "io")])
 def test_decoding_turns_every_exception_into_one_kind(error):
-    with pytest.raises(media.MediaError, match="^a.jpg: ") as caught, media.decoding("a.jpg"):
+    with (
+        pytest.raises(media.MediaError, match="^a.jpg: ") as caught,
+        media.wrap_decode_errors("a.jpg"),
+    ):
         raise error
     assert caught.value.__cause__ is error
 
 
 def test_decoding_leaves_the_user_in_charge():
-    with pytest.raises(KeyboardInterrupt), media.decoding("a.jpg"):
+    with pytest.raises(KeyboardInterrupt), media.wrap_decode_errors("a.jpg"):
         raise KeyboardInterrupt
 
 
@@ -96,7 +99,11 @@ KINDS = {
 @pytest.mark.parametrize("beginning", KINDS)
 def test_kind_is_what_is_in_it(beginning, tmp_path):
     (tmp_path / "a.txt").write_bytes(beginning + bytes(9))
-    assert media.kind(tmp_path / "a.txt") == media.kind(beginning) == KINDS[beginning]
+    assert (
+        media.sniff_media_type(tmp_path / "a.txt")
+        == media.sniff_media_type(beginning)
+        == KINDS[beginning]
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,23 +121,23 @@ def test_kind_is_what_is_in_it(beginning, tmp_path):
 )
 def test_what_people_have_in_place_of_media_is_told(text, told):
     with pytest.raises(media.MediaError, match=told):
-        media.kind(text.encode())
+        media.sniff_media_type(text.encode())
 
 
-@pytest.mark.parametrize("brand", media.STILLS)
+@pytest.mark.parametrize("brand", media.STILL_IMAGE_BRANDS)
 def test_heic_and_avif_are_told_to_be_converted(brand):
     picture = b"\0\0\0\x20ftyp" + brand + bytes(20)
-    for read in (media.kind, images.open_image, images.image_size):
+    for read in (media.sniff_media_type, images.open_image, images.image_size):
         with pytest.raises(media.MediaError, match="HEIC or AVIF: convert it to JPEG or PNG first"):
             read(picture)
 
 
 def test_a_folder_is_told_apart(tmp_path):
     with pytest.raises(media.MediaError, match="a folder, not a regular file: give its files"):
-        media.open_source(tmp_path)
+        media.open_media(tmp_path)
 
 
 def test_a_record_without_the_field_is_named():
-    assert media.field({"audio": None, "vision": b"x"}, "audio", "vision") == b"x"
+    assert media.first_field({"audio": None, "vision": b"x"}, "audio", "vision") == b"x"
     with pytest.raises(media.MediaError, match="^7: no field 'audio' or 'vision'"):
-        media.field({"id": 7, "audio": None}, "audio", "vision")
+        media.first_field({"id": 7, "audio": None}, "audio", "vision")

@@ -19,7 +19,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import containers, video
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.transforms import vision
-from imagebind_jax.inputs.transforms.augment import Spatial, View
+from imagebind_jax.inputs.transforms.augment import SharedAugmentation, SpatialAugmentation
 
 LONG = movie(60)  # H.264 with frames out of order, five groups of 12
 
@@ -308,8 +308,8 @@ def test_before_the_first_frame_the_first_is_seen():
     assert numbers(video.frames_at(with_sound(0.5), [0.2, 0.0])) == [0, 0]
     late = {"vision": with_sound(2.5)}  # 2.5 s of sound alone, 2 s of pictures
     assert stamps(late["vision"], 0, 2) == [75] and stamps(late["vision"], 2, 1) == [*range(75, 90)]
-    assert shown(vision.Views(3, 1, 16)(late, None)) == [[0, 0], [0, 22], [0, 59]]
-    assert shown(vision.Clip(16, seconds=0.5)({**late, "seconds": 1.0}, None)) == [0, 0]
+    assert shown(vision.EvalViews(3, 1, 16)(late, None)) == [[0, 0], [0, 22], [0, 59]]
+    assert shown(vision.FramesTransform(16, seconds=0.5)({**late, "seconds": 1.0}, None)) == [0, 0]
     with pytest.raises(MediaError, match="no frames from -1.000"):
         video.frames_at(late["vision"], [-1.0])
 
@@ -387,7 +387,7 @@ def shown(clips: np.ndarray) -> list:
 def test_views_equal_the_reference(name):
     # Every 8th pixel of pytorchvideo's transforms with decord. It is 5e-7; another FFmpeg may
     # round colours differently.
-    views = vision.Views()({"vision": GOLDEN / "video" / name}, None)
+    views = vision.EvalViews()({"vision": GOLDEN / "video" / name}, None)
     assert views.shape == (15, 2, 224, 224, 3) and views.dtype == np.float32
     expected = np.load(GOLDEN / "video" / "views_every8th.npz")[name]
     difference = np.abs(views[:, :, ::8, ::8] - expected)
@@ -395,18 +395,20 @@ def test_views_equal_the_reference(name):
 
 
 def test_a_clip_for_evaluation_is_the_middle():
-    assert shown(vision.Clip(16)({"vision": LONG}, None)) == [0, 59]  # all there is
-    assert shown(vision.Clip(16, seconds=1.0)({"vision": LONG}, None)) == [15, 44]
-    assert shown(vision.Clip(16, 3, 1.0)({"vision": LONG}, None)) == [15, 29, 44]
-    short = vision.Clip(16, 3)({"vision": movie(2)}, None)
+    assert shown(vision.FramesTransform(16)({"vision": LONG}, None)) == [0, 59]  # all there is
+    assert shown(vision.FramesTransform(16, seconds=1.0)({"vision": LONG}, None)) == [15, 44]
+    assert shown(vision.FramesTransform(16, 3, 1.0)({"vision": LONG}, None)) == [15, 29, 44]
+    short = vision.FramesTransform(16, 3)({"vision": movie(2)}, None)
     assert short.shape == (3, 16, 16, 3) and shown(short) == [0, 0, 1]
 
 
 def test_a_clip_for_training_starts_where_the_sample_does():
-    clip = vision.Clip(16, seconds=0.5)
+    clip = vision.FramesTransform(16, seconds=0.5)
     for seed in range(5):
-        first = math.ceil(30 * View(seed).start(2.0, 0.5) - 0.03)
-        got = shown(clip({"vision": LONG, "view": View(seed)}, np.random.default_rng(0)))
+        first = math.ceil(30 * SharedAugmentation(seed).start(2.0, 0.5) - 0.03)
+        got = shown(
+            clip({"vision": LONG, "view": SharedAugmentation(seed)}, np.random.default_rng(0))
+        )
         assert got == [first, first + 14]
     drawn = {tuple(shown(clip({"vision": LONG}, np.random.default_rng(i)))) for i in range(5)}
     assert len(drawn) > 2
@@ -415,40 +417,40 @@ def test_a_clip_for_training_starts_where_the_sample_does():
 def test_a_record_may_be_a_part_of_its_video(tmp_path):
     (tmp_path / "a.mp4").write_bytes(LONG)
     part = {"vision": tmp_path / "a.mp4", "start": 0.5, "seconds": 1.0}
-    clip = vision.Clip(16, seconds=0.5)
+    clip = vision.FramesTransform(16, seconds=0.5)
     assert shown(clip(part, None)) == [23, 37]
-    assert shown(vision.Clip(16)(part, None)) == [15, 44]
-    assert shown(vision.Clip(16)(part | {"seconds": None}, None)) == [15, 59]
-    views = vision.Views(2, 1, 16, 2, 0.5)
+    assert shown(vision.FramesTransform(16)(part, None)) == [15, 44]
+    assert shown(vision.FramesTransform(16)(part | {"seconds": None}, None)) == [15, 59]
+    views = vision.EvalViews(2, 1, 16, 2, 0.5)
     assert shown(views(part, None)) == [[15, 29], [30, 44]]
     assert shown(views({"vision": str(tmp_path / "a.mp4")}, None)) == [[0, 14], [45, 59]]
     typed = {"start": "0.5", "seconds": np.float32(1)}  # out of a table, say
-    assert shown(vision.Clip(16)(part | typed, None)) == [15, 44]
+    assert shown(vision.FramesTransform(16)(part | typed, None)) == [15, 44]
     before = {"start": -0.5, "seconds": 2.0}
     for bad in ({"start": 2.5}, before, {"seconds": 0.0}, {"start": math.nan}):
         with pytest.raises(MediaError):
-            vision.Clip(16)(part | bad, None)
+            vision.FramesTransform(16)(part | bad, None)
 
 
 def test_views_lie_along_the_long_side_clip_by_clip():
     ramp = np.repeat(np.linspace(0, 255, WIDTH).astype(np.uint8)[None, :, None], HEIGHT, 0)
     wide = movie(60, paint=lambda i: np.repeat(ramp, 3, -1))
-    grey = np.array(shown(vision.Views(2, 3, 48, 2, 1.0)({"vision": wide}, None)))
+    grey = np.array(shown(vision.EvalViews(2, 3, 48, 2, 1.0)({"vision": wide}, None)))
     assert grey.shape == (6, 2)
     np.testing.assert_allclose(grey[:, 0], np.array([24, 32, 40] * 2) * 255 / 256, atol=1.5)
-    centre = shown(vision.Views(2, 1, 48, 2, 1.0)({"vision": wide}, None))
+    centre = shown(vision.EvalViews(2, 1, 48, 2, 1.0)({"vision": wide}, None))
     np.testing.assert_array_equal(centre, grey[1::3])
 
 
 def test_a_video_is_augmented_alike_in_all_its_frames():
     picture = np.random.default_rng(0).integers(0, 255, (6, 8, 3)).repeat(8, 0).repeat(8, 1)
     source = {"vision": movie(1, paint=lambda i: picture.astype(np.uint8))}
-    clip = vision.Clip(32, augment=Spatial((0.3, 0.6)))
+    clip = vision.FramesTransform(32, augment=SpatialAugmentation((0.3, 0.6)))
     first, again, other = (clip(source, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first[0], first[1])
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).mean() > 0.1
-    np.testing.assert_array_equal(clip(source, None), vision.Clip(32)(source, None))
+    np.testing.assert_array_equal(clip(source, None), vision.FramesTransform(32)(source, None))
 
 
 class NoPyAV:
@@ -461,7 +463,7 @@ def test_without_pyav_a_video_names_the_remedy(monkeypatch):
     for module in [name for name in sys.modules if name.split(".")[0] == "av"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(sys, "meta_path", [NoPyAV(), *sys.meta_path])
-    uses = (lambda: vision.Clip()({"vision": LONG}, None), lambda: ib.load_videos(LONG))
+    uses = (lambda: vision.FramesTransform()({"vision": LONG}, None), lambda: ib.load_videos(LONG))
     for use in uses:
         with pytest.raises(UserError, match="pip install 'imagebind-jax\\[video\\]'") as caught:
             use()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from feeding import Noisy, batches
 
-from imagebind_jax.errors import TooManyBadRecords, UserError
+from imagebind_jax.errors import BadRecordLimitError, UserError
 from imagebind_jax.inputs.decoders.media import MediaError
-from imagebind_jax.inputs.pipeline.bad_records import BadRecords
-from imagebind_jax.inputs.pipeline.examples import Rows, ToInputs
+from imagebind_jax.inputs.pipeline.bad_records import BadRecordLog
+from imagebind_jax.inputs.pipeline.examples import Examples, ToModelInputs
 
 
 def lines(folder):
@@ -37,7 +37,7 @@ def test_a_bad_record_is_a_masked_row_in_its_place(measured):
 
 @pytest.mark.goal("G21")
 def test_each_is_named_once_with_its_cause(tmp_path):
-    stream = batches(second=Noisy(bad=(3, 105)), bad=BadRecords(tmp_path))
+    stream = batches(second=Noisy(bad=(3, 105)), bad=BadRecordLog(tmp_path))
     steps = {(stream.name(step), step) for step in range(16) if stream[step] is not None}
     found = lines(tmp_path)
     assert {(line["pair"], line["record"]) for line in found} == {
@@ -54,7 +54,7 @@ def test_each_is_named_once_with_its_cause(tmp_path):
 
 def test_a_run_that_goes_on_finds_again_what_it_lost(tmp_path):
     def run(start, stop):
-        bad = BadRecords(tmp_path, 1.0, start)
+        bad = BadRecordLog(tmp_path, 1.0, start)
         stream = batches(second=Noisy(bad=(0, 3, 7, 105, 111)), bad=bad)
         for step in range(start, stop):
             stream[step]
@@ -84,7 +84,7 @@ def test_a_run_that_goes_on_finds_again_what_it_lost(tmp_path):
 def test_a_damaged_line_is_left_out(line, tmp_path):
     whole = b'{"step": 1, "pair": "a", "record": 2, "reason": "x"}'
     (tmp_path / "bad_records.jsonl").write_bytes(whole + b"\n" + line + b"\n" + whole)
-    BadRecords(tmp_path, start=5)
+    BadRecordLog(tmp_path, start=5)
     assert lines(tmp_path) == [json.loads(whole)] * 2
 
 
@@ -93,7 +93,7 @@ def test_half_a_line_on_a_full_disk_is_ended_by_the_next(tmp_path):
         said = {"record": record, "file": "f" * 200, "reason": "r"}
         bad.see(record, "a+b", np.array([json.dumps(said)]))
 
-    bad, before = BadRecords(tmp_path, 1.0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    bad, before = BadRecordLog(tmp_path, 1.0), resource.getrlimit(resource.RLIMIT_FSIZE)
     see(0)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (400, before[1]))  # EFBIG, after a part
@@ -110,19 +110,19 @@ def test_half_a_line_on_a_full_disk_is_ended_by_the_next(tmp_path):
 def test_too_many_end_the_run_and_a_few_do_not(measured):
     stream = batches(second=Noisy(bad=(3,)), steps=80)  # 1 of 20 rows of the first pair
     words = r"^vision\+audio: 11 of \d+ rows .* 1.0%; .*3.wav: broken"
-    with pytest.raises(TooManyBadRecords, match=words) as raised:
+    with pytest.raises(BadRecordLimitError, match=words) as raised:
         for step in range(80):
             stream[step]
     assert raised.value.code == 3
     measured("5 % of one pair's rows are bad: ends with exit code 3 at the eleventh row")
-    generous = batches(second=Noisy(bad=(3,)), steps=80, bad=BadRecords(None, allowed=0.06))
+    generous = batches(second=Noisy(bad=(3,)), steps=80, bad=BadRecordLog(None, allowed=0.06))
     for later in range(step + 10):
         generous[later]
     assert generous.bad.count["vision+imu"] == 0
 
 
 def test_none_are_allowed_if_none_are_to_be():
-    stream = batches(second=Noisy(bad=(3,)), bad=BadRecords(None, allowed=0.0))
+    stream = batches(second=Noisy(bad=(3,)), bad=BadRecordLog(None, allowed=0.0))
     with pytest.raises(UserError, match="1 of"):
         for step in range(16):
             stream[step]
@@ -139,7 +139,7 @@ class Records(list):
 
 def test_records_that_cannot_be_read_are_bad_and_other_errors_are_not_hidden():
     records = Records([{"number": 0}, {}, {"number": 1}, {"number": 2}, {"wrong": 2}])
-    rows = Rows(records, ToInputs({"vision": Noisy()}), "x")
+    rows = Examples(records, ToModelInputs({"vision": Noisy()}), "x")
     row = rows.row(1, None)
     assert row["weight"] == 0 and row["vision"].tolist() == [0, 0]
     assert json.loads(str(row["bad"]))["file"] == "shard.tar, member 1"
@@ -156,7 +156,7 @@ class Shaped:
 
 
 def test_a_row_of_another_shape_is_bad_too():
-    rows = Rows([{"number": n} for n in (2, 3, 3)], ToInputs({"vision": Shaped()}), "x")
+    rows = Examples([{"number": n} for n in (2, 3, 3)], ToModelInputs({"vision": Shaped()}), "x")
     assert [rows.row(index, None)["vision"].shape for index in range(3)] == [(3,)] * 3
     said = json.loads(str(rows.row(0, None)["bad"]))
     assert said["file"] == "record 0"
@@ -164,7 +164,7 @@ def test_a_row_of_another_shape_is_bad_too():
 
 
 def test_nothing_usable_at_all_says_so():
-    rows = Rows(Records([{}, {}]), ToInputs({"vision": Infinite()}), "x+y")
+    rows = Examples(Records([{}, {}]), ToModelInputs({"vision": Infinite()}), "x+y")
     with pytest.raises(UserError, match="x\\+y: none of 2 records can be used: .*finite"):
         rows.row(0, None)
 

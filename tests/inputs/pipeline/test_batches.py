@@ -9,7 +9,12 @@ import pytest
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders.media import MediaError
-from imagebind_jax.inputs.pipeline.batches import Batches, Pair, Standardised, evaluation_inputs
+from imagebind_jax.inputs.pipeline.batches import (
+    ModalityPair,
+    PairBatches,
+    Standardize,
+    iterate_inputs,
+)
 
 SHAPED = {0: 2, 1: 2, 2: 2}  # records that are decoded once more, to know the shape of a row
 STEPS = 12
@@ -51,14 +56,14 @@ class Counting:
 
 INPUTS = {"vision": Number(), "audio": Number(), "imu": Number()}
 PAIRS = (
-    Pair(("vision", "audio"), Numbers(0, 20), weight=3.0),
-    Pair(("vision", "imu"), Numbers(100, 12)),
+    ModalityPair(("vision", "audio"), Numbers(0, 20), weight=3.0),
+    ModalityPair(("vision", "imu"), Numbers(100, 12)),
 )
 
 
 def make(**options):
     options = {"seed": 0, "batch_size": BATCH, "steps": STEPS} | options
-    return Batches(options.pop("pairs", PAIRS), options.pop("inputs", INPUTS), **options)
+    return PairBatches(options.pop("pairs", PAIRS), options.pop("inputs", INPUTS), **options)
 
 
 def assert_same(found, wanted):
@@ -90,7 +95,7 @@ def test_hosts_in_order_hold_the_global_batch(hosts, in_memory):
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_batches_are_made_in_parts_that_change_nothing(rows, wanted, monkeypatch):
-    monkeypatch.setattr("imagebind_jax.inputs.pipeline.batches.PART", rows)
+    monkeypatch.setattr("imagebind_jax.inputs.pipeline.batches.ROWS_PER_PART", rows)
     batches = make()
     assert batches.parts == {1: 8, 2: 4, 3: 4}[rows]  # 3 does not divide 8
     for step, streamed in enumerate(batches.stream(threads=3)):
@@ -133,7 +138,7 @@ def test_another_seed_is_another_stream():
 
 
 def test_no_pair_of_one_seed_shuffles_like_a_pair_of_another():
-    pairs = tuple(Pair(("vision", other), Numbers(0, 64)) for other in ("audio", "imu"))
+    pairs = tuple(ModalityPair(("vision", other), Numbers(0, 64)) for other in ("audio", "imu"))
     orders = []
     for seed, pair in itertools.product((0, 1, 2), (0, 1)):
         dataset = make(seed=seed, pairs=pairs).datasets[pair]
@@ -188,7 +193,7 @@ def test_the_records_of_a_step_are_named_without_being_decoded(hosts, wanted):
 
 
 def test_the_records_of_a_step_are_those_that_are_seen_more_often_too():
-    pairs = (Pair(("vision", "imu"), Numbers(0, 20, "{}"), replication=1.25),)
+    pairs = (ModalityPair(("vision", "imu"), Numbers(0, 20, "{}"), replication=1.25),)
     batches = make(pairs=pairs, batch_size=5, steps=10)
     for step in range(10):
         assert list(map(int, batches.records(step))) == batches[step]["vision"][:, 0].tolist()
@@ -205,7 +210,7 @@ def test_random_numbers_differ_by_row_epoch_and_modality():
 
 def test_in_memory_is_the_evaluation_form_and_decodes_each_record_once():
     counting = Counting()
-    pair = Pair(("vision", "audio"), Numbers(0, 20))
+    pair = ModalityPair(("vision", "audio"), Numbers(0, 20))
     inputs = {"vision": counting, "audio": Number()}
     batches = make(pairs=(pair,), inputs=inputs, in_memory=True)
     found = [batches[step] for step in range(STEPS)]  # 96 rows
@@ -218,7 +223,7 @@ def test_in_memory_is_the_evaluation_form_and_decodes_each_record_once():
 
 def test_not_in_memory_decodes_at_every_sight():
     counting = Counting()
-    pair = Pair(("vision", "audio"), Numbers(0, 20))
+    pair = ModalityPair(("vision", "audio"), Numbers(0, 20))
     batches = make(pairs=(pair,), inputs={"vision": counting, "audio": Number()}, steps=5)
     for step in range(5):
         batches[step]
@@ -236,7 +241,7 @@ def test_a_host_may_have_a_single_row(hosts):
 
 
 def test_replication_spreads_what_is_seen_more_often():
-    pairs = (Pair(("vision", "imu"), Numbers(0, 20), replication=1.25),)
+    pairs = (ModalityPair(("vision", "imu"), Numbers(0, 20), replication=1.25),)
     batches = make(pairs=pairs, batch_size=5, steps=10)
     for epoch in (0, 5):
         rows = [batches[step]["vision"][:, 0] for step in range(epoch, epoch + 5)]
@@ -245,13 +250,13 @@ def test_replication_spreads_what_is_seen_more_often():
 
 
 def test_a_batch_may_be_larger_than_a_source():
-    batch = make(pairs=(Pair(("vision", "imu"), Numbers(0, 5)),), batch_size=20)[0]
+    batch = make(pairs=(ModalityPair(("vision", "imu"), Numbers(0, 5)),), batch_size=20)[0]
     assert np.bincount(batch["vision"][:, 0].astype(int)).tolist() == [4] * 5
 
 
 def test_a_pair_may_have_inputs_of_its_own():
-    own = Pair(
-        ("vision", "imu"), Numbers(0, 8), inputs={"imu": Standardised(Number(), (4.0,), (2.0,))}
+    own = ModalityPair(
+        ("vision", "imu"), Numbers(0, 8), inputs={"imu": Standardize(Number(), (4.0,), (2.0,))}
     )
     batch = make(pairs=(own,), inputs={"vision": Number(), "imu": Number()})[0]
     np.testing.assert_array_equal((batch["vision"][:, 0] - 4) / 2, batch["imu"][:, 0])
@@ -271,7 +276,7 @@ class Growing:
 @pytest.mark.parametrize("options", [{}, {"start": 4}, {"threads": 3}, {"workers": 1}])
 def test_an_evaluation_sees_all_records_once_in_order_whatever_their_shapes(options):
     records = Numbers(0, 10).open()
-    found = list(evaluation_inputs(records, Growing(), "audio", "tested", **options))
+    found = list(iterate_inputs(records, Growing(), "audio", "tested", **options))
     wanted = range(options.get("start", 0), 10)
     assert [-1 if x is None else len(x) for x, _ in found] == [
         -1 if i in (3, 5) else i for i in wanted
@@ -283,24 +288,28 @@ def test_an_evaluation_sees_all_records_once_in_order_whatever_their_shapes(opti
 
 
 def test_an_evaluation_of_no_more_records_is_empty():
-    assert (
-        list(evaluation_inputs(Numbers(0, 4).open(), Growing(), "audio", "tested", start=4)) == []
-    )
+    assert list(iterate_inputs(Numbers(0, 4).open(), Growing(), "audio", "tested", start=4)) == []
 
 
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
         (lambda: make(batch_size=9, hosts=2), "batch_size 9 is not divisible by 2 hosts"),
-        (lambda: Pair(("vision", "vision"), Numbers(0, 1)), "two different modalities"),
-        (lambda: Pair(("vision", "imu"), Numbers(0, 1), weight=0.0), "must be > 0, got 0.0"),
+        (lambda: ModalityPair(("vision", "vision"), Numbers(0, 1)), "two different modalities"),
         (
-            lambda: Pair(("vision", "imu"), Numbers(0, 1), weight=float("nan")),
+            lambda: ModalityPair(("vision", "imu"), Numbers(0, 1), weight=0.0),
+            "must be > 0, got 0.0",
+        ),
+        (
+            lambda: ModalityPair(("vision", "imu"), Numbers(0, 1), weight=float("nan")),
             "must be > 0, got nan",
         ),
-        (lambda: make(pairs=(Pair(("vision", "imu"), Numbers(0, 0)),)), "vision+imu"),
+        (lambda: make(pairs=(ModalityPair(("vision", "imu"), Numbers(0, 0)),)), "vision+imu"),
         (lambda: make(pairs=()), "pair"),
-        (lambda: Pair(("vision", "imu"), Numbers(0, 1), inputs={"audio": Number()}), "['audio']"),
+        (
+            lambda: ModalityPair(("vision", "imu"), Numbers(0, 1), inputs={"audio": Number()}),
+            "['audio']",
+        ),
         (lambda: make(seed=-1), "seed"),
     ],
 )

@@ -79,7 +79,7 @@ def run(path, hosts, workers, kill_at):
     """The run's exit code."""
     environment = dict(os.environ)
     if kill_at is not None:
-        environment[fault_injection.VARIABLE] = f"kind=kill,step={kill_at}"
+        environment[fault_injection.ENV_VAR] = f"kind=kill,step={kill_at}"
     script = pathlib.Path(feeding.__file__)
     command = [sys.executable, script, path, str(hosts), str(workers)]
     return subprocess.run(command, env=environment, timeout=120).returncode

@@ -22,10 +22,10 @@ from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.pipeline import precomputed as kept_anchors
-from imagebind_jax.inputs.pipeline.bad_records import BadRecords
-from imagebind_jax.inputs.pipeline.batches import Batches, Pair
-from imagebind_jax.inputs.pipeline.examples import Rows, ToInputs
-from imagebind_jax.inputs.pipeline.precomputed import Anchors, Views
+from imagebind_jax.inputs.pipeline.bad_records import BadRecordLog
+from imagebind_jax.inputs.pipeline.batches import ModalityPair, PairBatches
+from imagebind_jax.inputs.pipeline.examples import Examples, ToModelInputs
+from imagebind_jax.inputs.pipeline.precomputed import FixedViews, PrecomputedEmbeddings
 from imagebind_jax.inputs.transforms import augment, depth, vision
 from imagebind_jax.inputs.world import World
 from imagebind_jax.models.encoder import EncoderConfig
@@ -38,7 +38,7 @@ from imagebind_jax.storage import row_file
 from imagebind_jax.training import fit
 
 pytestmark = pytest.mark.usefixtures("two_devices")
-COUNT, VIEWS, STEPS = 20, Views(3, seed=5), 4
+COUNT, VIEWS, STEPS = 20, FixedViews(3, seed=5), 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Seen:
         x = record[self.name]
         if rng is None:
             return x
-        view = augment.view_of(record, rng)
+        view = augment.shared_augmentation(record, rng)
         shared = [*view.box(self.side, self.side, (0.1, 1.0)), view.start(11.0, 1.0)]
         shared += [view.flip(0.5), *(strength for _, strength in view.operations(2, 9.0, 0.5))]
         own = rng.standard_normal(x.shape, np.float32)
@@ -85,11 +85,11 @@ def make_config(
     encoders = {"audio": encoder(logit_scale=10.0, drop_path=0.2)}
     if with_vision:
         encoders["vision"] = encoder(drop_path=0.5)
-    pair = Pair(
+    pair = ModalityPair(
         ("vision", "audio"),
         source,
         views=views,
-        anchors=None if folder is None else Anchors(folder),
+        anchors=None if folder is None else PrecomputedEmbeddings(folder),
     )
     frozen = ("vision/",) if with_vision else ()
     return TrainConfig(
@@ -112,7 +112,7 @@ def quiet(line):
 
 def make(config, checkpoint, **options):
     said = []
-    [folder] = precompute.make(config, checkpoint, **{"say": said.append} | options)
+    [folder] = precompute.precompute(config, checkpoint, **{"say": said.append} | options)
     return folder, said
 
 
@@ -128,13 +128,15 @@ def uncached(tmp_path_factory):
 def made(uncached, tmp_path_factory):
     """The folder of its tower's anchors."""
     folder, said = make(make_config(), uncached, out=tmp_path_factory.mktemp("made"))
-    assert said[-1].endswith(f"views=Views(count=3, seed=5), anchors=Anchors({str(folder)!r}))")
+    assert said[-1].endswith(
+        f"views=FixedViews(count=3, seed=5), anchors=Anchors({str(folder)!r}))"
+    )
     return folder
 
 
 def batches(config, **options):
     settings = {"seed": 0, "batch_size": 16, "steps": 12} | options
-    return Batches(config.pairs, config.inputs, **settings)
+    return PairBatches(config.pairs, config.inputs, **settings)
 
 
 # ---- the same training
@@ -145,7 +147,7 @@ def batches(config, **options):
 def test_the_loss_is_that_of_the_tower(with_vision, uncached, made, tmp_path, monkeypatch):
     monkeypatch.setattr(Seen, "__call__", blind(Seen.__call__))
     fit.fit(make_config(with_vision=with_vision, folder=made), tmp_path, say=quiet)
-    a, b = (metrics_log.read(folder / "metrics.jsonl") for folder in (uncached, tmp_path))
+    a, b = (metrics_log.read_metrics(folder / "metrics.jsonl") for folder in (uncached, tmp_path))
     assert [line["loss"] for line in b] == pytest.approx([line["loss"] for line in a], rel=1e-6)
     assert len({line["loss"] for line in a}) == STEPS == len(b)
 
@@ -176,16 +178,16 @@ def test_the_partner_is_the_same_bit_for_bit_and_anchors_are_the_towers(uncached
 def test_a_plan_leaves_the_tower_out(made):
     """What is compiled for a slice is what training gets, and costs what the partner alone does."""
     config = make_config(folder=made)
-    rows = NamedSharding(sharding.make_mesh(), PartitionSpec(sharding.BATCH))
+    rows = NamedSharding(sharding.make_mesh(), PartitionSpec(sharding.BATCH_AXES))
     planned = aot_compile._batch(config, config.pairs[0], rows)
     fed = batches(config)[0]
     assert {k: (x.shape, x.dtype) for k, x in planned.items()} == {
         k: (x.shape, x.dtype) for k, x in fed.items()
     }
-    shares = flops.trained_shares(config)
-    tower = config.batch_size * flops.forward(config.model.encoders["vision"], 16)
+    shares = flops.trainable_fraction(config)
+    tower = config.batch_size * flops.forward_flops(config.model.encoders["vision"], 16)
     whole, left = (
-        flops.step(config, modalities, shares)
+        flops.train_step_flops(config, modalities, shares)
         for modalities in (config.pairs[0].modalities, config.pairs[0].encoded)
     )
     assert shares["vision"] == 0 and whole - left == tower > 0
@@ -193,9 +195,9 @@ def test_a_plan_leaves_the_tower_out(made):
 
 def test_each_record_is_seen_in_all_its_views_and_no_others():
     first, second = set(), set()
-    rows = Rows(
+    rows = Examples(
         Toy().open(),
-        ToInputs({"vision": Seen("vision", 100), "audio": Seen("audio", 37)}, views=VIEWS),
+        ToModelInputs({"vision": Seen("vision", 100), "audio": Seen("audio", 37)}, views=VIEWS),
         "toy",
     )
     for draw in range(60):
@@ -207,28 +209,32 @@ def test_each_record_is_seen_in_all_its_views_and_no_others():
 
 
 def test_views_are_of_the_seed_and_the_record():
-    seeds = {Views(3, seed).seeds(index, k) for seed in (0, 1) for index in (0, 1) for k in (0, 1)}
+    seeds = {
+        FixedViews(3, seed).seeds(index, k) for seed in (0, 1) for index in (0, 1) for k in (0, 1)
+    }
     assert len(seeds) == 8
-    assert Views(3).seeds(4, 2) == Views(8).seeds(4, 2)  # more views are others besides
+    assert FixedViews(3).seeds(4, 2) == FixedViews(8).seeds(4, 2)  # more views are others besides
     with pytest.raises(UserError, match="at least 1, got 0"):
-        Views(0)
+        FixedViews(0)
     with pytest.raises(UserError, match="seed of views"):
-        Views(2, -1)
+        FixedViews(2, -1)
 
 
 def test_pictures_are_cropped_as_what_stands_for_them_was():
     """Real transforms: the depth map follows an image that is not looked at any more."""
     world = World(0)
-    clip = vision.Clip(32, augment=augment.IMAGES)
+    clip = vision.FramesTransform(32, augment=augment.IMAGES)
     follows = depth.Disparity(size=32, augment=augment.IMAGES)
     records = [world.record("test", i) for i in range(3)]
     for index, record in enumerate(records):
         for k in range(3):
             own, shared = VIEWS.seeds(index, k)
-            first = augment.View(shared)
+            first = augment.SharedAugmentation(shared)
             clip({**record, "view": first}, np.random.default_rng(own))
-            text = kept_anchors.drawn(first.made)
-            again = augment.View(0, msgspec.json.decode(text, type=augment.Choices))
+            text = kept_anchors.encode_augmentation(first.made)
+            again = augment.SharedAugmentation(
+                0, msgspec.json.decode(text, type=augment.AugmentationParams)
+            )
             a, b = (
                 follows({**record, "view": view}, np.random.default_rng(1))
                 for view in (first, again)
@@ -238,10 +244,10 @@ def test_pictures_are_cropped_as_what_stands_for_them_was():
 
 
 def test_what_cannot_be_held_is_refused():
-    view = augment.View(0)
+    view = augment.SharedAugmentation(0)
     view.made["operations"] = (("SolarizeAdd", 0.1234567890123456),) * 16
     with pytest.raises(UserError, match="16 operations"):
-        kept_anchors.drawn(view.made)
+        kept_anchors.encode_augmentation(view.made)
 
 
 def test_a_bad_record_is_a_masked_row(uncached, tmp_path):
@@ -250,7 +256,7 @@ def test_a_bad_record_is_a_masked_row(uncached, tmp_path):
     folder, said = make(config, uncached, out=tmp_path)
     assert "note: 2 records of vision+audio cannot be used, and are masked" in said
     plain, cached = (
-        batches(make_config(inputs=inputs, folder=f), bad=BadRecords(None, 0.5))
+        batches(make_config(inputs=inputs, folder=f), bad=BadRecordLog(None, 0.5))
         for f in (None, folder)
     )
     seen = 0
@@ -286,8 +292,8 @@ OTHER = {"vision": Seen("vision", 100, noise=0.2), "audio": Seen("audio", 37)}
     ("change", "words"),
     [
         ({"inputs": OTHER}, r"another transform.noise \(0.1, not 0.2\)"),
-        ({"views": Views(3, seed=6)}, r"another seed \(5, not 6\)"),
-        ({"views": Views(4, seed=5)}, r"another views \(3, not 4\)"),
+        ({"views": FixedViews(3, seed=6)}, r"another seed \(5, not 6\)"),
+        ({"views": FixedViews(4, seed=5)}, r"another views \(3, not 4\)"),
         ({"source": Toy(1)}, r"another records.crc32"),
         ({"seed": 1}, r"another parameters"),
         ({"model.embed_dim": 8}, r"another width \(16, not 8\)"),
@@ -314,7 +320,7 @@ def test_anchors_of_anything_else_are_refused(change, words, made, tmp_path):
     with pytest.raises(UserError, match=words) as raised:
         fit.fit(config, tmp_path, say=quiet)
     assert str(made) in str(raised.value) or "logit scale" in words
-    assert not (tmp_path / "metrics.jsonl").exists() or not metrics_log.read(
+    assert not (tmp_path / "metrics.jsonl").exists() or not metrics_log.read_metrics(
         tmp_path / "metrics.jsonl"
     )
 
@@ -328,12 +334,14 @@ class Younger(Seen):
 
 def test_anchors_of_a_setting_that_the_transform_lacks_are_refused(tmp_path):
     wanted, found = (
-        kept_anchors.described("vision", Toy(), COUNT, Younger("vision", 100, *noise), False, VIEWS)
+        kept_anchors.precomputed_fingerprint_fields(
+            "vision", Toy(), COUNT, Younger("vision", 100, *noise), False, VIEWS
+        )
         for noise in ((), (0.2,))
     )
-    kept_anchors.check_same(tmp_path, wanted, wanted)
+    kept_anchors.assert_same_fields(tmp_path, wanted, wanted)
     with pytest.raises(UserError, match=r"another transform.noise \(0.2, not None\)"):
-        kept_anchors.check_same(tmp_path, found, wanted)
+        kept_anchors.assert_same_fields(tmp_path, found, wanted)
 
 
 def test_no_anchors_and_those_of_no_views(made, tmp_path):
@@ -343,9 +351,9 @@ def test_no_anchors_and_those_of_no_views(made, tmp_path):
         make_config(folder=made, views=None)
     with pytest.raises(UserError, match="in_memory keeps no random views"):
         make_config(in_memory=True)
-    (tmp_path / kept_anchors.NOTE).write_text("{")
+    (tmp_path / kept_anchors.METADATA_FILE).write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
-        Anchors(tmp_path).facts()
+        PrecomputedEmbeddings(tmp_path).facts()
 
 
 def test_a_folder_of_others_is_not_written_over(uncached, made):
@@ -383,9 +391,9 @@ def test_notes_that_lie_are_mistakes(uncached, tmp_path):
         note.write_bytes(lie)
         with pytest.raises(UserError, match="goes on"):
             pair.opened(inputs, COUNT)
-    (folder / kept_anchors.NOTE).write_bytes(nested)
+    (folder / kept_anchors.METADATA_FILE).write_bytes(nested)
     with pytest.raises(UserError, match="cannot be read .*too deeply"):
-        Anchors(folder).facts()
+        PrecomputedEmbeddings(folder).facts()
 
 
 def test_only_a_tower_that_learns_nothing_is_embedded(uncached, tmp_path):
@@ -404,14 +412,14 @@ def contents(folder):
 
 
 def test_files_of_any_length_hold_the_same(uncached, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(kept_anchors, "BLOCK", 7 * 3 * (64 + 512 + 4))  # seven records
+    monkeypatch.setattr(kept_anchors, "MAX_BLOCK_BYTES", 7 * 3 * (64 + 512 + 4))  # seven records
     folder, _ = make(make_config(), uncached, out=tmp_path)
     assert len(list(folder.glob("*.npy"))) == 3
     pair = make_config().pairs[0]
     found = []
-    for each, block in ((folder, kept_anchors.BLOCK), (made, 1 << 26)):
-        monkeypatch.setattr(kept_anchors, "BLOCK", block)
-        opened = dataclasses.replace(pair, anchors=Anchors(each)).opened(
+    for each, block in ((folder, kept_anchors.MAX_BLOCK_BYTES), (made, 1 << 26)):
+        monkeypatch.setattr(kept_anchors, "MAX_BLOCK_BYTES", block)
+        opened = dataclasses.replace(pair, anchors=PrecomputedEmbeddings(each)).opened(
             make_config().inputs, COUNT
         )
         found.append([opened.read(i, k) for i in range(COUNT) for k in range(3)])
@@ -419,11 +427,13 @@ def test_files_of_any_length_hold_the_same(uncached, made, tmp_path, monkeypatch
         np.testing.assert_array_equal(a, b)
         assert drawn_a == drawn_b
     # One that is lost is made again, and the others stay.
-    monkeypatch.setattr(kept_anchors, "BLOCK", 7 * 3 * (64 + 512 + 4))
+    monkeypatch.setattr(kept_anchors, "MAX_BLOCK_BYTES", 7 * 3 * (64 + 512 + 4))
     before = contents(folder)
     (folder / "000001.json").unlink()
     with pytest.raises(UserError, match="the same `imagebind-jax prepare` goes on"):
-        dataclasses.replace(pair, anchors=Anchors(folder)).opened(make_config().inputs, COUNT)
+        dataclasses.replace(pair, anchors=PrecomputedEmbeddings(folder)).opened(
+            make_config().inputs, COUNT
+        )
     assert make(make_config(), uncached, out=tmp_path)[0] == folder
     assert contents(folder) == before
 
@@ -433,7 +443,7 @@ import sys
 from imagebind_jax.storage import row_file
 import test_precomputed as t
 from imagebind_jax.prepare import precompute_writer
-row_file.FLUSH_ROWS, precompute_writer.FLYING = 1, 0
+row_file.FLUSH_ROWS, precompute_writer.MAX_IN_FLIGHT = 1, 0
 see, calls = t.Seen.__call__, []
 def count(self, record, rng):
     calls.append(0)
@@ -442,7 +452,7 @@ def count(self, record, rng):
         sys.stdin.read()
     return see(self, record, rng)
 t.Seen.__call__ = count
-t.precompute.make(t.make_config(threads=1), sys.argv[1], out=sys.argv[2])
+t.precompute.precompute(t.make_config(threads=1), sys.argv[1], out=sys.argv[2])
 """
 
 
@@ -458,7 +468,7 @@ def test_a_killed_making_goes_on_to_the_same_bytes(uncached, made, tmp_path):
             break
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    done = row_file.read_note(folder / "000000.json").done
+    done = row_file.read_metadata(folder / "000000.json").done
     assert 0 < done < COUNT
     make(make_config(), uncached, out=tmp_path)
     assert contents(folder) == contents(made)
@@ -484,4 +494,4 @@ def test_the_command(uncached, made, tmp_path, monkeypatch, capsys, mistake):
     [folder] = (tmp_path / "there").iterdir()
     assert f"anchors=Anchors('there/{folder.name}'))" in said.out
     assert "anchors vision+audio 20/20" in said.err
-    assert json.loads((folder / kept_anchors.NOTE).read_text())["views"] == 3
+    assert json.loads((folder / kept_anchors.METADATA_FILE).read_text())["views"] == 3

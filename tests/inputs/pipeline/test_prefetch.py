@@ -16,7 +16,7 @@ from feeding import Noisy, batches
 
 from imagebind_jax import cli
 from imagebind_jax.cli import commands
-from imagebind_jax.errors import Stopped, UserError
+from imagebind_jax.errors import FatalRunError, UserError
 from imagebind_jax.inputs.pipeline import batches as pipeline
 from imagebind_jax.inputs.pipeline import prefetch as workers_module
 from imagebind_jax.runtime import breadcrumbs, worker_process
@@ -74,7 +74,7 @@ def test_a_worker_that_dies_ends_the_run_and_its_file_is_named(tmp_path, measure
     mark, seconds, times = tmp_path / "mark", [], goals.size(1, 5)
     for _ in range(times):
         stream = batches(Noisy(deadly=7, mark=str(mark))).stream(workers=1)
-        with pytest.raises(Stopped, match=r"exit code -11\) while reading /media/deadly.mp4"):
+        with pytest.raises(FatalRunError, match=r"exit code -11\) while reading /media/deadly.mp4"):
             list(stream)
         seconds.append(time.time() - mark.stat().st_mtime)
         assert not multiprocessing.active_children()
@@ -88,7 +88,7 @@ def test_a_worker_that_is_stuck_ends_the_run_and_its_file_is_named(tmp_path, mea
     patience = float(goals.size(1, 3))
     for _ in range(times):
         stream = batches(Noisy(endless=7, mark=str(mark))).stream(workers=1, patience=patience)
-        with pytest.raises(Stopped, match=r"stuck for \d+ s reading /media/endless.mp4"):
+        with pytest.raises(FatalRunError, match=r"stuck for \d+ s reading /media/endless.mp4"):
             list(stream)
         seconds.append(time.time() - mark.stat().st_mtime)
         for process in multiprocessing.active_children():
@@ -105,11 +105,13 @@ def test_a_worker_that_is_stuck_ends_the_run_and_its_file_is_named(tmp_path, mea
 def test_a_worker_that_hangs_while_it_reads_nothing_ends_the_run(monkeypatch):
     stream = batches(Noisy(50_000), steps=100).stream(workers=1, patience=2.0)
     next(stream)
-    monkeypatch.setattr(workers_module, "START", 1.0)  # not while the process is being started
+    monkeypatch.setattr(
+        workers_module, "IDLE_TIMEOUT", 1.0
+    )  # not while the process is being started
     time.sleep(1)  # it has read ahead as far as it may
     (process,) = multiprocessing.active_children()
     os.kill(process.pid, signal.SIGSTOP)
-    with pytest.raises(Stopped, match="no batch for .* nothing is being read|stuck for"):
+    with pytest.raises(FatalRunError, match="no batch for .* nothing is being read|stuck for"):
         list(stream)
 
 
@@ -139,7 +141,7 @@ def test_sigterm_to_the_workers_changes_nothing_and_a_closed_stream_leaves_none(
 
 def leave_a_worker(_):
     """For `zygote`."""
-    worker_process.none_at_exit()
+    worker_process.kill_workers_at_exit()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     start = multiprocessing.get_context("fork").Process
     start(target=time.sleep, args=(60,), name=worker_process.NAME, daemon=True).start()
@@ -165,7 +167,7 @@ def test_python_ends_though_a_worker_that_was_left_heeds_no_sigterm(zygote):
     ],
 )
 def test_what_is_said_of_a_dead_worker(code, reading, began, said):
-    line = worker_process.death(str(int(code)), reading, began)
+    line = worker_process.describe_worker_death(str(int(code)), reading, began)
     assert f"exit code {code:d}" in line and said in line
     assert ("a.mp4" in line) == (bool(reading) and code != -signal.SIGBUS)  # the file is innocent
 
@@ -173,17 +175,17 @@ def test_what_is_said_of_a_dead_worker(code, reading, began, said):
 @pytest.mark.parametrize("path, shared", [(None, True), ("/psm_1a2b", True), ("/tmp/x", False)])
 def test_a_worker_without_room_for_shared_memory_is_told_from_a_full_disk(path, shared):
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-    told = workers_module._explained(error, breadcrumbs.Trail("/nowhere"))
+    told = workers_module._explained(error, breadcrumbs.ReadTracker("/nowhere"))
     assert (told is not error) == shared
     if shared:
-        assert isinstance(told, Stopped) and "/dev/shm" in str(told)
+        assert isinstance(told, FatalRunError) and "/dev/shm" in str(told)
 
 
 @pytest.fixture
 def watch(monkeypatch):
     """A _Watch with a patience of 2 s whose looks are 100 s apart, of which 1 s counts each; `watch.marks`
     is what is being read."""
-    watch = workers_module._Watch(2.0, breadcrumbs.Trail())
+    watch = workers_module._StallDetector(2.0, breadcrumbs.ReadTracker())
     clock = iter(range(0, 1_000_000, 100))
     monkeypatch.setattr(workers_module.time, "monotonic", lambda: next(clock))
     watch.marks = {}
@@ -197,7 +199,7 @@ def test_a_pause_of_everything_is_no_hang(watch):
     watch.look()
     watch.look()
     watch.look()  # 200 s have passed, of which two looks of 1 s count
-    with pytest.raises(Stopped, match="stuck for 3 s reading a.mp4"):
+    with pytest.raises(FatalRunError, match="stuck for 3 s reading a.mp4"):
         watch.look()
 
 
@@ -207,14 +209,14 @@ def test_a_silence_ends_with_the_next_batch(watch):
         for _ in range(20):
             watch.look()
         watch.arrived()
-    with pytest.raises(Stopped, match="no batch for 33 s, though nothing is being read"):
+    with pytest.raises(FatalRunError, match="no batch for 33 s, though nothing is being read"):
         for _ in range(34):
             watch.look()
 
 
 def test_a_record_that_is_stuck_while_others_come_is_told(watch):
     watch.marks = {(1, 1): (0.0, "a.mp4"), (1, 2): (0.0, "b.mp4")}
-    with pytest.raises(Stopped, match="reading a.mp4"):
+    with pytest.raises(FatalRunError, match="reading a.mp4"):
         for count in range(5):
             watch.marks[1, 2] = float(count), "b.mp4"
             watch.look()
@@ -225,15 +227,15 @@ def test_a_record_that_is_stuck_while_others_come_is_told(watch):
 
 
 def test_what_one_stream_was_stuck_with_says_nothing_of_another(monkeypatch):
-    monkeypatch.setattr(workers_module, "LINGER", 0.5)
-    with pytest.raises(Stopped, match="endless"):
+    monkeypatch.setattr(workers_module, "JOIN_TIMEOUT", 0.5)
+    with pytest.raises(FatalRunError, match="endless"):
         list(batches(Noisy(endless=7)).stream(patience=0.5))
 
     def slow(index):
         time.sleep(1.5)
         return {"x": np.float32([index])}, ""
 
-    ((row, _),) = pipeline.each(slow, 1, 0, 1, 0, 0.5)
+    ((row, _),) = pipeline.prefetch_each(slow, 1, 0, 1, 0, 0.5)
     assert row["x"] == 0
 
 
@@ -243,7 +245,7 @@ def test_only_the_workers_of_the_stream_that_hangs_are_killed():
     wanted = batches(steps=100)
     equal([next(other)], [wanted[0]])
     (its,) = multiprocessing.active_children()
-    with pytest.raises(Stopped, match="stuck for \\d+ s reading /media/endless.mp4"):
+    with pytest.raises(FatalRunError, match="stuck for \\d+ s reading /media/endless.mp4"):
         list(batches(Noisy(endless=7)).stream(workers=1, patience=1.0))
     time.sleep(0.5)
     assert multiprocessing.active_children() == [its]
@@ -253,10 +255,10 @@ def test_only_the_workers_of_the_stream_that_hangs_are_killed():
 
 def give_up(_):
     """For `zygote`."""
-    workers_module.LINGER = 0.5
+    workers_module.JOIN_TIMEOUT = 0.5
     try:
         list(batches(Noisy(endless=7)).stream(patience=0.5))
-    except Stopped as error:
+    except FatalRunError as error:
         print(error)
 
 
@@ -268,7 +270,7 @@ def test_python_ends_without_a_thread_that_is_stuck(zygote):
 
 def be_stuck(arguments):
     """For `zygote`: a command that is."""
-    workers_module.LINGER = 0.5
+    workers_module.JOIN_TIMEOUT = 0.5
     commands._run = lambda arguments: list(batches(Noisy(endless=7)).stream(patience=1.0))
     return cli.main(arguments)
 
@@ -294,15 +296,15 @@ def test_what_a_killed_run_left_in_the_folder_for_temporary_files_is_removed(tmp
         if name != "new":
             os.utime(folder, (0, 0))
     (tmp_path / f"{breadcrumbs.PREFIX}trace.txt").touch()  # another kind of thing
-    with lock.locked(made["living"] / breadcrumbs.LOCK):
+    with lock.file_lock(made["living"] / breadcrumbs.LOCK):
         os.utime(made["living"], (0, 0))
-        with breadcrumbs.own_folder() as mine:
+        with breadcrumbs.breadcrumb_dir() as mine:
             assert not made["dead"].exists()
             assert (made["living"] / "1-1").exists() and (made["new"] / "1-1").exists()
             assert os.path.dirname(mine) == str(tmp_path)
             with (
                 pytest.raises(UserError),
-                lock.locked(pathlib.Path(mine, breadcrumbs.LOCK), "held"),
+                lock.file_lock(pathlib.Path(mine, breadcrumbs.LOCK), "held"),
             ):
                 pass
     assert not os.path.exists(mine)

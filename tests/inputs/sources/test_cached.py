@@ -16,9 +16,9 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.sources import (
     CACHE_VARIABLE,
     ArrayRecords,
-    Cached,
+    CachedSource,
     array_records,
-    verify,
+    verify_folder,
     write_records,
 )
 from imagebind_jax.inputs.sources import cached as writing
@@ -182,13 +182,13 @@ DAMAGE = {name: f for name, f in globals().items() if name.startswith("damage_")
 def test_what_is_broken_is_named_and_made_again(damage, monkeypatch):
     monkeypatch.setattr(writing, "SHARD", 3)
     monkeypatch.setattr(writing.os, "cpu_count", lambda: 1)
-    cached = Cached(Squares(), 5)
+    cached = CachedSource(Squares(), 5)
     wanted = list(cached.open())
     before = tree(cached.folder)
     assert len(list(cached.folder.glob("*.array_record"))) == 2
     name = DAMAGE[damage](cached.folder)
     with pytest.raises(ValueError) as raised:
-        verify(cached.folder)
+        verify_folder(cached.folder)
     assert name in str(raised.value)
     assert list(cached.open()) == wanted
     assert tree(cached.folder) == before
@@ -197,7 +197,7 @@ def test_what_is_broken_is_named_and_made_again(damage, monkeypatch):
 
 def test_whole_records_are_not_made_again(tmp_path, monkeypatch):
     monkeypatch.setenv(MADE, str(tmp_path / "made"))
-    cached, done = Cached(Squares(), 5), []
+    cached, done = CachedSource(Squares(), 5), []
     cached.open(done.append)
     assert done == [5]
     cached.open(done.append)
@@ -244,7 +244,7 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
 def test_two_at_once_make_the_records_once(tmp_path, monkeypatch):
     monkeypatch.setenv(MADE, str(tmp_path / "made"))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: len(Cached(Squares(), 5).open()), range(2)))
+        found = list(pool.map(lambda _: len(CachedSource(Squares(), 5).open()), range(2)))
     assert found == [5, 5]
     assert len((tmp_path / "made").read_text().splitlines()) == 5
 
@@ -257,7 +257,7 @@ def test_a_cache_that_cannot_be_written_says_how_to_move_it(place, tmp_path, mon
     )
     monkeypatch.setenv(CACHE_VARIABLE, str(path))
     with pytest.raises(UserError) as raised:
-        Cached(Squares(), 2).open()
+        CachedSource(Squares(), 2).open()
     assert str(path) in str(raised.value)
     assert f"${CACHE_VARIABLE}" in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -266,7 +266,7 @@ def test_a_cache_that_cannot_be_written_says_how_to_move_it(place, tmp_path, mon
 def test_the_cache_is_where_the_variable_says_or_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, "~/records")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert Cached(Squares(), 2).folder.parent == tmp_path / "records"
+    assert CachedSource(Squares(), 2).folder.parent == tmp_path / "records"
     monkeypatch.delenv(CACHE_VARIABLE)
     assert cache_dir.cache_folder() == tmp_path / ".cache" / "imagebind_jax"
 
@@ -281,11 +281,11 @@ def load(path: pathlib.Path):
 
 def test_other_parameters_or_other_code_are_another_folder(tmp_path):
     folders = [
-        Cached(make, count).folder
+        CachedSource(make, count).folder
         for make, count in ((Squares(), 5), (Squares(1), 5), (Squares(), 6))
     ]
     assert len(set(folders)) == 3
-    assert Cached(Squares(), 5).folder == folders[0]
+    assert CachedSource(Squares(), 5).folder == folders[0]
 
     package = tmp_path / "made_by_a_test"
     package.mkdir()
@@ -296,14 +296,14 @@ def test_other_parameters_or_other_code_are_another_folder(tmp_path):
     (package / "made_by_a_test.py").write_text(code)
     (package / "beside.py").write_text("A = 1\n")
     make = load(package / "made_by_a_test.py").Make()
-    first = Cached(make, 5).folder
+    first = CachedSource(make, 5).folder
     assert first.name.startswith("make-5-")
     (package / "beside.py").write_text("A = 2\n")
-    second = Cached(make, 5).folder
+    second = CachedSource(make, 5).folder
     (package / "made_by_a_test.py").write_text(code + "# other\n")
-    third = Cached(make, 5).folder
+    third = CachedSource(make, 5).folder
     assert len({first, second, third}) == 3
     (package / "made_by_a_test.py").write_text(code)
     (package / "beside.py").write_text("A = 1\n")
-    assert Cached(make, 5).folder == first
+    assert CachedSource(make, 5).folder == first
     del sys.modules["made_by_a_test"]

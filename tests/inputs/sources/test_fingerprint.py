@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.inputs.sources import Manifest, Tar
-from imagebind_jax.inputs.sources.fingerprint import identity
+from imagebind_jax.inputs.sources import Manifest, TarShards
+from imagebind_jax.inputs.sources.fingerprint import source_fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +31,17 @@ def listed(tmp_path):
 
 
 def test_of_a_list_of_files(listed, tmp_path):
-    before = identity(listed)
-    assert identity(Manifest(tmp_path / "mine.csv")) == before
+    before = source_fingerprint(listed)
+    assert source_fingerprint(Manifest(tmp_path / "mine.csv")) == before
     os.utime(tmp_path / "mine.csv", (0, 0))  # the list itself is read
-    assert identity(listed) == before
+    assert source_fingerprint(listed) == before
     (tmp_path / "a.wav").write_bytes(b"RIFFc")  # of the same size
     os.utime(tmp_path / "a.wav", (1, 1))
-    replaced = identity(listed)
+    replaced = source_fingerprint(listed)
     (tmp_path / "mine.csv").write_text("id,audio,label\n1,a.wav,1\n2,b.wav,1\n")
-    labelled = identity(listed)
+    labelled = source_fingerprint(listed)
     (tmp_path / "a.wav").unlink()
-    assert len({repr(x) for x in (before, replaced, labelled, identity(listed))}) == 4
+    assert len({repr(x) for x in (before, replaced, labelled, source_fingerprint(listed))}) == 4
 
 
 def test_of_tar_files(tmp_path, monkeypatch):
@@ -50,11 +50,15 @@ def test_of_tar_files(tmp_path, monkeypatch):
     for name in ("1.tar", "2.tar"):
         with tarfile.open(tmp_path / name, "w") as shard:
             shard.add(tmp_path / "a.txt", "a.txt")
-    source = Tar(str(tmp_path / "*.tar"))
-    before = identity(source)
-    assert identity(source) == before != identity(Tar(str(tmp_path / "1.tar")))
+    source = TarShards(str(tmp_path / "*.tar"))
+    before = source_fingerprint(source)
+    assert (
+        source_fingerprint(source)
+        == before
+        != source_fingerprint(TarShards(str(tmp_path / "1.tar")))
+    )
     os.utime(tmp_path / "2.tar", (1, 1))
-    assert identity(source) != before
+    assert source_fingerprint(source) != before
 
 
 @pytest.mark.parametrize(
@@ -70,9 +74,13 @@ def test_of_tar_files(tmp_path, monkeypatch):
 def test_of_records_in_memory(other):
     records = ({"imu": np.zeros((2, 6), np.float32), "n": [1, {"a": b"x"}]},)
     again = ({"n": [1, {"a": b"x"}], "imu": np.zeros((2, 6), np.float32)},)
-    assert identity(Given(records)) == identity(Given(again)) != identity(Given(other))
+    assert (
+        source_fingerprint(Given(records))
+        == source_fingerprint(Given(again))
+        != source_fingerprint(Given(other))
+    )
 
 
 def test_what_cannot_be_told_apart_is_refused():
     with pytest.raises(UserError, match="a record holds a object"):
-        identity(Given(({"x": object()},)))
+        source_fingerprint(Given(({"x": object()},)))

@@ -114,7 +114,10 @@ def test_links_within_the_root_are_followed(tmp_path):
         ('{"id": 1.5}', "id is 1.5: expected a text or an integer"),
         ('{"text": "a", "label": 1, "text": "b"}', "'text' is given twice"),
         ('{"view": 3}', "view is 3: expected another name"),
-        ('{"text": "' + "a" * records.LONGEST + '"}', f"longer than {records.LONGEST} bytes"),
+        (
+            '{"text": "' + "a" * records.MAX_LINE_BYTES + '"}',
+            f"longer than {records.MAX_LINE_BYTES} bytes",
+        ),
         ("[" * 100_000, "Error"),
     ],
 )
@@ -125,7 +128,7 @@ def test_a_bad_line_is_told_with_its_number(line, words, tmp_path):
         found = Manifest(path).open()
     except UserError as error:  # a line that is too long ends the reading itself
         said = str(error)
-        assert len(line) > records.LONGEST
+        assert len(line) > records.MAX_LINE_BYTES
     else:
         with pytest.raises(MediaError) as raised:
             found[1]
@@ -240,7 +243,10 @@ def test_a_bad_number_is_told(key, value, tmp_path):
         (b"text\n\xff\n", "line 2: UnicodeDecodeError"),
         (b"t\xffxt\na\n", "line 1: UnicodeDecodeError"),
         ('text\n"never closed\n\nx\n', "line 2: a quote is opened here and never closed"),
-        ('text\n"' + "a\n" * records.LONGEST, f"line 2: longer than {records.LONGEST} bytes"),
+        (
+            'text\n"' + "a\n" * records.MAX_LINE_BYTES,
+            f"line 2: longer than {records.MAX_LINE_BYTES} bytes",
+        ),
     ],
 )
 def test_a_csv_file_that_cannot_be_used_says_so_at_the_door(content, words, tmp_path):

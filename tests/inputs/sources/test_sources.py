@@ -14,10 +14,10 @@ import pytest
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders.media import MediaError
-from imagebind_jax.inputs.sources import Manifest, Prepared, Source, Tar, array_records
+from imagebind_jax.inputs.sources import Manifest, Prepared, Source, TarShards, array_records
 from imagebind_jax.inputs.sources import record as records
 from imagebind_jax.inputs.sources.array_records import ArrayRecords, Shard, write_shard
-from imagebind_jax.inputs.sources.prepared import facts
+from imagebind_jax.inputs.sources.prepared import read_dataset_info
 
 COUNT = 20
 IMAGES = [bytes([i]) * (i + 1) for i in range(COUNT)]
@@ -67,7 +67,7 @@ def tar(folder):
     for shard, span in (("0", range(8)), ("1", range(8, COUNT))):
         files = [(f"{i}.{e}", d) for i in span for e, d in (("jpg", IMAGES[i]), ("cls", b"%d" % i))]
         write_tar(folder / f"{shard}.tar", files)
-    return Tar(folder / "?.tar")
+    return TarShards(folder / "?.tar")
 
 
 MAKE = {make.__name__: make for make in (manifest, prepared, tar)}
@@ -129,7 +129,7 @@ def test_damage_costs_only_the_records_it_hits(tmp_path):
     content[500_000:502_000] = bytes(2000)
     path.write_bytes(content)
     # Not by Prepared.open, of whose result the type checker reads a record, perhaps a damaged one.
-    found, bad = ArrayRecords(tmp_path, facts(tmp_path).splits["train"].shards), {}
+    found, bad = ArrayRecords(tmp_path, read_dataset_info(tmp_path).splits["train"].shards), {}
     for index in range(20):
         try:
             assert found[index] == made[index]
@@ -224,9 +224,9 @@ def test_text_in_a_record_is_never_a_path(tmp_path):
 def test_fields_are_what_transforms_expect(field, value):
     good = {"id": 1, "text": ["a", "b"], "label": [1, 2], "start": 0, "seconds": 2.5, "other": None}
     good |= {"vision": [b"a", b"b"], "audio": b"a"}
-    assert records.checked(good, "a record") is good
+    assert records.validate_record(good, "a record") is good
     with pytest.raises(MediaError, match=f"^a record: {field} is .*: expected ") as raised:
-        records.checked({**good, field: value}, "a record")
+        records.validate_record({**good, field: value}, "a record")
     assert len(str(raised.value)) < 200
 
 

@@ -14,9 +14,9 @@ import pytest
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import media
 from imagebind_jax.inputs.decoders.media import MediaError
-from imagebind_jax.inputs.sources import Tar, tar_index, tar_reader
+from imagebind_jax.inputs.sources import TarShards, tar_index, tar_reader
 from imagebind_jax.inputs.sources import record as records
-from imagebind_jax.inputs.sources.tar_reader import members
+from imagebind_jax.inputs.sources.tar_reader import iter_members
 from imagebind_jax.storage import cache_dir
 
 FILES = {"a/1.jpg": b"one", "a/1.txt": "№ 1\n".encode(), "a/2.jpg": b"two" * 400, "a/2.txt": b"2"}
@@ -42,7 +42,7 @@ def shard(tmp_path):
 
 def refused(path):
     with pytest.raises(UserError) as raised:
-        Tar(path).open()
+        TarShards(path).open()
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
     return str(raised.value)
@@ -62,7 +62,7 @@ def test_files_of_one_key_are_one_sample(tmp_path):
             "e.unknown": b"x",
         },
     )  # fmt: skip
-    assert list(Tar(path).open()) == [
+    assert list(TarShards(path).open()) == [
         {"id": "d.x/b", "vision": b"jpg", "depth": b"depth", "label": 3, "w": [1]},
         {"id": "d.x/a", "text": "said", "audio": b"wav"},
         {"id": "c", "label": 7},
@@ -79,30 +79,30 @@ def test_fields_choose_among_endings(tmp_path):
     }
     path = pack(tmp_path / "s.tar", files)
     fields = {"vision": ("webp", "right.png", "jpg"), "imu_rate": ("rate",), "mine": ("raw",)}
-    assert list(Tar([path], fields).open()) == [
+    assert list(TarShards([path], fields).open()) == [
         {"id": "1", "vision": b"r", "imu_rate": 200.0, "mine": b"\0"}
     ]
-    assert Tar(path, {"vision": ("left.png",)}).open()[0]["vision"] == b"l"
+    assert TarShards(path, {"vision": ("left.png",)}).open()[0]["vision"] == b"l"
     with pytest.raises(UserError, match=r"must be a tuple of endings: \('jpg',\)"):
-        Tar(path, {"vision": "jpg"})
+        TarShards(path, {"vision": "jpg"})
     with pytest.raises(UserError, match="did you mean 'vision'"):
-        Tar(path, {"visoin": ("jpg",)})
+        TarShards(path, {"visoin": ("jpg",)})
     with pytest.raises(UserError, match="is always added"):
-        Tar(path, {"text": ("json",)})
+        TarShards(path, {"text": ("json",)})
     with pytest.raises(UserError, match=r"no file that ends in \.xyz, \.json"):
-        Tar(path, {"vision": ("xyz",)}).open()
+        TarShards(path, {"vision": ("xyz",)}).open()
 
 
 def test_several_files_are_read_in_order(tmp_path):
     for name in ("b", "a", "c"):
         pack(tmp_path / f"{name}[1].tar", {f"{name}.txt": name.encode()})
-    assert [r["text"] for r in Tar(str(tmp_path / "?[[]1].tar")).open()] == ["a", "b", "c"]
+    assert [r["text"] for r in TarShards(str(tmp_path / "?[[]1].tar")).open()] == ["a", "b", "c"]
     two = (tmp_path / "c[1].tar", str(tmp_path / "a*"))
-    assert [r["text"] for r in Tar(two).open()] == ["c", "a"]
+    assert [r["text"] for r in TarShards(two).open()] == ["c", "a"]
     with pytest.raises(UserError, match="no file .*/d.tar"):
-        Tar(tmp_path / "d.tar").open()
+        TarShards(tmp_path / "d.tar").open()
     with pytest.raises(UserError, match="a.1..tar is named twice"):
-        Tar((tmp_path / "a[1].tar", str(tmp_path / "*.tar"))).open()
+        TarShards((tmp_path / "a[1].tar", str(tmp_path / "*.tar"))).open()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,11 @@ def test_several_files_are_read_in_order(tmp_path):
     [
         ("1.jpg", b"", "1, vision: empty: 0 bytes"),
         ("1.txt", b"\xff", "1, text: UnicodeDecodeError"),
-        ("1.txt", b"a" * (records.LONGEST + 1), "1, text: 1048577 bytes are more than 1048576"),
+        (
+            "1.txt",
+            b"a" * (records.MAX_LINE_BYTES + 1),
+            "1, text: 1048577 bytes are more than 1048576",
+        ),
         ("1.cls", b"dog", "1, label: label is 'dog'"),
         ("1.json", b"[1]", "1, json: ValueError: not a JSON object"),
         ("1.json", b"{", "1, json: DecodeError"),
@@ -119,7 +123,7 @@ def test_several_files_are_read_in_order(tmp_path):
     ],
 )
 def test_a_bad_sample_is_told_by_its_key(name, data, words, tmp_path):
-    found = Tar(pack(tmp_path / "s.tar", {name: data, "2.txt": b"good"})).open()
+    found = TarShards(pack(tmp_path / "s.tar", {name: data, "2.txt": b"good"})).open()
     with pytest.raises(MediaError) as raised:
         found[0]
     assert str(raised.value).startswith(f"{tmp_path / 's.tar'}, {words}")
@@ -141,7 +145,7 @@ def test_what_tar_packs_is_read(style, tmp_path):
         (tmp_path / "in" / very).write_text(very)
     command = ["tar", f"--format={style}", "-cf", tmp_path / "s.tar", "-C", tmp_path / "in", "."]
     subprocess.run(command, check=True)
-    found = list(Tar(tmp_path / "s.tar").open())
+    found = list(TarShards(tmp_path / "s.tar").open())
     assert len(found) == 3 if style in ("gnu", "pax") else 2
     for record in found:
         assert record["text"] == f"{record['id']}.txt"
@@ -155,7 +159,7 @@ def test_offsets_are_those_of_the_library(tmp_path):
         path = pack(tmp_path / "s.tar", files, format=style)
         with tarfile.open(path) as archive:
             wanted = [(m.name, m.offset_data, m.size) for m in archive]
-        assert list(members(str(path))) == wanted
+        assert list(iter_members(str(path))) == wanted
 
 
 @pytest.mark.parametrize(
@@ -195,7 +199,7 @@ def extended(body):
 
 def test_what_an_extended_header_says_is_read(shard):
     shard.write_bytes(extended(b"15 path=b1.jpg\n" + b"10 uid=12\n"))
-    assert [name for name, _, _ in members(str(shard))] == ["b1.jpg"]
+    assert [name for name, _, _ in iter_members(str(shard))] == ["b1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -221,13 +225,13 @@ def test_an_extended_header_is_walked_through_once(shard, monkeypatch):
     monkeypatch.setattr(tar_reader, "HEADER", 1 << 20)
     shard.write_bytes(extended(b"5 a=\n" * 209_715))
     begin = time.process_time()
-    assert len(list(members(str(shard)))) == 1
+    assert len(list(iter_members(str(shard)))) == 1
     assert time.process_time() - begin < 2  # and not 5, which grow with the square
 
 
 def test_folders_are_left_alone(tmp_path):
     path = pack(tmp_path / "s.tar", {"a": {"type": tarfile.DIRTYPE}, **FILES})
-    assert len(Tar(path).open()) == 2
+    assert len(TarShards(path).open()) == 2
 
 
 def test_wherever_an_archive_is_cut_it_is_noticed(shard):
@@ -238,7 +242,7 @@ def test_wherever_an_archive_is_cut_it_is_noticed(shard):
         shard.write_bytes(content[:length])
         assert "cut short" in (said := refused(shard)) or "not a tar file" in said
     shard.write_bytes(content[: last + 512])  # one empty block is an end mark
-    assert len(Tar(shard).open()) == 2
+    assert len(TarShards(shard).open()) == 2
 
 
 @pytest.mark.parametrize(
@@ -267,7 +271,7 @@ def test_of_two_archives_in_one_file_neither_is_lost_silently(shard, tmp_path):
     other = pack(tmp_path / "other.tar", {"b/1.txt": b"lost"})
     shard.write_bytes(shard.read_bytes() + other.read_bytes())
     with pytest.raises(MediaError, match="several archives in one file"):
-        list(members(str(shard)))
+        list(iter_members(str(shard)))
 
 
 @pytest.mark.parametrize("mutants", [30, pytest.param(300, marks=pytest.mark.fuzz)])
@@ -282,7 +286,7 @@ def test_any_damage_is_an_error_or_harmless(mutants, shard, rotating_seed):
             )
         shard.write_bytes(bad)
         try:
-            for _, offset, size in members(str(shard)):
+            for _, offset, size in iter_members(str(shard)):
                 assert 0 <= size <= len(bad) - offset
         except MediaError as error:
             assert error.source == str(shard)
@@ -293,23 +297,25 @@ def test_any_damage_is_an_error_or_harmless(mutants, shard, rotating_seed):
 
 def test_the_index_is_made_once(shard, monkeypatch, cache):
     calls = []
-    monkeypatch.setattr(tar_index, "members", lambda path: calls.append(path) or members(path))
-    first = list(Tar(shard).open())
-    assert list(Tar(shard).open()) == first
-    assert list(Tar(os.path.relpath(shard)).open()) == first
+    monkeypatch.setattr(
+        tar_index, "iter_members", lambda path: calls.append(path) or iter_members(path)
+    )
+    first = list(TarShards(shard).open())
+    assert list(TarShards(shard).open()) == first
+    assert list(TarShards(os.path.relpath(shard)).open()) == first
     assert calls == [str(shard)]
     assert sorted(p.suffix for p in cache.iterdir()) == ["", ".lock"]
     os.utime(shard, ns=(1, 1))
-    assert list(Tar(shard).open()) == first
+    assert list(TarShards(shard).open()) == first
     assert len(calls) == 2
-    Tar(shard, {"vision": ("jpg",)}).open()
+    TarShards(shard, {"vision": ("jpg",)}).open()
     assert len(calls) == 3
 
 
 @pytest.mark.parametrize("name", ["about.json", "spans.npy", "keys.npy", "key_ends.npy", "."])
 @pytest.mark.parametrize("how", ["flip", "cut", "gone"])
 def test_a_damaged_index_is_made_again(name, how, shard, cache):
-    wanted = list(Tar(shard).open())
+    wanted = list(TarShards(shard).open())
     [folder] = [p for p in cache.iterdir() if p.is_dir()]
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     path = folder / name
@@ -320,23 +326,23 @@ def test_a_damaged_index_is_made_again(name, how, shard, cache):
     else:
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if how == "flip" else content[:-1])
-    assert list(Tar(shard).open()) == wanted
+    assert list(TarShards(shard).open()) == wanted
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
 def test_a_cache_that_cannot_be_written_says_how_to_move_it(shard, monkeypatch):
     monkeypatch.setenv(cache_dir.CACHE_VARIABLE, "/proc/nowhere")
     with pytest.raises(UserError, match="choose another place with .IMAGEBIND_JAX_CACHE"):
-        Tar(shard).open()
+        TarShards(shard).open()
 
 
 def test_a_sample_is_read_whole_or_not_at_all(shard, monkeypatch):
-    found = Tar(shard).open()
+    found = TarShards(shard).open()
     monkeypatch.setattr(records, "LARGEST", 100)
     assert found[0]["vision"] == b"one"
     with pytest.raises(MediaError, match="1200 bytes in one record are more than 100"):
         found[1]
-    stamp = records.stamp(str(shard))
+    stamp = records.file_stamp(str(shard))
     pathlib.Path(shard).write_bytes(b"x" * (stamp[0] - 1))
     os.utime(shard, ns=(stamp[1], stamp[1]))
     with pytest.raises(media.MediaError, match="s.tar: was changed since it was opened"):

@@ -13,13 +13,13 @@ from imagebind_jax.inputs.decoders import audio_files
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.decoders.resampling import resample
 from imagebind_jax.inputs.transforms import audio, log_mel
-from imagebind_jax.inputs.transforms.augment import View
+from imagebind_jax.inputs.transforms.augment import SharedAugmentation
 
 PAD = np.float32(4.268 / 9.138)  # 0.467
 
 
 def audio_clips(source):
-    return audio.Clips()({"audio": source}, None)
+    return audio.LogMelClips()({"audio": source}, None)
 
 
 GOLDEN_CLIPS = np.load(GOLDEN / "audio_logmel.npz")
@@ -51,7 +51,7 @@ def test_later_clips_equal_the_reference_that_cuts_its_own_way(name):
         clip = waveform[:, int(start * 16_000) : int((start + 2) * 16_000)]
         whole = waveform.copy()
         clip -= clip.mean()
-        assert_golden(audio.audio_input(clip), name, index)
+        assert_golden(audio.normalized_log_mel(clip), name, index)
         if index == 0:  # nothing was removed from these samples before
             read = audio.read_clip(GOLDEN / "media" / name, start)
             np.testing.assert_allclose(read, whole[:, : read.shape[1]], atol=1e-6)
@@ -63,7 +63,7 @@ def test_our_clips_are_those_of_the_reference_at_our_starts():
     clips = audio_clips(GOLDEN / "media" / name)
     for clip, start in zip(clips, audio.clip_starts(7.0, 2.0, 3)):
         np.testing.assert_array_equal(
-            clip, audio.audio_input(audio.read_clip(GOLDEN / "media" / name, start))
+            clip, audio.normalized_log_mel(audio.read_clip(GOLDEN / "media" / name, start))
         )
     assert np.abs(clips[1, ..., 0] - GOLDEN_CLIPS[name][1]).mean() > 0.05
 
@@ -99,7 +99,7 @@ def test_log_mel_equals_its_definition_in_float64():
 
 
 def test_silence_is_the_floor_and_padding_is_not():
-    clip = audio.audio_input(np.zeros((2, 32_000), np.float32))
+    clip = audio.normalized_log_mel(np.zeros((2, 32_000), np.float32))
     assert clip.shape == (128, 204, 1)
     np.testing.assert_allclose(clip[:, :198], (np.log(1.1920929e-07) + 4.268) / 9.138, atol=1e-6)
     np.testing.assert_allclose(clip[:, 198:], PAD, atol=1e-6)
@@ -110,7 +110,7 @@ def test_silence_is_the_floor_and_padding_is_not():
 def test_short_clips_are_padded_to_one_window(n, frames):
     waveform = np.random.default_rng(n).normal(size=(1, n)).astype(np.float32)
     assert audio.log_mel(waveform[0]).shape == (128, frames)
-    clip = audio.audio_input(waveform)
+    clip = audio.normalized_log_mel(waveform)
     np.testing.assert_allclose(clip[:, frames:], PAD, atol=1e-6)
     assert np.isfinite(clip).all()
 
@@ -118,11 +118,11 @@ def test_short_clips_are_padded_to_one_window(n, frames):
 def test_first_channel_counts_and_the_mean_is_that_of_all():
     rng = np.random.default_rng(0)
     left, right = rng.normal(0, 0.1, (2, 32_000)).astype(np.float32)
-    alone = audio.audio_input(left[None])
+    alone = audio.normalized_log_mel(left[None])
     for offset in (0, 0.5):
         both = np.stack([left, right]) + np.float32(offset)
-        np.testing.assert_allclose(audio.audio_input(both), alone, atol=1e-3)
-    assert np.abs(audio.audio_input(np.stack([right, left])) - alone).max() > 0.1
+        np.testing.assert_allclose(audio.normalized_log_mel(both), alone, atol=1e-3)
+    assert np.abs(audio.normalized_log_mel(np.stack([right, left])) - alone).max() > 0.1
 
 
 @of_any(
@@ -179,16 +179,23 @@ def test_transform_takes_the_centre_or_a_random_clip():
 
 def test_clips_of_a_record_are_no_random_ones():
     record = {"audio": wav(scale(500, 1000, 2000)[None], 16_000)}
-    assert audio.Clips(count=None, seconds=1.0, frames=98)(record, None).shape == (6, 128, 98, 1)
+    assert audio.LogMelClips(count=None, seconds=1.0, frames=98)(record, None).shape == (
+        6,
+        128,
+        98,
+        1,
+    )
     rng = np.random.default_rng(0)
-    np.testing.assert_array_equal(audio.Clips()(record, rng), audio.Clips()(record, None))
+    np.testing.assert_array_equal(
+        audio.LogMelClips()(record, rng), audio.LogMelClips()(record, None)
+    )
 
 
 def test_a_record_is_the_part_that_it_says():
     waveform = scale(500, 1000, 2000, 3000)[None]
     record = {"audio": wav(waveform, 16_000), "start": 2.0, "seconds": 4.0}
     alone = {"audio": wav(waveform[:, 32_000:96_000], 16_000)}
-    for transform in (audio.LogMel(), audio.Clips(), audio.Clips(count=None)):
+    for transform in (audio.LogMel(), audio.LogMelClips(), audio.LogMelClips(count=None)):
         np.testing.assert_array_equal(transform(record, None), transform(alone, None))
     for seed in range(3):
         rngs = np.random.default_rng(seed), np.random.default_rng(seed)
@@ -201,7 +208,7 @@ def test_a_part_shorter_than_a_clip_is_padded_and_not_lengthened():
     waveform = scale(500, 1000)[None]
     record = {"audio": wav(waveform, 16_000), "start": 0.5, "seconds": 1.0}
     clip = audio.LogMel()(record, None)
-    np.testing.assert_array_equal(clip, audio.audio_input(waveform[:, 8000:24_000]))
+    np.testing.assert_array_equal(clip, audio.normalized_log_mel(waveform[:, 8000:24_000]))
     np.testing.assert_allclose(clip[:, 98:], PAD, atol=1e-6)
 
 
@@ -210,7 +217,7 @@ def test_a_part_shorter_than_a_clip_is_padded_and_not_lengthened():
 )
 def test_a_part_that_is_not_there_is_a_media_error(part):
     record = {"audio": wav(scale(500, 1000)[None], 16_000), "start": part[0], "seconds": part[1]}
-    for transform in (audio.LogMel(), audio.Clips()):
+    for transform in (audio.LogMel(), audio.LogMelClips()):
         with pytest.raises(MediaError, match="outside|no samples"):
             transform(record, None)
 
@@ -219,8 +226,8 @@ def test_clips_of_one_view_lie_at_the_same_time():
     # A click each 10 ms later: where the clip starts is seen in it.
     waveform = np.zeros((1, 16_000 * 8), np.float32)
     waveform[0, 16_000 * 4] = 1.0
-    record = {"audio": wav(waveform, 16_000), "view": View(3)}
-    start = View(3).start(8.0, 4.0)
+    record = {"audio": wav(waveform, 16_000), "view": SharedAugmentation(3)}
+    start = SharedAugmentation(3).start(8.0, 4.0)
     clip = audio.LogMel(seconds=4.0, frames=398)(record, np.random.default_rng(0))
     heard = clip[..., 0].mean(axis=0).argmax()
     assert abs(heard - (4.0 - start) * 100) < 4
@@ -232,7 +239,9 @@ def test_masking_silences_neighbouring_bands_before_normalising():
     record = {"audio": wav(np.random.default_rng(0).normal(0, 0.1, (1, 32_000)), 16_000)}
     plain = audio.LogMel()(record, None)
     np.testing.assert_array_equal(audio.LogMel(mask_bands=12)(record, None), plain)
-    clip = audio.LogMel(mask_bands=12)({**record, "view": View(0)}, np.random.default_rng(1))
+    clip = audio.LogMel(mask_bands=12)(
+        {**record, "view": SharedAugmentation(0)}, np.random.default_rng(1)
+    )
     masked = np.flatnonzero((clip != plain).any(axis=(1, 2)))
     assert 1 < len(masked) <= 12 and (np.diff(masked) == 1).all()
     np.testing.assert_allclose(clip[masked], PAD, atol=1e-6)
@@ -269,8 +278,8 @@ def test_the_sound_of_a_video_is_heard_where_no_other_is_given():
         frame = av.AudioFrame.from_ndarray(waveform, "fltp", "mono")
         frame.sample_rate = 16_000
         container.mux(stream.encode(frame) + stream.encode(None))
-    video = audio.Clips()({"vision": encoded.getvalue()}, None)
-    expected = audio.Clips()({"audio": wav(waveform, 16_000)}, None)
+    video = audio.LogMelClips()({"vision": encoded.getvalue()}, None)
+    expected = audio.LogMelClips()({"audio": wav(waveform, 16_000)}, None)
     np.testing.assert_allclose(video, expected, atol=0.01)
     both = {"vision": encoded.getvalue(), "audio": wav(scale(3000)[None], 16_000)}
     np.testing.assert_array_equal(
@@ -280,7 +289,7 @@ def test_the_sound_of_a_video_is_heard_where_no_other_is_given():
 
 @pytest.mark.parametrize("record", [{}, {"vision": [b"", b""]}, {"vision": b"\xff\xd8\xff\xe0"}])
 def test_a_record_without_sound_is_a_media_error(record):
-    for transform in (audio.LogMel(), audio.Clips()):
+    for transform in (audio.LogMel(), audio.LogMelClips()):
         with pytest.raises(MediaError, match="no sound|no field 'audio' or 'vision'"):
             transform(record, None)
 
@@ -295,7 +304,7 @@ def test_short_silent_and_shifted_recordings_give_the_same_clips(n):
 
 
 def test_transforms_survive_pickling():
-    for transform in (audio.LogMel(mask_bands=12), audio.Clips(count=None)):
+    for transform in (audio.LogMel(mask_bands=12), audio.LogMelClips(count=None)):
         assert pickle.loads(pickle.dumps(transform)) == transform
 
 

@@ -9,10 +9,16 @@ from properties import of_any
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.transforms import augment, rand_augment
-from imagebind_jax.inputs.transforms.augment import IMAGES, VIDEO, Drawn, Spatial, View
+from imagebind_jax.inputs.transforms.augment import (
+    IMAGES,
+    VIDEO,
+    SampledAugmentation,
+    SharedAugmentation,
+    SpatialAugmentation,
+)
 
-NOTHING = Spatial((1.0, 1.0), flip=0.0, operations=0, jitter=0.0, erase=0.0)
-MOVING = Spatial(operations=2, jitter=0.0, erase=0.0)
+NOTHING = SpatialAugmentation((1.0, 1.0), flip=0.0, operations=0, jitter=0.0, erase=0.0)
+MOVING = SpatialAugmentation(operations=2, jitter=0.0, erase=0.0)
 COUNT = 1500
 
 
@@ -44,7 +50,7 @@ def assert_uniform(values):
 def moved_only(count):
     """Seeds of views whose RandAugment moved pixels but left their colours alone."""
     for seed in itertools.count():
-        names = [name for name, _ in View(seed).operations(2, 9.0, 0.5)]
+        names = [name for name, _ in SharedAugmentation(seed).operations(2, 9.0, 0.5)]
         if names and set(names) <= set(rand_augment.GEOMETRIC):
             yield seed
             count -= 1
@@ -57,7 +63,7 @@ def test_image_and_depth_stay_aligned_whatever_their_sizes(width, height):
     image, depth = scene(500, 375)[0], scene(width, height)[1]
     everywhere, flips = Image.new("L", (640, 480), 255), 0
     for seed in moved_only(12):
-        view = View(seed)
+        view = SharedAugmentation(seed)
         drawn = MOVING.draw(view, rng(), *image.size), MOVING.draw(view, rng(1), *depth.size)
         red = np.asarray(drawn[0].pixels(image, 64))[..., 0] / 255
         x = np.asarray(drawn[1].pixels(depth, 64)) - 1
@@ -74,14 +80,23 @@ def test_with_two_views_they_are_not_aligned():
     image, depth = scene(500, 375)
     apart = []
     for seed in range(8):
-        red = np.asarray(MOVING.draw(View(seed), rng(), 500, 375).pixels(image, 64))[..., 0]
-        x = np.asarray(MOVING.draw(View(seed + 100), rng(), 500, 375).pixels(depth, 64)) - 1
+        red = np.asarray(MOVING.draw(SharedAugmentation(seed), rng(), 500, 375).pixels(image, 64))[
+            ..., 0
+        ]
+        x = (
+            np.asarray(
+                MOVING.draw(SharedAugmentation(seed + 100), rng(), 500, 375).pixels(depth, 64)
+            )
+            - 1
+        )
         apart.append(np.abs(red / 255 - x)[x > -0.5].mean())
     assert np.mean(apart) > 0.1
 
 
 def test_colour_operations_are_the_images_own():
-    drawn = Drawn((0.0, 0.0, 1.0, 1.0), False, (("Invert", 0.0),), (("Brightness", 0.5),), None)
+    drawn = SampledAugmentation(
+        (0.0, 0.0, 1.0, 1.0), False, (("Invert", 0.0),), (("Brightness", 0.5),), None
+    )
     image = noise(32, 32)
     for mode in ("L", "F"):
         partner = image.convert(mode)
@@ -93,7 +108,7 @@ def test_colour_operations_are_the_images_own():
 
 def test_the_same_drawn_does_the_same_to_all_frames():
     for seed in range(20):
-        drawn = IMAGES.draw(View(seed), rng(seed), 100, 80)
+        drawn = IMAGES.draw(SharedAugmentation(seed), rng(seed), 100, 80)
         frames = np.stack([np.asarray(drawn.pixels(noise(100, 80), 32)) for _ in range(2)])
         erased = drawn.erase(frames.astype(np.float32) + 1)
         np.testing.assert_array_equal(erased[0], erased[1])
@@ -113,36 +128,36 @@ CHOICES = {
 
 def test_no_choice_depends_on_which_others_were_asked_for():
     for seed in range(10):
-        alone = {name: choose(View(seed)) for name, choose in CHOICES.items()}
+        alone = {name: choose(SharedAugmentation(seed)) for name, choose in CHOICES.items()}
         for order in itertools.permutations(CHOICES):
-            view = View(seed)
+            view = SharedAugmentation(seed)
             assert {name: CHOICES[name](view) for name in order} == alone
 
 
 def test_choices_are_kept_for_other_sizes_and_settings():
-    view = View(3)
+    view = SharedAugmentation(3)
     box, operations = view.box(500, 375, (0.08, 1.0)), view.operations(3, 9.0, 0.5)
     assert view.box(640, 480, (0.5, 0.5)) == box
     assert view.operations(1, 1.0, 0.0) == operations
     for seed in range(20):  # one draw, whatever the probability: never both sides of it
-        view = View(seed)
+        view = SharedAugmentation(seed)
         rising = [view.flip(p) for p in (0.0, 0.25, 0.5, 0.75, 1.0)]
         assert rising == sorted(rising) and not rising[0] and rising[-1]
 
 
 def test_views_survive_pickling_with_their_choices():
-    fresh, used = View(7), View(7)
+    fresh, used = SharedAugmentation(7), SharedAugmentation(7)
     before = {name: choose(used) for name, choose in CHOICES.items()}
     for view in (fresh, used):
         copy = pickle.loads(pickle.dumps(view))
         assert {name: choose(copy) for name, choose in CHOICES.items()} == before
-    assert View(7).box(700, 300, (0.2, 0.3)) != before["box"]
+    assert SharedAugmentation(7).box(700, 300, (0.2, 0.3)) != before["box"]
     assert pickle.loads(pickle.dumps(used)).box(700, 300, (0.2, 0.3)) == before["box"]
 
 
 def test_golden_choices():
     """Change these only on purpose: with them changes what every seed of training sees."""
-    view = View(2**62 + 1)
+    view = SharedAugmentation(2**62 + 1)
     np.testing.assert_allclose(view.start(10.0, 2.0), GOLDEN["start"], rtol=1e-12)
     np.testing.assert_allclose(view.box(500, 375, (0.08, 1.0)), GOLDEN["box"], rtol=1e-12)
     assert view.flip(0.5) == GOLDEN["flip"]
@@ -161,9 +176,11 @@ GOLDEN = {
 
 
 def test_a_record_without_a_view_gets_one_of_its_own():
-    view = View(1)
-    assert augment.view_of({"view": view}, rng()) is view
-    own = [augment.view_of({}, rng(seed)).box(500, 375, (0.1, 0.5)) for seed in (0, 0, 1)]
+    view = SharedAugmentation(1)
+    assert augment.shared_augmentation({"view": view}, rng()) is view
+    own = [
+        augment.shared_augmentation({}, rng(seed)).box(500, 375, (0.1, 0.5)) for seed in (0, 0, 1)
+    ]
     assert own[0] == own[1] != own[2]
 
 
@@ -171,7 +188,9 @@ def test_a_record_without_a_view_gets_one_of_its_own():
 
 
 def test_crops_are_uniform_in_area_place_and_log_shape():
-    boxes = np.array([View(s).box(10**5, 10**5, (0.1, 0.5)) for s in range(COUNT)])  # all fit
+    boxes = np.array(
+        [SharedAugmentation(s).box(10**5, 10**5, (0.1, 0.5)) for s in range(COUNT)]
+    )  # all fit
     left, top, right, bottom = boxes.T
     w, h = right - left, bottom - top
     assert_uniform((w * h - 0.1) / 0.4)
@@ -180,7 +199,10 @@ def test_crops_are_uniform_in_area_place_and_log_shape():
     assert_uniform(left / (1 - w))
     assert_uniform(top / (1 - h))
     # 2 of 3 pixels, at either end.
-    assert {View(s).box(3, 3, (0.44, 0.45))[::2] for s in range(20)} == {(0, 2 / 3), (1 / 3, 1)}
+    assert {SharedAugmentation(s).box(3, 3, (0.44, 0.45))[::2] for s in range(20)} == {
+        (0, 2 / 3),
+        (1 / 3, 1),
+    }
 
 
 @of_any(
@@ -190,7 +212,7 @@ def test_crops_are_uniform_in_area_place_and_log_shape():
     st.integers(0, 2**63 - 1),
 )
 def test_crops_are_whole_pixels_within_the_image(width, height, scale, seed):
-    box = View(seed).box(width, height, scale)
+    box = SharedAugmentation(seed).box(width, height, scale)
     pixels = np.array(box) * [width, height, width, height]
     np.testing.assert_allclose(pixels, pixels.round(), atol=1e-9)
     left, top, right, bottom = pixels.round().astype(int)
@@ -202,23 +224,25 @@ def test_crops_are_whole_pixels_within_the_image(width, height, scale, seed):
 
 
 def test_a_narrow_image_gives_its_centre():
-    assert View(0).box(1000, 10, (0.9, 1.0)) == pytest.approx((0.493, 0, 0.506, 1))
-    assert View(0).box(1, 1, (0.08, 1.0)) == (0, 0, 1, 1)
+    assert SharedAugmentation(0).box(1000, 10, (0.9, 1.0)) == pytest.approx((0.493, 0, 0.506, 1))
+    assert SharedAugmentation(0).box(1, 1, (0.08, 1.0)) == (0, 0, 1, 1)
 
 
 def test_the_flip_rate():
     for probability in (0.3, 0.5):
-        flipped = np.mean([View(seed).flip(probability) for seed in range(5000)])
+        flipped = np.mean([SharedAugmentation(seed).flip(probability) for seed in range(5000)])
         assert abs(flipped - probability) < 4 * (probability * (1 - probability) / 5000) ** 0.5
 
 
 def test_nothing_drawn_is_a_plain_resize():
     image = noise(90, 90)
-    drawn = NOTHING.draw(View(0), rng(), 90, 90)
+    drawn = NOTHING.draw(SharedAugmentation(0), rng(), 90, 90)
     expected = image.resize((32, 32), Image.Resampling.BILINEAR)
     assert drawn.pixels(image, 32).tobytes() == expected.tobytes()
     assert drawn.pixels(image, 90).tobytes() == image.tobytes()
-    flipped = Spatial((1.0, 1.0), 1.0, 0, jitter=0.0, erase=0.0).draw(View(0), rng(), 90, 90)
+    flipped = SpatialAugmentation((1.0, 1.0), 1.0, 0, jitter=0.0, erase=0.0).draw(
+        SharedAugmentation(0), rng(), 90, 90
+    )
     mirrored = np.asarray(flipped.pixels(image, 90))[:, ::-1]
     np.testing.assert_array_equal(mirrored, np.asarray(image))
     array = np.ones((1, 4, 4, 3), np.float32)
@@ -228,14 +252,14 @@ def test_nothing_drawn_is_a_plain_resize():
 def test_a_crop_is_the_resized_region():
     # Bit for bit torchvision's: nothing from outside the crop reaches its edges.
     for seed in range(20):
-        image, view = noise(50, 37), View(seed)
+        image, view = noise(50, 37), SharedAugmentation(seed)
         box = [round(x * side) for x, side in zip(view.box(50, 37, (0.08, 1.0)), (50, 37, 50, 37))]
         expected = image.crop(box).resize((32, 32), Image.Resampling.BILINEAR)
-        drawn = Drawn(view.box(1, 1, (1.0, 1.0)), False, (), (), None)
+        drawn = SampledAugmentation(view.box(1, 1, (1.0, 1.0)), False, (), (), None)
         assert drawn.pixels(image, 32).tobytes() == expected.tobytes()
     # A fraction of a pixel counts as such: three quarters of one and a quarter of the next.
     table = Image.fromarray(np.float32([[10, 20, 30, 40]] * 4))
-    drawn = Drawn((0.0625, 0.0, 0.3125, 1.0), False, (), (), None)
+    drawn = SampledAugmentation((0.0625, 0.0, 0.3125, 1.0), False, (), (), None)
     assert (
         10
         <= np.asarray(drawn.pixels(table, 4))[0, 0]
@@ -246,8 +270,10 @@ def test_a_crop_is_the_resized_region():
 
 def test_video_is_a_crop_and_nothing_else():
     for seed in range(30):
-        drawn = VIDEO.draw(View(seed), rng(seed), 500, 375)
-        assert drawn == Drawn(View(seed).box(500, 375, (0.08, 1.0)), False, (), (), None)
+        drawn = VIDEO.draw(SharedAugmentation(seed), rng(seed), 500, 375)
+        assert drawn == SampledAugmentation(
+            SharedAugmentation(seed).box(500, 375, (0.08, 1.0)), False, (), (), None
+        )
 
 
 @of_any(
@@ -259,7 +285,9 @@ def test_video_is_a_crop_and_nothing_else():
 )
 def test_any_image_becomes_a_square(mode, width, height, seed):
     image = noise(width, height).convert("L" if mode == "LA" else mode).convert(mode)
-    drawn = IMAGES.draw(View(seed), rng(seed), 40, 30)  # the first image had another size
+    drawn = IMAGES.draw(
+        SharedAugmentation(seed), rng(seed), 40, 30
+    )  # the first image had another size
     square = drawn.pixels(image, 24)
     assert square.size == (24, 24) and square.mode == (mode if mode in "LF" else "RGB")
 
@@ -269,26 +297,29 @@ def test_any_image_becomes_a_square(mode, width, height, seed):
 
 def test_strengths_of_the_levels():
     def at(name, level):
-        return rand_augment.strength(name, level)
+        return rand_augment.level_to_magnitude(name, level)
 
     assert [at("Rotate", x) for x in (0.0, 9.0, 10.0)] == [0, 27, 30]
     assert [at("ShearX", 10.0), at("TranslateY", 10.0)] == [0.3, 0.45]
-    assert rand_augment.strength("Rotate", 9.0, -1.0) == -27
+    assert rand_augment.level_to_magnitude("Rotate", 9.0, -1.0) == -27
     assert [at("Posterize", x) for x in (0.0, 5.0, 9.0, 10.0)] == [4, 2, 1, 1]
     assert [at("Solarize", x) for x in (0.0, 9.0, 10.0)] == [256, 26, 0]
     assert [at("SolarizeAdd", x) for x in (0.0, 9.0, 10.0)] == [0, 99, 110]
     assert [at("Color", x) for x in (0.0, 10.0)] == [1, 1.9]
-    assert rand_augment.strength("Contrast", 10.0, -1.0) == pytest.approx(0.1)
+    assert rand_augment.level_to_magnitude("Contrast", 10.0, -1.0) == pytest.approx(0.1)
     # Level 0 leaves an image as it is, but for the operations that know no level and Posterize.
     image = noise(20, 20)
     for name in set(rand_augment.OPERATIONS) - {"AutoContrast", "Equalize", "Invert", "Posterize"}:
-        assert rand_augment.apply(image, ((name, at(name, 0.0)),)).tobytes() == image.tobytes()
+        assert (
+            rand_augment.apply_operations(image, ((name, at(name, 0.0)),)).tobytes()
+            == image.tobytes()
+        )
 
 
 def test_what_is_drawn():
     counts, angles = dict.fromkeys(rand_augment.OPERATIONS, 0), []
     for seed in range(COUNT):
-        for name, value in View(seed).operations(4, 7.0, 0.5):
+        for name, value in SharedAugmentation(seed).operations(4, 7.0, 0.5):
             counts[name] += 1
             if name == "Rotate":
                 angles.append(value)
@@ -298,9 +329,9 @@ def test_what_is_drawn():
     assert abs(np.mean(np.sign(angles))) < 4 / len(angles) ** 0.5
     assert np.mean(np.abs(angles)) == pytest.approx(21.0, abs=0.5)
     assert np.std(np.abs(angles)) == pytest.approx(1.5, abs=0.3)
-    assert max(abs(v) for s in range(300) for n, v in View(s).operations(2, 9.0, 5.0)
+    assert max(abs(v) for s in range(300) for n, v in SharedAugmentation(s).operations(2, 9.0, 5.0)
                if n == "Rotate") == 30  # levels are cut at 10  # fmt: skip
-    assert View(0).operations(0, 9.0, 0.5) == ()
+    assert SharedAugmentation(0).operations(0, 9.0, 0.5) == ()
 
 
 @pytest.mark.parametrize(
@@ -323,36 +354,38 @@ def test_operations_are_pillows_own(name, value, reference):
     for seed in range(4):
         picture = noise(6, 5, seed).resize((60, 48), Image.Resampling.BICUBIC)
         picture = picture.point([v // 2 + 40 for v in range(256)] * 3)  # contrast to be gained
-        found = rand_augment.apply(picture, ((name, value),))
+        found = rand_augment.apply_operations(picture, ((name, value),))
         assert found.tobytes() == reference(picture).tobytes() != picture.tobytes()
 
 
 def test_solarize_add_shift_and_shear_by_hand():
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
     values = np.arange(256)
-    added = np.asarray(rand_augment.apply(ramp, (("SolarizeAdd", 99.0),)))[..., 0].ravel()
+    added = np.asarray(rand_augment.apply_operations(ramp, (("SolarizeAdd", 99.0),)))[
+        ..., 0
+    ].ravel()
     np.testing.assert_array_equal(added, np.where(values < 128, values + 99, values))
     table = Image.fromarray(values.reshape(16, 16).astype(np.float32))
-    right = np.asarray(rand_augment.apply(table, (("TranslateX", -0.25),)))
+    right = np.asarray(rand_augment.apply_operations(table, (("TranslateX", -0.25),)))
     np.testing.assert_allclose(right[:, 4:], values.reshape(16, 16)[:, :-4])
     assert (right[:, :4] == 0).all()
-    up = np.asarray(rand_augment.apply(table, (("TranslateY", 0.25),)))
+    up = np.asarray(rand_augment.apply_operations(table, (("TranslateY", 0.25),)))
     np.testing.assert_allclose(up[:-4], values.reshape(16, 16)[4:])
     # Row y, whose middle is y + 1/2, comes from 0.2 (y + 1/2) farther right: 1.5 for row 7.
-    sheared = np.asarray(rand_augment.apply(table, (("ShearX", 0.2),)))
+    sheared = np.asarray(rand_augment.apply_operations(table, (("ShearX", 0.2),)))
     np.testing.assert_allclose(sheared[7, :14], 7 * 16 + np.arange(14) + 1.5, atol=1e-4)
 
 
 def test_hue_is_a_turn_of_the_colour_circle():
     red = Image.new("RGB", (2, 2), (255, 0, 0))
-    assert rand_augment.apply(red, (("Hue", 1 / 3),)).getpixel((0, 0)) == (0, 255, 0)
-    blue = rand_augment.apply(red, (("Hue", -1 / 3),)).getpixel((0, 0))
+    assert rand_augment.apply_operations(red, (("Hue", 1 / 3),)).getpixel((0, 0)) == (0, 255, 0)
+    blue = rand_augment.apply_operations(red, (("Hue", -1 / 3),)).getpixel((0, 0))
     np.testing.assert_allclose(blue, (0, 0, 255), atol=8)  # hue has 8 bits
 
 
 def test_an_unknown_operation_is_named():
     with pytest.raises(ValueError, match="no operation 'Blur'"):
-        rand_augment.apply(noise(4, 4), (("Blur", 1.0),))
+        rand_augment.apply_operations(noise(4, 4), (("Blur", 1.0),))
 
 
 # ---- jitter and erasing
@@ -360,9 +393,9 @@ def test_an_unknown_operation_is_named():
 
 def test_jitter_is_each_modalitys_own_and_in_any_order():
     orders, factors, hues = set(), [], []
-    view = View(0)
+    view = SharedAugmentation(0)
     for seed in range(300):
-        drawn = Spatial(hue=0.1).draw(view, rng(seed), 10, 10)
+        drawn = SpatialAugmentation(hue=0.1).draw(view, rng(seed), 10, 10)
         orders.add(tuple(name for name, _ in drawn.jitter))
         values = dict(drawn.jitter)
         hues.append(values.pop("Hue"))
@@ -374,9 +407,9 @@ def test_jitter_is_each_modalitys_own_and_in_any_order():
 
 
 def test_erasing():
-    view, shares, ratios = View(0), [], []
+    view, shares, ratios = SharedAugmentation(0), [], []
     for seed in range(COUNT):
-        erased = Spatial(erase=0.25).draw(view, rng(seed), 10, 10).erased
+        erased = SpatialAugmentation(erase=0.25).draw(view, rng(seed), 10, 10).erased
         if erased is not None:
             left, top, right, bottom = erased
             assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
@@ -389,7 +422,7 @@ def test_erasing():
 
 
 def test_erased_pixels():
-    drawn = Drawn((0.0, 0.0, 1.0, 1.0), False, (), (), (0.25, 0.5, 0.5, 1.0))
+    drawn = SampledAugmentation((0.0, 0.0, 1.0, 1.0), False, (), (), (0.25, 0.5, 0.5, 1.0))
     array = np.ones((2, 8, 8, 3), np.float32)
     expected = array.copy()
     expected[:, 4:8, 2:4] = 0
@@ -421,5 +454,5 @@ def test_erased_pixels():
 )
 def test_a_value_out_of_its_range_is_refused_by_name(field, value):
     with pytest.raises(UserError) as error:
-        Spatial(**{field: value})
+        SpatialAugmentation(**{field: value})
     assert field in str(error.value) and str(value) in str(error.value)

@@ -12,10 +12,14 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders.images import resize_and_crop
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.transforms import depth
-from imagebind_jax.inputs.transforms.augment import Drawn, Spatial, View
+from imagebind_jax.inputs.transforms.augment import (
+    SampledAugmentation,
+    SharedAugmentation,
+    SpatialAugmentation,
+)
 
 FOCAL, BASELINE = 518.86, 0.075
-CROP_AND_FLIP = Spatial(operations=0, jitter=0.0, erase=0.0)
+CROP_AND_FLIP = SpatialAugmentation(operations=0, jitter=0.0, erase=0.0)
 PLAIN = {"normalisation": "metric", "mean": 0.0, "std": 1.0}  # disparity itself
 
 
@@ -160,7 +164,7 @@ def test_holes_stay_holes_and_bend_no_surface(seed, share, size):
 
 def test_without_holes_nothing_but_the_resizing_happens():
     disparities = np.random.default_rng(0).uniform(1, 40, (50, 70)).astype(np.float32)
-    got = depth.to_square(disparities, lambda image: resize_and_crop(image, 32))
+    got = depth.resize_disparity(disparities, lambda image: resize_and_crop(image, 32))
     expected = np.asarray(resize_and_crop(Image.fromarray(disparities), 32))
     np.testing.assert_array_equal(got[..., 0], expected)
 
@@ -168,16 +172,16 @@ def test_without_holes_nothing_but_the_resizing_happens():
 @pytest.mark.parametrize("shear", [0.25, 0.1])
 def test_operations_in_a_row_invent_nothing_along_the_border(shear):
     moves = (("Rotate", 20.0), ("ShearX", shear))
-    drawn = Drawn((0.0, 0.0, 1.0, 1.0), False, moves, (), None)
+    drawn = SampledAugmentation((0.0, 0.0, 1.0, 1.0), False, moves, (), None)
     wall = np.full((64, 64), 19.5, np.float32)
-    got = depth.to_square(wall, lambda image: drawn.pixels(image, 64), moved=True)
+    got = depth.resize_disparity(wall, lambda image: drawn.pixels(image, 64), moved=True)
     assert set(np.unique(got.round(3))) == {0, 19.5}
-    assert len(np.unique(depth.to_square(wall, lambda image: drawn.pixels(image, 64)))) > 5
+    assert len(np.unique(depth.resize_disparity(wall, lambda image: drawn.pixels(image, 64)))) > 5
     # A transform says by itself that there are such operations.
     record_ = record(np.full((64, 64), 2000))
-    transform = depth.Disparity(size=64, **PLAIN, augment=Spatial(erase=0.0))
+    transform = depth.Disparity(size=64, **PLAIN, augment=SpatialAugmentation(erase=0.0))
     for seed in (48, 100):  # two geometric ones are drawn
-        view, rng = View(seed), np.random.default_rng(0)
+        view, rng = SharedAugmentation(seed), np.random.default_rng(0)
         got = transform(record_ | {"view": view}, rng)
         off = np.minimum(got, np.abs(got - FOCAL * BASELINE / 2))
         assert off.max() < 1e-3, (seed, view.operations(2, 9.0, 0.5))
@@ -210,18 +214,20 @@ def test_augmentation_follows_the_view_and_only_in_training():
     np.testing.assert_array_equal(plain(given, rng(0)), plain(given, None))
     views = []
     for seed in range(20):
-        got = augmented(given | {"view": View(seed)}, rng(seed))
-        np.testing.assert_array_equal(got, augmented(given | {"view": View(seed)}, rng(99)))
-        left, top, right, bottom = View(seed).box(128, 96, (0.08, 1.0))
+        got = augmented(given | {"view": SharedAugmentation(seed)}, rng(seed))
+        np.testing.assert_array_equal(
+            got, augmented(given | {"view": SharedAugmentation(seed)}, rng(99))
+        )
+        left, top, right, bottom = SharedAugmentation(seed).box(128, 96, (0.08, 1.0))
         columns = np.sort([got[0, 0, 0], got[0, -1, 0]])
         disparities = FOCAL * BASELINE / (1 + 0.128 * np.array([right, left]))
         np.testing.assert_allclose(columns, disparities, rtol=5e-3)
-        views.append((got[0, 0, 0] < got[0, -1, 0]) == View(seed).flip(0.5))
+        views.append((got[0, 0, 0] < got[0, -1, 0]) == SharedAugmentation(seed).flip(0.5))
     assert all(views)
 
 
 def test_erasing_is_after_normalisation():
-    erase = Spatial(flip=0.0, operations=0, jitter=0.0, erase=1.0)
+    erase = SpatialAugmentation(flip=0.0, operations=0, jitter=0.0, erase=1.0)
     transform = depth.Disparity(size=32, normalisation="metric", mean=5.0, std=2.0, augment=erase)
     wall = (FOCAL * BASELINE / 2 - 5) / 2
     got = transform(record(np.full((64, 64), 2000)), np.random.default_rng(0))
@@ -231,7 +237,7 @@ def test_erasing_is_after_normalisation():
 
 
 def test_transform_is_one_value_that_can_be_sent_to_a_worker():
-    transform = depth.Disparity.sun_toolbox(augment=Spatial())
+    transform = depth.Disparity.sun_toolbox(augment=SpatialAugmentation())
     assert pickle.loads(pickle.dumps(transform)) == transform
     assert depth.Disparity.sun_toolbox(max_depth=5.0).max_depth == 5
     assert depth.Disparity.nyu(max_depth=None).max_depth is None

@@ -58,7 +58,7 @@ def test_truncation_keeps_the_end_token():
     with pytest.raises(ValueError, match="context_length 1"):
         text.tokenize("dog", context_length=1)
     with pytest.raises(ValueError, match="context_length 1"):
-        text.Tokens(1)
+        text.Tokenize(1)
 
 
 @pytest.mark.parametrize(
@@ -210,11 +210,11 @@ def test_ten_million_characters_take_no_longer_than_they_need(string):
 
 def test_transform_picks_a_caption():
     record = {"text": ["a dog", "a car", "a bird"]}
-    np.testing.assert_array_equal(text.Tokens()(record, None), text.tokenize("a dog")[0])
+    np.testing.assert_array_equal(text.Tokenize()(record, None), text.tokenize("a dog")[0])
     rng = np.random.default_rng(0)
-    seen = {tuple(text.Tokens()(record, rng)) for _ in range(30)}
+    seen = {tuple(text.Tokenize()(record, rng)) for _ in range(30)}
     assert seen == {tuple(row) for row in text.tokenize(record["text"])}
-    assert text.Tokens(context_length=8)({"text": "a dog"}, None).shape == (8,)
+    assert text.Tokenize(context_length=8)({"text": "a dog"}, None).shape == (8,)
 
 
 @pytest.mark.parametrize(
@@ -232,10 +232,10 @@ def test_transform_picks_a_caption():
 )
 def test_what_is_no_text_is_a_media_error(given_text, reason):
     with pytest.raises(MediaError, match=f"^7: .*{reason}"):
-        text.Tokens()({"text": given_text, "id": 7}, None)
+        text.Tokenize()({"text": given_text, "id": 7}, None)
 
 
 def test_a_str_is_never_the_name_of_a_file(tmp_path):
     (tmp_path / "a.txt").write_text("a dog")
     name = str(tmp_path / "a.txt")
-    np.testing.assert_array_equal(text.Tokens()({"text": name}, None), text.tokenize(name)[0])
+    np.testing.assert_array_equal(text.Tokenize()({"text": name}, None), text.tokenize(name)[0])

@@ -11,7 +11,7 @@ from samples import png, raw_png
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.transforms import thermal, vision
-from imagebind_jax.inputs.transforms.augment import Spatial, View
+from imagebind_jax.inputs.transforms.augment import SharedAugmentation, SpatialAugmentation
 
 
 @pytest.mark.parametrize("level", [0, 51, 255])
@@ -78,7 +78,7 @@ def test_20_degrees_are_two_fifths_of_the_way_from_0_to_50(level, scale):
 def test_counts_to_fractions_by_the_formula(count, scale, low):
     factor = {"kelvin*100": 100, "kelvin*10": 10, "kelvin*25": 25, "kelvin*2.5": 2.5}.get(scale, 1)
     degrees = count / factor - (273.15 if scale.startswith("kelvin") else 0)
-    got = thermal.between(np.float32([[count]]), scale, low, low + 80)
+    got = thermal.scale_to_unit(np.float32([[count]]), scale, low, low + 80)
     assert got[0, 0] == pytest.approx(min(max((degrees - low) / 80, 0), 1), abs=1e-4)
 
 
@@ -140,13 +140,13 @@ def test_settings_that_say_too_little_are_refused():
 def test_a_large_jpeg_is_opened_small_and_is_nearly_the_same():
     wave = np.sin(np.arange(1280) / 40)
     pixels = (127 + 60 * (wave[:1024, None] + wave[None])).astype(np.uint8)
-    spatial, files = Spatial((0.9, 1.0), operations=0, jitter=0.0, erase=0.0), []
+    spatial, files = SpatialAugmentation((0.9, 1.0), operations=0, jitter=0.0, erase=0.0), []
     for kind in ("JPEG", "PNG"):  # which is always decoded whole
         files.append(io.BytesIO())
         Image.fromarray(pixels).save(files[-1], kind, quality=95)
     small, whole = (
         thermal.Thermal(64, augment=spatial)(
-            {"thermal": file.getvalue(), "view": View(0)}, np.random.default_rng(0)
+            {"thermal": file.getvalue(), "view": SharedAugmentation(0)}, np.random.default_rng(0)
         )
         for file in files
     )
@@ -155,15 +155,17 @@ def test_a_large_jpeg_is_opened_small_and_is_nearly_the_same():
 
 def test_augmentation_is_the_geometry_that_vision_gets():
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
-    spatial = Spatial((0.3, 0.6), erase=0.0, jitter=0.0, operations=0)
+    spatial = SpatialAugmentation((0.3, 0.6), erase=0.0, jitter=0.0, operations=0)
     record = {"thermal": png(pixels), "vision": png(np.repeat(pixels[..., None], 3, -1))}
     for seed in range(4):
-        aligned, rng = record | {"view": View(seed)}, np.random.default_rng(seed)
+        aligned, rng = record | {"view": SharedAugmentation(seed)}, np.random.default_rng(seed)
         got = thermal.Thermal(16, augment=spatial)(aligned, rng)
-        colour = vision.Clip(16, augment=spatial)(aligned, rng)[0] * vision.STD + vision.MEAN
+        colour = (
+            vision.FramesTransform(16, augment=spatial)(aligned, rng)[0] * vision.STD + vision.MEAN
+        )
         np.testing.assert_allclose(got[..., 0], colour[..., 0], atol=1e-5)
     radiometric = thermal.Thermal(16, 0.0, 255.0, "counts", spatial)
     hot = radiometric(aligned | {"thermal": tiff(pixels.astype(np.float32))}, rng)
     np.testing.assert_allclose(hot, got, atol=1.01 / 255)  # two roundings
-    erased = thermal.Thermal(16, augment=Spatial(erase=1.0))(aligned, rng)
+    erased = thermal.Thermal(16, augment=SpatialAugmentation(erase=1.0))(aligned, rng)
     assert (erased == 0).any() and pickle.loads(pickle.dumps(radiometric)) == radiometric

@@ -12,22 +12,22 @@ WHOLE = (0, -1, 2.5, "3", None, True, [3])
 POSITIVE = (0.0, -1.0, np.inf, np.nan, "5", None, True, [5.0])
 STATISTICS = {"mean": 1.0, "std": 1.0}
 WRONG = (
-    (imu.Window, "steps", WHOLE),
-    (imu.Window, "seconds", POSITIVE),
-    (imu.Window, "max_gap", POSITIVE),
+    (imu.ImuWindow, "steps", WHOLE),
+    (imu.ImuWindow, "seconds", POSITIVE),
+    (imu.ImuWindow, "max_gap", POSITIVE),
     (audio.LogMel, "seconds", POSITIVE),
     (audio.LogMel, "frames", WHOLE),
     (audio.LogMel, "mask_bands", (-1, 129, 2.5, "3", None, True)),
-    (audio.Clips, "seconds", POSITIVE),
-    (audio.Clips, "frames", WHOLE),
-    (audio.Clips, "count", (0, -1, 2.5, "3", True, audio.MAX_CLIPS + 1)),
+    (audio.LogMelClips, "seconds", POSITIVE),
+    (audio.LogMelClips, "frames", WHOLE),
+    (audio.LogMelClips, "count", (0, -1, 2.5, "3", True, audio.MAX_CLIPS + 1)),
     (depth.Disparity, "size", WHOLE),
     (depth.Disparity, "max_depth", (0.0, -1.0, np.inf, np.nan, "5", True)),
     (depth.Disparity, "mean", (np.inf, np.nan, "5", None, True)),
     (depth.Disparity, "std", POSITIVE),
     (depth.Disparity, "reading", ("sun", None, 3)),
     (depth.Disparity, "normalisation", ("clip", None, 3)),
-    (text.Tokens, "context_length", (*WHOLE, 1)),
+    (text.Tokenize, "context_length", (*WHOLE, 1)),
 )
 
 
@@ -51,5 +51,5 @@ def test_settings_that_cannot_work_are_refused_when_a_transform_is_made(transfor
 
 
 def test_numbers_of_numpy_are_numbers():
-    assert make(imu.Window, seconds=np.float32(5), steps=np.int64(7), max_gap=1).steps == 7
+    assert make(imu.ImuWindow, seconds=np.float32(5), steps=np.int64(7), max_gap=1).steps == 7
     assert make(depth.Disparity, mean=np.float64(1.5), std=2, max_depth=8).max_depth == 8

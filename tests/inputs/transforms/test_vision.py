@@ -10,7 +10,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders.images import open_image
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.transforms import vision
-from imagebind_jax.inputs.transforms.augment import Spatial, View
+from imagebind_jax.inputs.transforms.augment import SharedAugmentation, SpatialAugmentation
 
 
 @pytest.mark.parametrize("name", np.load(GOLDEN / "image_224.npz").files)
@@ -40,37 +40,39 @@ def test_crop_is_the_centre():
 
 def test_one_image_is_one_frame_and_a_list_is_a_clip():
     frames = [png(np.full((8, 8, 3), value, np.uint8)) for value in (0, 51, 102, 153, 255)]
-    assert vision.Clip(size=32)({"vision": frames[0]}, None).shape == (1, 32, 32, 3)
+    assert vision.FramesTransform(size=32)({"vision": frames[0]}, None).shape == (1, 32, 32, 3)
     for count, expected in [(2, [0, 4]), (3, [0, 2, 4]), (5, [0, 1, 2, 3, 4]), (4, [0, 1, 2, 4])]:
-        clip = vision.Clip(size=8, frames=count)({"vision": frames}, None)
+        clip = vision.FramesTransform(size=8, frames=count)({"vision": frames}, None)
         red = clip[:, 0, 0, 0] * vision.STD[0] + vision.MEAN[0]
         np.testing.assert_allclose(red, np.array([0, 0.2, 0.4, 0.6, 1])[expected], atol=1e-6)
-    assert vision.Clip(size=8)({"vision": frames[:1]}, None).shape == (2, 8, 8, 3)
+    assert vision.FramesTransform(size=8)({"vision": frames[:1]}, None).shape == (2, 8, 8, 3)
 
 
 def test_augmentation_is_the_same_for_all_frames_and_follows_the_generator():
     picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     record = {"vision": [png(picture)] * 3}
-    clip = vision.Clip(size=32, frames=3, augment=Spatial((0.3, 0.6)))
+    clip = vision.FramesTransform(size=32, frames=3, augment=SpatialAugmentation((0.3, 0.6)))
     first, again, other = (clip(record, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first[0], first[2])
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
-    np.testing.assert_array_equal(clip(record, None), vision.Clip(size=32, frames=3)(record, None))
+    np.testing.assert_array_equal(
+        clip(record, None), vision.FramesTransform(size=32, frames=3)(record, None)
+    )
 
 
 def test_without_augmentation_training_sees_what_evaluation_sees():
     record = {"vision": png(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))}
-    clip = vision.Clip(size=32)
+    clip = vision.FramesTransform(size=32)
     np.testing.assert_array_equal(clip(record, np.random.default_rng(0)), clip(record, None))
 
 
 def test_augmentation_is_what_the_view_says():
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
-    spatial = Spatial((1.0, 1.0), flip=1.0, operations=0, jitter=0.0, erase=1.0)
-    record = {"vision": png(pixels), "view": View(0)}
-    got = vision.Clip(16, augment=spatial)(record, np.random.default_rng(0))
-    drawn = spatial.draw(View(0), np.random.default_rng(0), 60, 40)
+    spatial = SpatialAugmentation((1.0, 1.0), flip=1.0, operations=0, jitter=0.0, erase=1.0)
+    record = {"vision": png(pixels), "view": SharedAugmentation(0)}
+    got = vision.FramesTransform(16, augment=spatial)(record, np.random.default_rng(0))
+    drawn = spatial.draw(SharedAugmentation(0), np.random.default_rng(0), 60, 40)
     expected = np.asarray(drawn.pixels(Image.fromarray(pixels), 16), np.float32) / np.float32(255)
     expected = drawn.erase((expected - vision.MEAN) / vision.STD)
     np.testing.assert_array_equal(got, expected[None])
@@ -87,11 +89,13 @@ def test_a_large_jpeg_is_decoded_smaller_for_training_only(monkeypatch):
         "open_image",
         lambda *a, **k: shrunk.append(original(*a, **k).size) or original(*a, **k),
     )
-    record = {"vision": file.getvalue(), "view": View(0)}
-    clip = vision.Clip(64, augment=Spatial((0.5, 0.5), 0.0, 0, jitter=0.0, erase=0.0))
+    record = {"vision": file.getvalue(), "view": SharedAugmentation(0)}
+    clip = vision.FramesTransform(
+        64, augment=SpatialAugmentation((0.5, 0.5), 0.0, 0, jitter=0.0, erase=0.0)
+    )
     small = clip(record, np.random.default_rng(0))
     clip(record, None)
-    vision.Clip(300, augment=clip.augment)(record, np.random.default_rng(0))
+    vision.FramesTransform(300, augment=clip.augment)(record, np.random.default_rng(0))
     assert shrunk == [(160, 120), (640, 480), (640, 480)]
     monkeypatch.setattr(vision, "open_image", lambda source, **k: original(source))
     assert np.abs(small - clip(record, np.random.default_rng(0))).mean() < 0.05
@@ -103,14 +107,15 @@ def test_a_phones_portrait_is_upright():
     tags[0x0112] = 6
     picture.transpose(Image.Transpose.ROTATE_90).save(turned, "PNG", exif=tags)
     got, expected = (
-        vision.Clip(16)({"vision": x}, None) for x in (turned.getvalue(), png(np.asarray(picture)))
+        vision.FramesTransform(16)({"vision": x}, None)
+        for x in (turned.getvalue(), png(np.asarray(picture)))
     )
     np.testing.assert_array_equal(got, expected)
 
 
 def test_views_of_images_are_one():
     frames = [png(np.full((8, 8, 3), value, np.uint8)) for value in (0, 51, 255)]
-    views, clip = vision.Views(size=16), vision.Clip(size=16)
+    views, clip = vision.EvalViews(size=16), vision.FramesTransform(size=16)
     for source, count in [(frames[0], 1), (frames, 2)]:
         got = views({"vision": source}, None)
         assert got.shape == (1, count, 16, 16, 3)
@@ -148,16 +153,16 @@ def test_bad_frames_and_settings_are_errors():
     Image.new("RGB", (64, 64)).save(file, "JPEG")
     for media in ([], b"", b"no image", [file.getvalue()[:300]]):
         with pytest.raises(MediaError):
-            vision.Clip()({"vision": media}, None)
+            vision.FramesTransform()({"vision": media}, None)
     thin = png(np.zeros((1, 300), np.uint8))
-    for transform in (vision.Clip(16), vision.Views(size=16)):
+    for transform in (vision.FramesTransform(16), vision.EvalViews(size=16)):
         with pytest.raises(MediaError, match="300 x 1 pixels"):
             transform({"vision": thin}, None)
         assert pickle.loads(pickle.dumps(transform)) == transform
     with pytest.raises(MediaError, match="no field 'vision'"):
-        vision.Clip()({"id": 3}, None)
+        vision.FramesTransform()({"id": 3}, None)
     with pytest.raises(UserError, match="crops must be 1 or 3, got 2"):
-        vision.Views(crops=2)
+        vision.EvalViews(crops=2)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +175,9 @@ def test_bad_frames_and_settings_are_errors():
     ],
 )
 def test_settings_out_of_range_are_refused_at_once(setting, wrong):
-    for transform in (vision.Views,) if setting == "clips" else (vision.Clip, vision.Views):
+    for transform in (
+        (vision.EvalViews,) if setting == "clips" else (vision.FramesTransform, vision.EvalViews)
+    ):
         with pytest.raises(UserError, match=f"^{setting} must be ") as caught:
             transform(**{setting: wrong})
         assert not isinstance(caught.value, MediaError)

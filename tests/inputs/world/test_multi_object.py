@@ -10,20 +10,20 @@ from PIL import Image
 
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders.media import MediaError
-from imagebind_jax.inputs.transforms.rle import box_of, mask_of, run_lengths
-from imagebind_jax.inputs.transforms.tiles import Windows
+from imagebind_jax.inputs.transforms.rle import mask_to_box, rle_decode, rle_encode
+from imagebind_jax.inputs.transforms.tiles import Tiles
 from imagebind_jax.inputs.transforms.vision import MEAN, STD
-from imagebind_jax.inputs.world.attributes import MATERIALS, SHAPES, Concept
+from imagebind_jax.inputs.world.attributes import MATERIALS, SHAPES, Attributes
 from imagebind_jax.inputs.world.multi_object import (
     APART,
     COUNTS,
-    Gatherings,
-    Lone,
-    gatherings,
-    kept_apart,
+    MultiObjectWorld,
+    SingleObjectWorld,
+    is_held_out,
+    multi_object_sources,
 )
 
-WORLD = Gatherings(seed=3, size=96, antialias=False)
+WORLD = MultiObjectWorld(seed=3, size=96, antialias=False)
 SCENES = 6
 
 
@@ -34,7 +34,7 @@ def objects(scenes=SCENES):
 
 def test_a_quarter_of_the_pairs_is_kept_apart_each_value_equally_often():
     pairs = np.array(list(itertools.product(range(8), repeat=2)))
-    apart = pairs[[kept_apart(Concept(*pair.tolist(), 0, 0)) for pair in pairs]]
+    apart = pairs[[is_held_out(Attributes(*pair.tolist(), 0, 0)) for pair in pairs]]
     assert len(apart) == 16
     for column in apart.T:
         assert (np.bincount(column) == 2).all()
@@ -42,9 +42,9 @@ def test_a_quarter_of_the_pairs_is_kept_apart_each_value_equally_often():
 
 @pytest.mark.parametrize("split", ["train", "probe", "test"])
 def test_only_the_test_split_has_pairs_that_are_kept_apart(split):
-    lone = [Lone(0).concept(split, i) for i in range(200)]
+    lone = [SingleObjectWorld(0).concept(split, i) for i in range(200)]
     gathered = itertools.chain.from_iterable(WORLD.concepts(split, i) for i in range(60))
-    assert {kept_apart(concept) for concept in (*lone, *gathered)} == {split == "test"}
+    assert {is_held_out(concept) for concept in (*lone, *gathered)} == {split == "test"}
 
 
 def test_records_are_those_of_two_three_and_four_objects_in_turn():
@@ -63,7 +63,7 @@ def test_the_same_in_any_order_and_another_for_another_seed():
     found = objects()
     assert [WORLD.record("test", i) for i in reversed(range(len(found)))] == found[::-1]
     assert WORLD.picture("test", 1) == WORLD.picture("test", 1)
-    other = Gatherings(seed=4, size=96, antialias=False)
+    other = MultiObjectWorld(seed=4, size=96, antialias=False)
     assert other.picture("test", 1)["vision"] != WORLD.picture("test", 1)["vision"]
     assert WORLD.picture("probe", 1)["vision"] != WORLD.picture("test", 1)["vision"]
     with pytest.raises(ValueError, match="'validation'.*probe"):
@@ -74,7 +74,7 @@ def test_masks_are_apart_and_boxes_are_around_them():
     found = objects()
     for scene, records in itertools.groupby(found, key=lambda r: r["scene"]):
         records = list(records)
-        masks = np.stack([mask_of(r["mask"]) for r in records])
+        masks = np.stack([rle_decode(r["mask"]) for r in records])
         assert masks.shape[1:] == (96, 96)
         assert masks.sum(axis=0).max() == 1
         items = WORLD.scene("test", scene).items
@@ -99,7 +99,7 @@ def test_rubber_is_dark_where_its_mask_is_and_sentences_name_what_is_there():
             assert "rubber" in record["text"]
             picture = WORLD.picture("test", record["scene"])["vision"][0]
             pixels = np.asarray(Image.open(io.BytesIO(picture))).mean(axis=-1)
-            mask = mask_of(record["mask"])
+            mask = rle_decode(record["mask"])
             assert pixels[mask].mean() < 80 < pixels[~mask].mean()
             dark += 1
         if SHAPES[shape] == "cone":
@@ -110,7 +110,10 @@ def test_rubber_is_dark_where_its_mask_is_and_sentences_name_what_is_there():
 def test_lone_objects_are_single_and_wholly_in_the_picture():
     away = []
     for index in range(40):
-        scene, before = Lone(0).scene("train", index), super(Lone, Lone(0)).scene("train", index)
+        scene, before = (
+            SingleObjectWorld(0).scene("train", index),
+            super(SingleObjectWorld, SingleObjectWorld(0)).scene("train", index),
+        )
         assert scene.items == before.items
         y = [abs(s.cameras[0].position[1]) for s in (scene, before)]
         away.append(y[0] - y[1])
@@ -118,7 +121,7 @@ def test_lone_objects_are_single_and_wholly_in_the_picture():
 
 
 def test_sources_hold_the_scenes_and_their_objects():
-    pictures, things = (each.open() for each in gatherings(WORLD, "test", 2))
+    pictures, things = (each.open() for each in multi_object_sources(WORLD, "test", 2))
     assert (len(pictures), len(things)) == (2, 5)
     assert [r["scene"] for r in things] == [0, 0, 1, 1, 1]
     assert things[4] == WORLD.record("test", 4)
@@ -129,20 +132,20 @@ def test_sources_hold_the_scenes_and_their_objects():
 
 def test_run_lengths_by_hand():
     mask = np.array([[False, True], [True, True]])  # down the columns: 0 1 1 1
-    assert run_lengths(mask) == {"size": [2, 2], "counts": [1, 3]}
-    assert run_lengths(~mask) == {"size": [2, 2], "counts": [0, 1, 3]}
+    assert rle_encode(mask) == {"size": [2, 2], "counts": [1, 3]}
+    assert rle_encode(~mask) == {"size": [2, 2], "counts": [0, 1, 3]}
     rng = np.random.default_rng(0)
     for share in (0.0, 0.1, 0.5, 1.0):
         mask = rng.random((5, 7)) < share
-        np.testing.assert_array_equal(mask_of(run_lengths(mask)), mask)
+        np.testing.assert_array_equal(rle_decode(rle_encode(mask)), mask)
 
 
 def test_the_box_of_a_mask():
     mask = np.zeros((5, 7), bool)
     mask[1:3, 2:6] = True
-    assert box_of(mask) == [2, 1, 6, 3]
+    assert mask_to_box(mask) == [2, 1, 6, 3]
     with pytest.raises(UserError, match="5 x 7 pixels"):
-        box_of(np.zeros((5, 7), bool))
+        mask_to_box(np.zeros((5, 7), bool))
 
 
 # ---- windows
@@ -156,7 +159,7 @@ def png(pixels):
 
 def test_windows_are_the_picture_cut_row_by_row():
     pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
-    windows = Windows(size=8, picture=12, stride=2)
+    windows = Tiles(size=8, picture=12, stride=2)
     cut = windows({"vision": [png(pixels)]}, None)
     assert cut.shape == (9, 1, 8, 8, 3) and cut.dtype == np.float32
     assert windows.places[:4] == ((0, 0), (0, 2), (0, 4), (2, 0))
@@ -168,17 +171,17 @@ def test_windows_are_the_picture_cut_row_by_row():
 def test_all_of_a_wide_picture_is_seen():
     pixels = np.zeros((10, 40, 3), np.uint8)
     pixels[:, 20:] = 255
-    cut = Windows(size=8, picture=8, stride=8)({"id": "a", "vision": png(pixels)}, None)
+    cut = Tiles(size=8, picture=8, stride=8)({"id": "a", "vision": png(pixels)}, None)
     light = cut[0, 0] * STD + MEAN
     assert light[:, :3].max() < 0.1 and light[:, 5:].min() > 0.9
 
 
 def test_windows_that_do_not_fit_and_pictures_that_cannot_be_read():
     with pytest.raises(UserError, match="multiple of the stride"):
-        Windows(size=64, picture=100, stride=32)
+        Tiles(size=64, picture=100, stride=32)
     with pytest.raises(UserError, match="multiple of the stride"):
-        Windows(size=64, picture=32, stride=32)
+        Tiles(size=64, picture=32, stride=32)
     with pytest.raises(MediaError):
-        Windows()({"id": "a", "vision": b"no picture"}, None)
+        Tiles()({"id": "a", "vision": b"no picture"}, None)
     with pytest.raises(MediaError, match="vision"):
-        Windows()({"id": "a"}, None)
+        Tiles()({"id": "a"}, None)

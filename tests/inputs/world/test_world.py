@@ -20,7 +20,7 @@ from imagebind_jax.inputs.world import ray_casting
 from imagebind_jax.inputs.world.captions import PHRASES, caption
 from imagebind_jax.inputs.world.geometry import SOLIDS
 from imagebind_jax.inputs.world.imu import GRAVITY
-from imagebind_jax.inputs.world.scene import TEMPERATURES, Camera, Item, Scene
+from imagebind_jax.inputs.world.scene import TEMPERATURES, Camera, Scene, SceneObject
 
 WORLD = w.World(antialias=False)
 
@@ -47,7 +47,7 @@ def test_the_same_bytes_in_another_process_and_without_jax():
 
 def test_asking_for_less_changes_nothing_else():
     whole = WORLD.record("train", 5)
-    for modalities in [*((name,) for name in w.ALL), ("thermal", "depth"), ()]:
+    for modalities in [*((name,) for name in w.MODALITIES), ("thermal", "depth"), ()]:
         part = WORLD.record("train", 5, modalities)
         assert part == {key: whole[key] for key in part}
         assert set(modalities) | {"id", "labels"} <= set(part)
@@ -71,14 +71,14 @@ def test_wrong_names_are_refused_with_the_right_ones():
 def test_held_out_combinations_are_only_in_test():
     for split in ("train", "probe", "test"):
         concepts = [WORLD.concept(split, index) for index in range(300)]
-        assert all(w.held_out(concept) == (split == "test") for concept in concepts)
+        assert all(w.is_held_out(concept) == (split == "test") for concept in concepts)
         for attribute, names in w.ATTRIBUTES.items():
             assert {getattr(c, attribute) for c in concepts} == set(range(len(names)))
 
 
 def test_an_eighth_is_held_out_every_value_equally_often():
     combinations = np.array(list(itertools.product(range(8), repeat=3)))
-    held = combinations[[w.held_out(w.Concept(*row.tolist(), 0)) for row in combinations]]
+    held = combinations[[w.is_held_out(w.Attributes(*row.tolist(), 0)) for row in combinations]]
     assert len(held) == 64
     for column in held.T:
         assert (np.bincount(column) == 8).all()
@@ -119,13 +119,13 @@ def millimetres(scene: Scene) -> np.ndarray:
 @pytest.mark.parametrize("scale", [1.0, 1.25])
 def test_depth_of_a_solid_is_the_distance_to_its_nearest_point(shape, height, reach, scale):
     camera = Camera(position=(0.0, -4.0, height * scale))
-    item = Item(SOLIDS[shape], "wood", scale=scale)
+    item = SceneObject(SOLIDS[shape], "wood", scale=scale)
     middle = millimetres(Scene((item,), (camera, camera)))[32, 32]
     assert middle == pytest.approx(1000 * (4 - reach * scale), abs=2)
 
 
 def test_depth_of_the_floor_and_through_the_hole_of_a_ring():
-    ring = Item(SOLIDS["ring"], "wood", position=(0.0, 0.0, 0.0))
+    ring = SceneObject(SOLIDS["ring"], "wood", position=(0.0, 0.0, 0.0))
     camera = Camera(position=(0.0, -3.0, 0.64 + 3 * np.tan(0.1)), pitch=-0.1)
     depth = millimetres(Scene((ring,), (camera, camera)))
     assert depth[32, 32] == pytest.approx(1000 * camera.position[2] / np.sin(0.1), abs=2)
@@ -142,7 +142,7 @@ def test_pedestal_and_wall_are_where_layouts_say():
         scene = WORLD.scene("train", index)
         layout = w.LAYOUTS[WORLD.concept("train", index).layout]
         assert len(scene.items) == {"alone": 1, "wall": 2, "pedestal": 2, "posts": 3}[layout]
-        seen = [ray_casting.cast(scene, camera, 64).thing for camera in scene.cameras]
+        seen = [ray_casting.cast_rays(scene, camera, 64).thing for camera in scene.cameras]
         for things in seen:
             assert (things == ray_casting.FIRST_ITEM).sum() > 60, "the object left the picture"
         for k in range(1, len(scene.items)):
@@ -151,7 +151,7 @@ def test_pedestal_and_wall_are_where_layouts_say():
 
 def place(scene: Scene, camera: Camera) -> tuple[float, float, float]:
     """x, y and apparent length of the object in a view, in image widths."""
-    mine = ray_casting.cast(scene, camera, 64).thing.reshape(64, 64) == ray_casting.FIRST_ITEM
+    mine = ray_casting.cast_rays(scene, camera, 64).thing.reshape(64, 64) == ray_casting.FIRST_ITEM
     rows, columns = np.nonzero(mine)
     return columns.mean() / 64, rows.mean() / 64, np.sqrt(mine.sum()) / 64
 
@@ -195,7 +195,7 @@ def test_every_motion_shows_in_the_views_and_in_the_imu():
 
 
 def test_rolling_clockwise_turns_the_picture_the_other_way():
-    ring = Item(SOLIDS["ring"], "wood", position=(0.0, -1.0, 0.0))
+    ring = SceneObject(SOLIDS["ring"], "wood", position=(0.0, -1.0, 0.0))
     camera = Camera(position=(-1.0, -5.0, 0.64))  # the ring is right of the middle
     rolled = replace(camera, roll=0.4)
     scene = Scene((ring,), (camera, rolled))
@@ -222,7 +222,7 @@ def test_thermal_pictures_tell_the_temperature_of_the_material():
         assert levels.shape == (64, 64) and levels.dtype == np.uint8
         celsius = w.COLDEST + levels / 255 * (w.HOTTEST - w.COLDEST)
         mine = (
-            ray_casting.cast(scene, scene.cameras[0], 64).thing.reshape(64, 64)
+            ray_casting.cast_rays(scene, scene.cameras[0], 64).thing.reshape(64, 64)
             == ray_casting.FIRST_ITEM
         )
         far = np.abs(celsius[mine] - scene.ambient).argsort()[mine.sum() // 2 :]
