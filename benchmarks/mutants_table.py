@@ -315,7 +315,7 @@ RUNNING = (
         "runtime/compilation_cache.py",
         "program-digest-not-compared",
         "if hashlib.sha256(program).digest() == digest:",
-        "if len(digest) == DIGEST:",
+        "if len(digest) == DIGEST_BYTES:",
         "A compiled program whose bytes were changed is run.",
     ),
 )
