@@ -19,7 +19,7 @@ import time
 import numpy as np
 
 from imagebind_jax.search import approximate, store_writer
-from imagebind_jax.search import exact as search
+from imagebind_jax.search import exact as exact_search
 from imagebind_jax.search.exact import exact_top_k
 from imagebind_jax.search.store import EmbeddingStore
 
@@ -78,11 +78,11 @@ def main() -> None:
             print(f"{options.rows:,} rows written in {make(root / 'exact', options.rows):.0f} s")
         store = EmbeddingStore(root / "exact")
         found["open"] = timed(lambda: EmbeddingStore(root / "exact"))
-        found["first"] = timed(lambda: search.search_store(store, questions[0]))
+        found["first"] = timed(lambda: exact_search.search_store(store, questions[0]))
         passes, exact = [], []
         for i in range(ROUNDS):
             passes.append(timed(lambda: store.vectors.sum()))
-            exact.append(timed(lambda i=i: search.search_store(store, questions[i])))
+            exact.append(timed(lambda i=i: exact_search.search_store(store, questions[i])))
         found |= {"pass": statistics.median(passes), "exact": statistics.median(exact)}
         found["ratio"] = statistics.median(b / a for a, b in zip(passes, exact))
         print(f"opening {found['open']:.3f} s, first search {found['first']:.3f} s, then "

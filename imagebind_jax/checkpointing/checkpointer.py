@@ -14,8 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imagebind_jax.checkpointing import restore as restoring
-from imagebind_jax.checkpointing import step_dir
+from imagebind_jax.checkpointing import restore, step_dir
 from imagebind_jax.checkpointing.async_save import AsyncCheckpointWriter
 from imagebind_jax.checkpointing.digest import flatten_with_paths, tree_checksums
 from imagebind_jax.checkpointing.step_dir import COMMITTED as COMMITTED
@@ -103,7 +102,7 @@ class Checkpointer:
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the state. Raises CheckpointError."""
         self._saver.settle()
-        return restoring.with_retries(lambda: step_dir.read_meta(self.folder / str(step)))
+        return restore.with_retries(lambda: step_dir.read_meta(self.folder / str(step)))
 
     def restore(self, step: int, like: Any, defaults: Any = None) -> Any:
         """The state of `step`, placed like `like` (arrays or ShapeDtypeStructs with shardings).
@@ -120,8 +119,8 @@ class Checkpointer:
             )
         self._saver.settle()
         saved, leaves = agreement.raise_on_all(
-            lambda: restoring.with_retries(
-                lambda: restoring.restore_local(self.folder / str(step), like, defaults)
+            lambda: restore.with_retries(
+                lambda: restore.restore_local(self.folder / str(step), like, defaults)
             ),
             step_dir.ERROR_PRIORITY,
         )

@@ -89,7 +89,7 @@ def _fields(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def search(options: argparse.Namespace, _: list[str]) -> None:
-    from imagebind_jax.search import query as asking
+    from imagebind_jax.search import query as search_query
     from imagebind_jax.search.store import EmbeddingStore
 
     if options.recall is not None and not options.build:
@@ -103,9 +103,9 @@ def search(options: argparse.Namespace, _: list[str]) -> None:
         if not options.queries:
             return
     with warnings_as_notes(), with_compilation_cache():
-        asking.run_search(
+        search_query.run_search(
             options.index,
-            [asking.QueryPart(*query) for query in options.queries],
+            [search_query.QueryPart(*query) for query in options.queries],
             k=options.k,
             modalities=tuple(filter(None, options.modality.split(","))),
             where=options.where,

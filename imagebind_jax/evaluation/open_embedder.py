@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping, Set
 
-from imagebind_jax.checkpointing import checkpointer as checkpoints
+from imagebind_jax.checkpointing import checkpointer
 from imagebind_jax.errors import UserError
 from imagebind_jax.evaluation.benchmark import Embedder, EvalConfig
 from imagebind_jax.evaluation.model_embedder import ModelEmbedder
@@ -52,7 +52,7 @@ def open_model(
 
 def _digests(model: ImageBind, params: Mapping) -> dict[str, str]:
     """Of the parameters and of what says how they are used: {modality: digest}. Raises UserError."""
-    leaves, finite = checkpoints.tree_checksums(params)
+    leaves, finite = checkpointer.tree_checksums(params)
     if not finite:
         raise UserError("the checkpoint has weights that are not numbers: nothing can be measured")
     towers: dict[str, dict[str, str]] = {}

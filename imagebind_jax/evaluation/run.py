@@ -13,7 +13,7 @@ import numpy as np
 
 from imagebind_jax.distributed import agreement, lockstep
 from imagebind_jax.errors import UserError, one_line
-from imagebind_jax.evaluation import comparison as comparing
+from imagebind_jax.evaluation import comparison as run_comparison
 from imagebind_jax.evaluation import open_embedder, request_list, requirements, results
 from imagebind_jax.evaluation.benchmark import Benchmark, Embedder, EvalConfig
 from imagebind_jax.evaluation.results import (
@@ -237,8 +237,7 @@ def _write(
     say: Say,
 ) -> None:
     """The three files, and the tables on the terminal."""
-    from imagebind_jax.evaluation import report_html as report
-    from imagebind_jax.evaluation import tables
+    from imagebind_jax.evaluation import report_html, tables
 
     found.benchmarks = {each: found.benchmarks[each] for each in order if each in found.benchmarks}
     if not agreement.is_main_process():
@@ -248,7 +247,7 @@ def _write(
     comparison = None
     if compare is not None:
         comparison = dataclasses.asdict(
-            comparing.compare_runs(
+            run_comparison.compare_runs(
                 found, folder, compare, names=order, resamples=config.resamples, seed=config.seed
             )
         )
@@ -256,7 +255,7 @@ def _write(
     atomic.write_text_atomic(
         folder / "results.md", tables.format_markdown(title, plain, comparison)
     )
-    report.write_benchmark_html(
+    report_html.write_benchmark_html(
         folder / "results.html", title=title, results=plain, comparison=comparison
     )
     for line in ["", *tables.format_terminal(plain)]:

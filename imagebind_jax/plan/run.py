@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from imagebind_jax.config import TrainConfig
 from imagebind_jax.errors import UserError
 from imagebind_jax.plan import aot_compile, step_estimate, table, tpu_topologies
-from imagebind_jax.plan import sweep as sweeping
+from imagebind_jax.plan import sweep as plan_sweep
 from imagebind_jax.storage import atomic
 
 
@@ -34,7 +34,7 @@ def run_plan(
     devices = aot_compile.topology_devices(topology)
     aot_compile.check_plannable(config, len(devices))
     if sweep is not None:
-        plan = sweeping.sweep(config, topology, devices, sweep, say)
+        plan = plan_sweep.sweep(config, topology, devices, sweep, say)
     else:
         plan = step_estimate.plan_config(config, topology, devices)
         say("\n".join(table.format_plan(plan)))

@@ -10,8 +10,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.pipeline.batches import ModalityPair
 from imagebind_jax.losses import contrastive
 from imagebind_jax.models.layers import REMAT_POLICIES
-from imagebind_jax.plan import aot_compile, flops, step_estimate
-from imagebind_jax.plan import table as report
+from imagebind_jax.plan import aot_compile, flops, step_estimate, table
 
 FIELDS = ("micro_batches", "model.remat", "fsdp", "loss", "batch_size")
 
@@ -46,7 +45,7 @@ def sweep(
     devices: list[Any],
     fields: Sequence[str] = (),
     say: Callable[[str], None] = print,
-) -> report.Numbers:
+) -> table.Numbers:
     """Tries one field after the other, each from the best so far; the costliest pair stands for all.
 
     Best is what makes the most samples a second among what fits with room to spare. Raises
@@ -133,5 +132,5 @@ def format_trials(trials: Sequence[dict[str, Any]], best: dict[str, Any]) -> lis
             said += ["–", "–", "–", "no"]
         cells.append(said)
     if not best["usable"]:
-        return [*report.align_columns(cells), "nothing that was tried fits with room to spare"]
-    return [*report.align_columns(cells), f"fastest that fits: {_settings(best)}"]
+        return [*table.align_columns(cells), "nothing that was tried fits with room to spare"]
+    return [*table.align_columns(cells), f"fastest that fits: {_settings(best)}"]

@@ -12,7 +12,7 @@ import numpy as np
 from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.evaluation.batching import ShapeBatcher
 from imagebind_jax.evaluation.model_embedder import matches_encoder_shape
-from imagebind_jax.inputs.pipeline import batches as pipeline
+from imagebind_jax.inputs.pipeline import batches as pair_batches
 from imagebind_jax.inputs.pipeline.examples import Batch, Examples, ToModelInputs
 from imagebind_jax.inputs.thumbnails import thumbnail
 from imagebind_jax.runtime import console
@@ -91,7 +91,7 @@ def _prefetch_inputs(
 ) -> Iterator[tuple[Batch | None, str]]:
     to_inputs = ToModelInputs({modality: encoders.transform(modality)})
     make = _LoadItem(Examples(ItemRecords(items), to_inputs, modality), modality)
-    return pipeline.prefetch_each(make, len(items), 0, threads, workers, patience)
+    return pair_batches.prefetch_each(make, len(items), 0, threads, workers, patience)
 
 
 class _LoadItem:

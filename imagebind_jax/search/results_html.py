@@ -16,7 +16,7 @@ from imagebind_jax.inputs.decoders.audio_files import open_audio
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.decoders.resampling import RATE, resample
 from imagebind_jax.inputs.transforms.audio import RecordingSpan
-from imagebind_jax.reports import html as elements
+from imagebind_jax.reports import html as html_parts
 from imagebind_jax.reports.html import format_cosine, svg_path
 from imagebind_jax.search.exact import Hit
 from imagebind_jax.search.store import EmbeddingStore
@@ -46,7 +46,7 @@ def write_search_html(
         f'<section id="search"><div class="search"><div class="queries">{asked}</div>'
         f'<span class="sign" aria-label="finds">→</span><div class="found">{found}</div></div></section>'
     )
-    elements.write_html(path, title, [body])
+    html_parts.write_html(path, title, [body])
 
 
 def _query(query: QueryCard) -> str:

@@ -15,7 +15,7 @@ from imagebind_jax.config import TrainConfig, precomputed_fingerprint, run_finge
 from imagebind_jax.distributed import agreement, initialize, sharding
 from imagebind_jax.errors import RESTART_HINT
 from imagebind_jax.inputs.pipeline import bad_records
-from imagebind_jax.inputs.pipeline import batches as pipeline
+from imagebind_jax.inputs.pipeline import batches as pair_batches
 from imagebind_jax.porting import load, warm_start
 from imagebind_jax.runtime import console, metrics_log
 from imagebind_jax.runtime.progress import Progress
@@ -163,7 +163,7 @@ def _process_invariant_fields(config: TrainConfig) -> dict[str, Any]:
 def _batches(config, folder, start, before, say):
     """This host's share of the batches. Raises UserError where records are missing, or others."""
     host = jax.process_index()
-    batches = pipeline.PairBatches(
+    batches = pair_batches.PairBatches(
         config.pairs,
         config.inputs,
         seed=config.seed,

@@ -13,7 +13,7 @@ from imagebind_jax.checkpointing import checkpointer
 from imagebind_jax.config import TrainConfig, run_fingerprint
 from imagebind_jax.distributed import agreement
 from imagebind_jax.errors import Preemption, TrainingDivergedError
-from imagebind_jax.inputs.pipeline import batches as pipeline
+from imagebind_jax.inputs.pipeline import batches as pair_batches
 from imagebind_jax.runtime import fault_injection, metrics_log
 from imagebind_jax.runtime.progress import Progress
 from imagebind_jax.training import (
@@ -39,7 +39,7 @@ class TrainLoop:
         folder: pathlib.Path,
         place: Any,
         *,
-        batches: pipeline.PairBatches,
+        batches: pair_batches.PairBatches,
         step: Callable,
         checkpoints: checkpointer.Checkpointer,
         log: metrics_log.MetricsLog,

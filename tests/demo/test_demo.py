@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imagebind_jax.ablations import models
-from imagebind_jax.demo import evaluate as binding
+from imagebind_jax.demo import evaluate as demo_evaluate
 from imagebind_jax.demo import run
 from imagebind_jax.evaluation.tasks import zero_shot
 from imagebind_jax.inputs import world
@@ -50,7 +50,7 @@ def test_the_demo_writes_its_results_and_its_report(tmp_path, monkeypatch):
         return small(dataclasses.replace(full, pairs=pairs), steps=10, batch_size=16)
 
     said, spaces = [], []
-    evaluate = binding.evaluate_world
+    evaluate = demo_evaluate.evaluate_world
 
     def evaluated(space, tell):
         """Evaluate once: what is embedded the same has the same numbers."""
@@ -61,7 +61,7 @@ def test_the_demo_writes_its_results_and_its_report(tmp_path, monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, space.classes, spaces[0].classes)
         return dict(results)
 
-    monkeypatch.setattr(binding, "evaluate_world", evaluated)
+    monkeypatch.setattr(demo_evaluate, "evaluate_world", evaluated)
     results = run.run_demo(tmp_path, seed=3, config=config, probe=128, test=24, say=said.append)
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert results["seed"] == 3
@@ -176,8 +176,8 @@ def test_a_searched_space_of_perfect_embeddings_scores_perfectly():
     z = {m: both + noise[m] for m in world.MODALITIES}
     z["audio"] = axes["material"][labels["material"]] + noise["audio"]
     classes = {t: axes[t][: len(world.ATTRIBUTES[t])] for t in world.PROMPTS}
-    space = binding.EmbeddedWorld(z, z, labels, labels, classes, [{}] * n)
-    results = binding.evaluate_world(space)
+    space = demo_evaluate.EmbeddedWorld(z, z, labels, labels, classes, [{}] * n)
+    results = demo_evaluate.evaluate_world(space)
     assert results["summary"]["emergent_top1"] > 0.95
     assert results["summary"]["least_times_chance"] > 7
     mixed = results["arithmetic"]

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from imagebind_jax.demo import report, report_curves, report_gallery
-from imagebind_jax.demo import report as overview
 from imagebind_jax.inputs.world import ATTRIBUTES, MATERIALS, MODALITIES, TASKS, World
 
 RECORDS = [World(0, size=32, antialias=False).record("test", i) for i in range(4)]
@@ -160,16 +159,16 @@ def test_says_what_was_trained(page):
 
 
 def test_headline_follows_the_numbers(results):
-    assert overview.main_finding(results).startswith(
+    assert report.main_finding(results).startswith(
         "Audio was never trained with text, yet a sentence"
     )
     failed = json.loads(json.dumps(results))
     failed["zero_shot"]["audio"][0]["top1"] = 0.13
-    assert "in only 13\u202f% of held-out sounds: chance is 12.5\u202f%" in overview.main_finding(
+    assert "in only 13\u202f% of held-out sounds: chance is 12.5\u202f%" in report.main_finding(
         failed
     )
     failed["trained_pairs"].append("audio+text")
-    assert not overview.main_finding(failed).startswith("Audio")
+    assert not report.main_finding(failed).startswith("Audio")
 
 
 def test_every_medium_is_described_and_decodes(page):

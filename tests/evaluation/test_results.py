@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.evaluation import comparison as comparing
-from imagebind_jax.evaluation import report_html as report
-from imagebind_jax.evaluation import results, tables
+from imagebind_jax.evaluation import comparison as run_comparison
+from imagebind_jax.evaluation import report_html, results, tables
 from imagebind_jax.evaluation.benchmark import Benchmark, EvalResult
 from imagebind_jax.evaluation.metrics import bootstrap
 from imagebind_jax.evaluation.metrics.bootstrap import Estimate
@@ -193,7 +192,7 @@ def test_samples_of_another_measurement_or_damaged_ones_do_not_count(tmp_path):
 def compared(tmp_path, ours, theirs, **options):
     mine = made(tmp_path / "ours", ours)
     made(tmp_path / "theirs", theirs, path="theirs", **options)
-    return comparing.compare_runs(
+    return run_comparison.compare_runs(
         mine, tmp_path / "ours", tmp_path / "theirs", names=["ESC"], resamples=300, seed=0
     )
 
@@ -254,7 +253,7 @@ def test_what_differs_beside_the_weights_is_said(tmp_path):
 def test_benchmarks_that_one_lacks_are_named(tmp_path):
     mine = made(tmp_path / "ours")
     made(tmp_path / "theirs", name="Clotho", path="theirs")
-    found = comparing.compare_runs(
+    found = run_comparison.compare_runs(
         mine, tmp_path / "ours", tmp_path / "theirs", names=["ESC"], resamples=10, seed=0
     )
     assert not found.rows
@@ -307,7 +306,7 @@ def test_the_table_on_a_terminal(tmp_path):
 def test_markdown_has_every_number_and_no_markup_of_others(tmp_path):
     whole = made(tmp_path)
     other = made(tmp_path / "other", path="theirs|")
-    comparison = comparing.compare_runs(
+    comparison = run_comparison.compare_runs(
         whole, tmp_path, tmp_path / "other", names=["ESC"], resamples=10, seed=0
     )
     text = tables.format_markdown(
@@ -361,11 +360,11 @@ def page(tmp_path):
         numbers={"median_rank": whole.benchmarks["ESC"].numbers["median_rank"]},
     )
     made(tmp_path / "theirs", measured(1 - RIGHT), path=ATTACK)
-    comparison = comparing.compare_runs(
+    comparison = run_comparison.compare_runs(
         whole, tmp_path / "ours", tmp_path / "theirs", names=["ESC"], resamples=50, seed=0
     )
     plain = msgspec.to_builtins(whole)
-    report.write_benchmark_html(
+    report_html.write_benchmark_html(
         tmp_path / "p.html", title=ATTACK, results=plain, comparison=dataclasses.asdict(comparison)
     )
     return (tmp_path / "p.html").read_text("utf-8")

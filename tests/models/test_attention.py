@@ -10,8 +10,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from imagebind_jax.errors import UserError
-from imagebind_jax.models import attention as forms
-from imagebind_jax.models import attention_pallas, layers
+from imagebind_jax.models import attention, attention_pallas, layers
 from imagebind_jax.models.attention import self_attention
 
 pytestmark = pytest.mark.jax
@@ -62,12 +61,12 @@ def kernel(qkv, *bias, causal):
     """Our kernel, run without a TPU."""
     bias, shift = bias or (None, None), shift_of(qkv)
     qkv = qkv - shift[None, None]
-    return forms._kernel(qkv, shift, *bias, heads=HEADS, causal=causal, interpret=True)
+    return attention._kernel(qkv, shift, *bias, heads=HEADS, causal=causal, interpret=True)
 
 
 def kernel_gradients(qkv, shift, *bias, causal, gradient):
     bias = bias or (None, None)
-    return forms._kernel_backward(gradient, qkv, shift, *bias, HEADS, causal, interpret=True)
+    return attention._kernel_backward(gradient, qkv, shift, *bias, HEADS, causal, interpret=True)
 
 
 @pytest.mark.parametrize(("causal", "bias"), CASES, ids=NAMES)

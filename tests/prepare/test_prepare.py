@@ -27,7 +27,7 @@ from imagebind_jax.inputs import datasets
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.sources import Prepared, prepared
 from imagebind_jax.prepare import run as prepare
-from imagebind_jax.prepare import shards as parts
+from imagebind_jax.prepare import shards as prepare_shards
 
 BUILDER = '''
 """A dataset of a test: list.txt names split and file; each file's record is as it is."""
@@ -87,7 +87,7 @@ def toy(tmp_path, monkeypatch):
     (folder / "sample" / "__init__.py").write_text(SAMPLE)
     path = [*imagebind_jax.data.__path__, str(folder.parent)]
     monkeypatch.setattr(imagebind_jax.data, "__path__", path)
-    monkeypatch.setattr(parts, "RECORDS", 3)
+    monkeypatch.setattr(prepare_shards, "RECORDS", 3)
     yield folder
     for name in [name for name in sys.modules if name.startswith("imagebind_jax.data.toy")]:
         del sys.modules[name]
@@ -109,9 +109,9 @@ def download(tmp_path):
 @pytest.fixture
 def run(toy, download, tmp_path, monkeypatch):
     """Prepares the toy in this process; what it said, and the files that it made shards of."""
-    made, write = [], parts.write_and_record_shard
+    made, write = [], prepare_shards.write_and_record_shard
     monkeypatch.setattr(
-        parts,
+        prepare_shards,
         "write_and_record_shard",
         lambda name, search, part, out: made.append(part.file) or write(name, search, part, out),
     )
@@ -173,7 +173,7 @@ def test_what_is_done_is_not_done_again(run, out):
 
 
 def test_large_files_make_small_shards(run, monkeypatch):
-    monkeypatch.setattr(parts, "BYTES", 450)  # of two files of 200 bytes
+    monkeypatch.setattr(prepare_shards, "BYTES", 450)  # of two files of 200 bytes
     assert len(run()[1]) == 4 + 2
 
 
@@ -196,7 +196,7 @@ class Killed(BaseException):
 
 def stop_after(monkeypatch, file):
     """The part after this one kills the process, as far as one that lives on can be killed."""
-    write = parts.write_and_record_shard
+    write = prepare_shards.write_and_record_shard
 
     def killed(name, search, part, out):
         if part.file != file:
@@ -204,7 +204,7 @@ def stop_after(monkeypatch, file):
         (out / f"{file}.partial").write_bytes(b"half")
         raise Killed
 
-    monkeypatch.setattr(parts, "write_and_record_shard", killed)
+    monkeypatch.setattr(prepare_shards, "write_and_record_shard", killed)
 
 
 def test_a_stopped_preparation_goes_on_with_what_is_left(run, out, tmp_path, monkeypatch):
@@ -235,12 +235,12 @@ def test_a_shard_is_entered_once_a_power_cut_cannot_take_its_name(run, out, monk
         if os.path.samestat(os.fstat(descriptor), out.stat()):
             safe.update(os.listdir(descriptor))
 
-    def enter(folder, done, enter=parts.record_shard):
+    def enter(folder, done, enter=prepare_shards.record_shard):
         entered.append((done.shard.file, done.shard.file in safe))
         enter(folder, done)
 
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(parts, "record_shard", enter)
+    monkeypatch.setattr(prepare_shards, "record_shard", enter)
     run()
     assert entered == [(f"{name}.array_record", True) for name in ALL]
     assert "dataset.json" in safe
@@ -551,10 +551,10 @@ def image(**options):
     ],
 )
 def test_what_only_its_decoder_recognises_is_no_text(key, make):
-    parts._check_medium(key, make())
+    prepare_shards._check_medium(key, make())
     with pytest.raises(MediaError):
-        parts._check_medium(key, b"some text")
-    parts._check_medium("imu", b"time,x\n")
+        prepare_shards._check_medium(key, b"some text")
+    prepare_shards._check_medium("imu", b"time,x\n")
 
 
 def test_a_mistake_of_a_builder_is_told_with_its_row(run, toy):
@@ -612,14 +612,14 @@ def test_too_little_room_is_told_before_anything_is_written(run, out, monkeypatc
 
 
 def test_a_disk_that_runs_full_is_one_line_and_what_is_written_stays(run, out, monkeypatch):
-    def full(path, records, write_shard=parts.write_shard):
+    def full(path, records, write_shard=prepare_shards.write_shard):
         if "train-00002" in path.name:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write_shard(path, records)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "write_shard", full)
+        patch.setattr(prepare_shards, "write_shard", full)
         with pytest.raises(UserError) as raised:
             run()
     assert str(raised.value) == (
@@ -763,7 +763,7 @@ def test_stopped_from_the_keyboard_it_says_that_it_goes_on(
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parts, "write_and_record_shard", stopped)
+    monkeypatch.setattr(prepare_shards, "write_and_record_shard", stopped)
     code, _, lines = command("toy", "--source", download, "--out", out, "--workers", "1")
     assert (code, lines[-1]) == (1, "imagebind-jax: error: stopped; the same command goes on")
 

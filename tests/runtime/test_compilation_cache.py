@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from imagebind_jax.runtime import compilation_cache as compiled
+from imagebind_jax.runtime import compilation_cache as program_cache
 
 pytestmark = pytest.mark.jax
 DAMAGED = 20  # programs
@@ -46,7 +46,7 @@ def said():
 @pytest.fixture
 def every_program(monkeypatch):
     """However quickly it is compiled."""
-    monkeypatch.setitem(compiled.SETTINGS, "jax_persistent_cache_min_compile_time_secs", 0.0)
+    monkeypatch.setitem(program_cache.SETTINGS, "jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @contextlib.contextmanager
@@ -76,10 +76,10 @@ def run():
 
 
 def test_a_program_is_compiled_once(cache, said, every_program):
-    with compiled.persistent_compilation_cache(said.append), counted() as first:
+    with program_cache.persistent_compilation_cache(said.append), counted() as first:
         wanted = run()
     assert [path for path in (cache / "compiled").iterdir() if "program" in path.name]
-    with compiled.persistent_compilation_cache(said.append), counted() as second:
+    with program_cache.persistent_compilation_cache(said.append), counted() as second:
         assert run() == wanted
     assert first[0] == 0
     assert first[1] >= 1
@@ -89,7 +89,7 @@ def test_a_program_is_compiled_once(cache, said, every_program):
 
 
 def test_nothing_is_kept_outside_the_block(cache, said, every_program):
-    with compiled.persistent_compilation_cache(said.append):
+    with program_cache.persistent_compilation_cache(said.append):
         pass
     run()
     assert not list((cache / "compiled").iterdir())
@@ -97,8 +97,8 @@ def test_nothing_is_kept_outside_the_block(cache, said, every_program):
 
 def test_what_is_quickly_compiled_is_not_kept(cache, said, monkeypatch):
     # Whatever else this machine does: a hundredth of a second can take a tenth.
-    monkeypatch.setitem(compiled.SETTINGS, "jax_persistent_cache_min_compile_time_secs", 60.0)
-    with compiled.persistent_compilation_cache(said.append):
+    monkeypatch.setitem(program_cache.SETTINGS, "jax_persistent_cache_min_compile_time_secs", 60.0)
+    with program_cache.persistent_compilation_cache(said.append):
         run()
     assert not list((cache / "compiled").iterdir())
 
@@ -125,7 +125,7 @@ def damaged(content, number):
 
 @pytest.mark.goal("G30")
 def test_a_damaged_program_is_compiled_again(cache, said, every_program, measured):
-    with compiled.persistent_compilation_cache(said.append):
+    with program_cache.persistent_compilation_cache(said.append):
         wanted = run()
     good = {path: path.read_bytes() for path in programs(cache)}
     assert good
@@ -134,7 +134,7 @@ def test_a_damaged_program_is_compiled_again(cache, said, every_program, measure
         changed = {path: damaged(content, number) for path, content in good.items()}
         for path, content in changed.items():
             path.write_bytes(content)
-        with compiled.persistent_compilation_cache(said.append):
+        with program_cache.persistent_compilation_cache(said.append):
             assert run() == wanted
         if said:
             (line,) = said
@@ -143,7 +143,7 @@ def test_a_damaged_program_is_compiled_again(cache, said, every_program, measure
             said.clear()
         assert changed == good or again == number + 1
         with (
-            compiled.persistent_compilation_cache(said.append),
+            program_cache.persistent_compilation_cache(said.append),
             counted() as found,
         ):  # it is whole again
             assert run() == wanted
@@ -153,8 +153,8 @@ def test_a_damaged_program_is_compiled_again(cache, said, every_program, measure
 
 def test_of_a_large_program_each_flip_is_noticed(tmp_path, said):
     """Whatever JAX packs it with: zstandard, where it is installed, has no checksum."""
-    folder = compiled.open_private_dir(tmp_path / "compiled")
-    kept = compiled.VerifiedCompilationCache(folder, said.append)
+    folder = program_cache.open_private_dir(tmp_path / "compiled")
+    kept = program_cache.VerifiedCompilationCache(folder, said.append)
     program = np.random.default_rng(0).bytes(5000)
     kept.put("a", program)
     assert kept.get("a") == program
@@ -178,11 +178,11 @@ def test_settings_of_the_user_go_first(cache, said, tmp_path, monkeypatch):
     theirs = str(tmp_path / "theirs")
     jax.config.update("jax_compilation_cache_dir", theirs)
     try:
-        with compiled.persistent_compilation_cache(said.append):
+        with program_cache.persistent_compilation_cache(said.append):
             assert jax.config.jax_compilation_cache_dir == theirs
             assert (
                 jax.config.jax_persistent_cache_min_compile_time_secs
-                != compiled.MIN_COMPILE_SECONDS
+                != program_cache.MIN_COMPILE_SECONDS
             )
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
@@ -190,7 +190,7 @@ def test_settings_of_the_user_go_first(cache, said, tmp_path, monkeypatch):
     assert not cache.exists()
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
     before = jax.config.jax_persistent_cache_min_compile_time_secs
-    with compiled.persistent_compilation_cache(said.append):
+    with program_cache.persistent_compilation_cache(said.append):
         assert jax.config.jax_persistent_cache_min_compile_time_secs == before
         assert jax.config.jax_compilation_cache_dir == str(cache / "compiled")
     assert jax.config.jax_persistent_cache_min_compile_time_secs == before
@@ -204,7 +204,7 @@ def test_the_folder_is_the_users_alone(cache, measured, tmp_path, monkeypatch):
     known_groups(monkeypatch, tmp_path.stat().st_gid, "me")
     before = os.umask(0o002)
     try:
-        folder = compiled.open_private_dir(cache / "compiled")
+        folder = program_cache.open_private_dir(cache / "compiled")
     finally:
         os.umask(before)
     assert folder == cache / "compiled"
@@ -214,19 +214,19 @@ def test_the_folder_is_the_users_alone(cache, measured, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 def test_a_folder_that_others_can_write_is_refused(mode, cache):
-    folder = compiled.open_private_dir(cache / "compiled")
+    folder = program_cache.open_private_dir(cache / "compiled")
     folder.chmod(mode)
     with pytest.raises(PermissionError, match="others can write into it"):
-        compiled.open_private_dir(folder)
+        program_cache.open_private_dir(folder)
 
 
 def test_a_folder_that_others_could_replace_is_refused(cache):
-    compiled.open_private_dir(cache / "compiled")
+    program_cache.open_private_dir(cache / "compiled")
     cache.chmod(0o777)
     with pytest.raises(PermissionError, match="others could replace"):
-        compiled.open_private_dir(cache / "compiled")
+        program_cache.open_private_dir(cache / "compiled")
     cache.chmod(0o1777)  # as /tmp: only the owner can rename what is in it
-    compiled.open_private_dir(cache / "compiled")
+    program_cache.open_private_dir(cache / "compiled")
 
 
 @pytest.mark.parametrize(
@@ -240,29 +240,29 @@ def test_a_group_that_could_replace_it_is_refused_unless_it_is_the_users_own(
     known_groups(monkeypatch, cache.stat().st_gid, group, members)
     cache.chmod(0o2775)
     with pytest.raises(PermissionError, match="replace") if refused else contextlib.nullcontext():
-        compiled.open_private_dir(cache / "compiled")
+        program_cache.open_private_dir(cache / "compiled")
     cache.chmod(0o3775)  # sticky: only the owner can rename what is in it
-    compiled.open_private_dir(cache / "compiled")
+    program_cache.open_private_dir(cache / "compiled")
 
 
 def test_a_group_without_a_name_is_no_private_one(cache):
     cache.mkdir()
-    assert not compiled._private(2**31 - 7)
+    assert not program_cache._private(2**31 - 7)
 
 
 def known_groups(monkeypatch, gid, name, members=()):
     """The user is `me`, first of all in the group of this number."""
     me = types.SimpleNamespace(pw_name="me", pw_gid=gid)
     group = types.SimpleNamespace(gr_name=name, gr_mem=list(members))
-    monkeypatch.setattr(compiled.pwd, "getpwuid", lambda _: me)
-    monkeypatch.setattr(compiled.grp, "getgrgid", lambda _: group)
+    monkeypatch.setattr(program_cache.pwd, "getpwuid", lambda _: me)
+    monkeypatch.setattr(program_cache.grp, "getgrgid", lambda _: group)
 
 
 def test_another_users_folder_is_refused(cache, monkeypatch):
-    folder = compiled.open_private_dir(cache / "compiled")
+    folder = program_cache.open_private_dir(cache / "compiled")
     monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
     with pytest.raises(PermissionError, match=r"others could replace|another user's"):
-        compiled.open_private_dir(folder)
+        program_cache.open_private_dir(folder)
 
 
 @pytest.mark.parametrize("name", ["file", "link"])
@@ -272,13 +272,13 @@ def test_what_is_no_folder_is_refused(name, cache, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (cache / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises((NotADirectoryError, FileExistsError)):
-        compiled.open_private_dir(cache / name)
+        program_cache.open_private_dir(cache / name)
 
 
 @pytest.mark.goal("G30")
 def test_a_folder_that_cannot_be_used_is_a_note(said, monkeypatch, measured):
     monkeypatch.setenv("IMAGEBIND_JAX_CACHE", "/proc/nowhere")
-    with compiled.persistent_compilation_cache(said.append):
+    with program_cache.persistent_compilation_cache(said.append):
         assert run() == run()
     (line,) = said
     assert "compiled programs are not kept" in line
@@ -291,18 +291,18 @@ def test_a_user_without_a_home_is_told(said, monkeypatch):
     for name in ("HOME", "IMAGEBIND_JAX_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    with compiled.persistent_compilation_cache(said.append):
+    with program_cache.persistent_compilation_cache(said.append):
         assert run() == run()
     (line,) = said
     assert "home" in line and "--cache" in line
 
 
 def test_the_oldest_programs_go_first(cache, monkeypatch):
-    folder = compiled.open_private_dir(cache / "compiled")
+    folder = program_cache.open_private_dir(cache / "compiled")
     for age, name in enumerate(["new", "old", "older", "oldest"]):
         (folder / name).write_bytes(bytes(100))
         os.utime(folder / name, (1e9 - age, 1e9 - age))
     (folder / "folder").mkdir()
-    monkeypatch.setattr(compiled, "MAX_CACHE_BYTES", 250)
-    compiled.open_private_dir(folder)
+    monkeypatch.setattr(program_cache, "MAX_CACHE_BYTES", 250)
+    program_cache.open_private_dir(folder)
     assert {path.name for path in folder.iterdir()} == {"new", "old", "folder"}

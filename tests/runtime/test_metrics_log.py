@@ -7,7 +7,6 @@ import pathlib
 import pytest
 
 from imagebind_jax.runtime import metrics_log
-from imagebind_jax.runtime import metrics_log as board
 
 event_file_writer = pytest.importorskip("tensorboardX.event_file_writer")
 
@@ -97,4 +96,4 @@ def test_any_other_error_is_told(tmp_path):
     log._file.close()
     with pytest.raises(ValueError):
         log.write(0, {"loss": 0.0})
-    assert board.FLUSH_SECONDS > 0
+    assert metrics_log.FLUSH_SECONDS > 0

@@ -14,8 +14,8 @@ import pytest
 from imagebind_jax import cli
 from imagebind_jax.errors import UserError
 from imagebind_jax.search import approximate
-from imagebind_jax.search import exact as search
-from imagebind_jax.search import query as asking
+from imagebind_jax.search import exact as exact_search
+from imagebind_jax.search import query as search_query
 from imagebind_jax.search.approximate import ApproximateIndex
 from imagebind_jax.search.encoders import compose_query
 from imagebind_jax.search.exact import exact_top_k, parse_filter
@@ -50,7 +50,7 @@ def rows(hits):
 
 def test_orthogonal_vectors_have_known_neighbours(tmp_path):
     store = make(tmp_path / "s", CORNERS)
-    hits = search.search_store(store, np.array([0.0, 3, 4, 0], np.float32), 3)
+    hits = exact_search.search_store(store, np.array([0.0, 3, 4, 0], np.float32), 3)
     assert rows(hits) == [2, 1, 0]
     np.testing.assert_allclose([hit.cosine for hit in hits], [0.8, 0.6, 0.0], atol=1e-6)
     assert hits[0].file == "/f/2.jpg" and hits[0].modality == "vision"
@@ -58,8 +58,11 @@ def test_orthogonal_vectors_have_known_neighbours(tmp_path):
 
 def test_equal_cosines_go_by_row(tmp_path):
     store = make(tmp_path / "s", np.ones((9, 4)))
-    assert rows(search.search_store(store, np.ones(4, np.float32), 4)) == [0, 1, 2, 3]
-    assert rows(search.search_store(store, np.ones(4, np.float32), 2, without=[0, 2])) == [1, 3]
+    assert rows(exact_search.search_store(store, np.ones(4, np.float32), 4)) == [0, 1, 2, 3]
+    assert rows(exact_search.search_store(store, np.ones(4, np.float32), 2, without=[0, 2])) == [
+        1,
+        3,
+    ]
 
 
 def test_the_same_as_sorting_everything_over_many_blocks(tmp_path, monkeypatch):
@@ -78,7 +81,10 @@ def test_the_same_as_sorting_everything_over_many_blocks(tmp_path, monkeypatch):
 
 
 def test_fewer_rows_than_asked_for(tmp_path):
-    assert len(search.search_store(make(tmp_path / "s", CORNERS), np.ones(4, np.float32), 10)) == 4
+    assert (
+        len(exact_search.search_store(make(tmp_path / "s", CORNERS), np.ones(4, np.float32), 10))
+        == 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,7 @@ def test_fewer_rows_than_asked_for(tmp_path):
 )
 def test_a_query_that_makes_no_sense(query, k, line, tmp_path):
     with pytest.raises(UserError, match=line):
-        search.search_store(make(tmp_path / "s", CORNERS), query.astype(np.float32), k)
+        exact_search.search_store(make(tmp_path / "s", CORNERS), query.astype(np.float32), k)
 
 
 # ---- filters
@@ -120,18 +126,20 @@ ITEMS = [
 )
 def test_conditions(where, wanted, tmp_path):
     store = make(tmp_path / "s", CORNERS, ITEMS)
-    assert np.flatnonzero(search.candidate_mask(store, where=[where])).tolist() == wanted
-    found = search.search_store(store, np.ones(4, np.float32), where=[where])
+    assert np.flatnonzero(exact_search.candidate_mask(store, where=[where])).tolist() == wanted
+    found = exact_search.search_store(store, np.ones(4, np.float32), where=[where])
     assert sorted(rows(found)) == wanted
 
 
 def test_all_conditions_hold(tmp_path):
     store = make(tmp_path / "s", CORNERS, ITEMS)
     where = ["file~/beach/*", "modality=vision"]
-    assert np.flatnonzero(search.candidate_mask(store, ["vision"], where)).tolist() == [2]
-    assert not search.candidate_mask(store, ["audio"], ["label=3"]).any()
+    assert np.flatnonzero(exact_search.candidate_mask(store, ["vision"], where)).tolist() == [2]
+    assert not exact_search.candidate_mask(store, ["audio"], ["label=3"]).any()
     assert (
-        search.search_store(store, np.ones(4, np.float32), modalities=["audio"], where=["label=3"])
+        exact_search.search_store(
+            store, np.ones(4, np.float32), modalities=["audio"], where=["label=3"]
+        )
         == []
     )
 
@@ -141,9 +149,9 @@ def test_conditions_that_make_no_sense(tmp_path):
     with pytest.raises(UserError, match="expected FIELD=VALUE"):
         parse_filter("label")
     with pytest.raises(UserError, match="no row has 'colour': only caption, file"):
-        search.candidate_mask(store, where=["colour=red"])
+        exact_search.candidate_mask(store, where=["colour=red"])
     with pytest.raises(UserError, match="no depth in .*: only vision, audio"):
-        search.candidate_mask(store, ["depth"])
+        exact_search.candidate_mask(store, ["depth"])
 
 
 # ---- mixtures
@@ -236,8 +244,8 @@ class TestCommand:
         store = EmbeddingStore(stored)
         store.note.checkpoint = str(tmp_path / "gone")
         with pytest.raises(UserError, match="is gone: give --checkpoint"):
-            asking.load_store_encoders(store)
-        assert asking.load_store_encoders(store, checkpoint).family == store.note.family
+            search_query.load_store_encoders(store)
+        assert search_query.load_store_encoders(store, checkpoint).family == store.note.family
 
 
 # ---- the index
@@ -394,7 +402,7 @@ def test_weights_that_were_changed_are_no_longer_the_stores(stored, checkpoint, 
         other, weights, lambda d: provenance.WeightsMetadata(model.config, {"licence": ""}, dict(d))
     )
     with pytest.raises(UserError, match="is not the checkpoint that"):
-        asking.load_store_encoders(EmbeddingStore(stored), other)
+        search_query.load_store_encoders(EmbeddingStore(stored), other)
     encoders = CheckpointEncoders(other)
     encoders.expected = {"vision": EmbeddingStore(stored).note.of["vision"]["parameters"]}
     with pytest.raises(UserError, match="another encoder of vision than the store was made with"):

@@ -20,7 +20,7 @@ from imagebind_jax.evaluation.metrics import accuracy, average_precision, bootst
 from imagebind_jax.evaluation.metrics.bootstrap import Estimate
 from imagebind_jax.evaluation.metrics.similarity import cosine_chunks, l2_normalize
 from imagebind_jax.evaluation.tasks import labels
-from imagebind_jax.evaluation.tasks import prompts as asking
+from imagebind_jax.evaluation.tasks import prompts as class_prompts
 from imagebind_jax.inputs.sources import Source
 
 TOP_K = {"top1": 1, "top5": 5}
@@ -131,7 +131,7 @@ class ZeroShot:
 
     def measure(self, bench: Embedder) -> EvalResult:
         """Raises UserError where classes, prompts or labels are missing or do not fit."""
-        asked = asking.resolve_class_prompts(self, bench)
+        asked = class_prompts.resolve_class_prompts(self, bench)
         notes = [bench.notes(source) for source in self.sources]
         several = self.metrics == ("mAP",)
         truth = [

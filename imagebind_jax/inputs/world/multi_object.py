@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from imagebind_jax.inputs.sources import CachedSource
 from imagebind_jax.inputs.transforms.rle import mask_to_box, rle_encode
 from imagebind_jax.inputs.world import captions, impact_sounds, ray_casting, render, scene
-from imagebind_jax.inputs.world import world as records
+from imagebind_jax.inputs.world import world as base_world
 from imagebind_jax.inputs.world.attributes import MATERIALS, SHAPES, Attributes, sample_attributes
 
 COUNTS = (2, 3, 4)  # objects of a scene, in turn
@@ -36,7 +36,7 @@ def is_held_out(concept: Attributes) -> bool:
 
 
 @dataclass(frozen=True)
-class SingleObjectWorld(records.World):
+class SingleObjectWorld(base_world.World):
     """The world of single objects without the pairs that are kept apart, or in "test" with no other.
 
     They are seen from near and far and anywhere in the picture, as crops of a gathering show them.
@@ -44,7 +44,7 @@ class SingleObjectWorld(records.World):
 
     def scene(self, split: str, index: int) -> scene.Scene:
         placed = super().scene(split, index)
-        place = records.SPLITS.index(split)
+        place = base_world.SPLITS.index(split)
         rng = np.random.default_rng([self.seed, place, index, STREAMS["camera"]])
         away = rng.uniform(0, NEAREST)
         slack = 0.5 / scene.FOCAL - 0.7 / (NEAREST + away)  # between the object and the edges
@@ -114,7 +114,7 @@ class MultiObjectWorld:
         return {
             "id": f"{split}/{number:06d}.{which}",
             "scene": number,
-            "audio": records._flac(impact_sounds.synthesize(*names, items[which].scale, rng)),
+            "audio": base_world._flac(impact_sounds.synthesize(*names, items[which].scale, rng)),
             "text": _sentence(*names, rng),
             "box": mask_to_box(mask),
             "mask": rle_encode(mask),
@@ -122,9 +122,9 @@ class MultiObjectWorld:
         }
 
     def _rng(self, split: str, index: int, stream: str, *more: int) -> np.random.Generator:
-        if split not in records.SPLITS:
-            raise ValueError(f"unknown split {split!r}: choose from {', '.join(records.SPLITS)}")
-        place = records.SPLITS.index(split)
+        if split not in base_world.SPLITS:
+            raise ValueError(f"unknown split {split!r}: choose from {', '.join(base_world.SPLITS)}")
+        place = base_world.SPLITS.index(split)
         return np.random.default_rng([self.seed, place, index, STREAMS[stream], *more])
 
 
@@ -228,4 +228,4 @@ def _rendered(
     grain = noise.standard_normal(image.shape, dtype=np.float32)
     image = image + np.float32(noise.uniform(0.003, 0.015)) * grain
     things = hits.thing.astype(np.uint8).reshape(world.size, world.size)
-    return records._jpeg(image), things, placed.items
+    return base_world._jpeg(image), things, placed.items

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from properties import of_any
 
-from imagebind_jax.inputs.decoders import npy as arrays
+from imagebind_jax.inputs.decoders import npy as npy_decoder
 from imagebind_jax.inputs.decoders.media import MediaError
 
 
@@ -27,7 +27,7 @@ def with_header(text: str, data: bytes = b"", version: int = 1, length: int | No
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 def test_numbers_of_any_kind_come_back(dtype, order, version):
     array = np.asarray(np.arange(12).reshape(3, 4), dtype, order=order)
-    got = arrays.read_npy(npy(array, version))
+    got = npy_decoder.read_npy(npy(array, version))
     np.testing.assert_array_equal(got, array)
     assert got.dtype.isnative and got.dtype.kind + str(got.itemsize) == dtype.lstrip("<>")
 
@@ -35,7 +35,7 @@ def test_numbers_of_any_kind_come_back(dtype, order, version):
 def test_bytes_and_a_file_of_them_are_the_same(tmp_path):
     array = np.arange(6.0).reshape(2, 3)
     (tmp_path / "a.npy").write_bytes(npy(array))
-    np.testing.assert_array_equal(arrays.read_npy(tmp_path / "a.npy"), array)
+    np.testing.assert_array_equal(npy_decoder.read_npy(tmp_path / "a.npy"), array)
 
 
 FLOATS = "{'descr': '<f4', 'fortran_order': False, 'shape': %s}"
@@ -65,7 +65,7 @@ FLOATS = "{'descr': '<f4', 'fortran_order': False, 'shape': %s}"
 )
 def test_everything_else_is_refused_before_memory_is_taken(encoded, reason):
     with pytest.raises(MediaError, match=reason):
-        arrays.read_npy(encoded)
+        npy_decoder.read_npy(encoded)
 
 
 @of_any(st.data(), examples=100)
@@ -74,7 +74,7 @@ def test_damage_gives_numbers_or_one_kind_of_error(data):
     for _ in range(data.draw(st.integers(1, 3))):
         good[data.draw(st.integers(6, len(good) - 1))] = data.draw(st.integers(0, 255))
     try:
-        array = arrays.read_npy(bytes(good))
+        array = npy_decoder.read_npy(bytes(good))
     except MediaError:
         return
     assert array.dtype.kind in "iuf" and array.nbytes == 24

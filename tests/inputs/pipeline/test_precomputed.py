@@ -21,7 +21,7 @@ from imagebind_jax.config import TrainConfig
 from imagebind_jax.distributed import sharding
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders.media import MediaError
-from imagebind_jax.inputs.pipeline import precomputed as kept_anchors
+from imagebind_jax.inputs.pipeline import precomputed
 from imagebind_jax.inputs.pipeline.bad_records import BadRecordLog
 from imagebind_jax.inputs.pipeline.batches import ModalityPair, PairBatches
 from imagebind_jax.inputs.pipeline.examples import Examples, ToModelInputs
@@ -231,7 +231,7 @@ def test_pictures_are_cropped_as_what_stands_for_them_was():
             own, shared = VIEWS.seeds(index, k)
             first = augment.SharedAugmentation(shared)
             clip({**record, "view": first}, np.random.default_rng(own))
-            text = kept_anchors.encode_augmentation(first.made)
+            text = precomputed.encode_augmentation(first.made)
             again = augment.SharedAugmentation(
                 0, msgspec.json.decode(text, type=augment.AugmentationParams)
             )
@@ -247,7 +247,7 @@ def test_what_cannot_be_held_is_refused():
     view = augment.SharedAugmentation(0)
     view.made["operations"] = (("SolarizeAdd", 0.1234567890123456),) * 16
     with pytest.raises(UserError, match="16 operations"):
-        kept_anchors.encode_augmentation(view.made)
+        precomputed.encode_augmentation(view.made)
 
 
 def test_a_bad_record_is_a_masked_row(uncached, tmp_path):
@@ -334,14 +334,14 @@ class Younger(Seen):
 
 def test_anchors_of_a_setting_that_the_transform_lacks_are_refused(tmp_path):
     wanted, found = (
-        kept_anchors.precomputed_fingerprint_fields(
+        precomputed.precomputed_fingerprint_fields(
             "vision", Toy(), COUNT, Younger("vision", 100, *noise), False, VIEWS
         )
         for noise in ((), (0.2,))
     )
-    kept_anchors.assert_same_fields(tmp_path, wanted, wanted)
+    precomputed.assert_same_fields(tmp_path, wanted, wanted)
     with pytest.raises(UserError, match=r"another transform.noise \(0.2, not None\)"):
-        kept_anchors.assert_same_fields(tmp_path, found, wanted)
+        precomputed.assert_same_fields(tmp_path, found, wanted)
 
 
 def test_no_anchors_and_those_of_no_views(made, tmp_path):
@@ -351,7 +351,7 @@ def test_no_anchors_and_those_of_no_views(made, tmp_path):
         make_config(folder=made, views=None)
     with pytest.raises(UserError, match="in_memory keeps no random views"):
         make_config(in_memory=True)
-    (tmp_path / kept_anchors.METADATA_FILE).write_text("{")
+    (tmp_path / precomputed.METADATA_FILE).write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         PrecomputedEmbeddings(tmp_path).facts()
 
@@ -391,7 +391,7 @@ def test_notes_that_lie_are_mistakes(uncached, tmp_path):
         note.write_bytes(lie)
         with pytest.raises(UserError, match="goes on"):
             pair.opened(inputs, COUNT)
-    (folder / kept_anchors.METADATA_FILE).write_bytes(nested)
+    (folder / precomputed.METADATA_FILE).write_bytes(nested)
     with pytest.raises(UserError, match="cannot be read .*too deeply"):
         PrecomputedEmbeddings(folder).facts()
 
@@ -412,13 +412,13 @@ def contents(folder):
 
 
 def test_files_of_any_length_hold_the_same(uncached, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(kept_anchors, "MAX_BLOCK_BYTES", 7 * 3 * (64 + 512 + 4))  # seven records
+    monkeypatch.setattr(precomputed, "MAX_BLOCK_BYTES", 7 * 3 * (64 + 512 + 4))  # seven records
     folder, _ = make(make_config(), uncached, out=tmp_path)
     assert len(list(folder.glob("*.npy"))) == 3
     pair = make_config().pairs[0]
     found = []
-    for each, block in ((folder, kept_anchors.MAX_BLOCK_BYTES), (made, 1 << 26)):
-        monkeypatch.setattr(kept_anchors, "MAX_BLOCK_BYTES", block)
+    for each, block in ((folder, precomputed.MAX_BLOCK_BYTES), (made, 1 << 26)):
+        monkeypatch.setattr(precomputed, "MAX_BLOCK_BYTES", block)
         opened = dataclasses.replace(pair, anchors=PrecomputedEmbeddings(each)).opened(
             make_config().inputs, COUNT
         )
@@ -427,7 +427,7 @@ def test_files_of_any_length_hold_the_same(uncached, made, tmp_path, monkeypatch
         np.testing.assert_array_equal(a, b)
         assert drawn_a == drawn_b
     # One that is lost is made again, and the others stay.
-    monkeypatch.setattr(kept_anchors, "MAX_BLOCK_BYTES", 7 * 3 * (64 + 512 + 4))
+    monkeypatch.setattr(precomputed, "MAX_BLOCK_BYTES", 7 * 3 * (64 + 512 + 4))
     before = contents(folder)
     (folder / "000001.json").unlink()
     with pytest.raises(UserError, match="the same `imagebind-jax prepare` goes on"):
@@ -494,4 +494,4 @@ def test_the_command(uncached, made, tmp_path, monkeypatch, capsys, mistake):
     [folder] = (tmp_path / "there").iterdir()
     assert f"anchors=Anchors('there/{folder.name}'))" in said.out
     assert "anchors vision+audio 20/20" in said.err
-    assert json.loads((folder / kept_anchors.METADATA_FILE).read_text())["views"] == 3
+    assert json.loads((folder / precomputed.METADATA_FILE).read_text())["views"] == 3

@@ -17,8 +17,8 @@ from feeding import Noisy, batches
 from imagebind_jax import cli
 from imagebind_jax.cli import commands
 from imagebind_jax.errors import FatalRunError, UserError
-from imagebind_jax.inputs.pipeline import batches as pipeline
-from imagebind_jax.inputs.pipeline import prefetch as workers_module
+from imagebind_jax.inputs.pipeline import batches as pair_batches
+from imagebind_jax.inputs.pipeline import prefetch
 from imagebind_jax.runtime import breadcrumbs, worker_process
 from imagebind_jax.storage import lock
 
@@ -105,9 +105,7 @@ def test_a_worker_that_is_stuck_ends_the_run_and_its_file_is_named(tmp_path, mea
 def test_a_worker_that_hangs_while_it_reads_nothing_ends_the_run(monkeypatch):
     stream = batches(Noisy(50_000), steps=100).stream(workers=1, patience=2.0)
     next(stream)
-    monkeypatch.setattr(
-        workers_module, "IDLE_TIMEOUT", 1.0
-    )  # not while the process is being started
+    monkeypatch.setattr(prefetch, "IDLE_TIMEOUT", 1.0)  # not while the process is being started
     time.sleep(1)  # it has read ahead as far as it may
     (process,) = multiprocessing.active_children()
     os.kill(process.pid, signal.SIGSTOP)
@@ -175,7 +173,7 @@ def test_what_is_said_of_a_dead_worker(code, reading, began, said):
 @pytest.mark.parametrize("path, shared", [(None, True), ("/psm_1a2b", True), ("/tmp/x", False)])
 def test_a_worker_without_room_for_shared_memory_is_told_from_a_full_disk(path, shared):
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-    told = workers_module._explained(error, breadcrumbs.ReadTracker("/nowhere"))
+    told = prefetch._explained(error, breadcrumbs.ReadTracker("/nowhere"))
     assert (told is not error) == shared
     if shared:
         assert isinstance(told, FatalRunError) and "/dev/shm" in str(told)
@@ -185,9 +183,9 @@ def test_a_worker_without_room_for_shared_memory_is_told_from_a_full_disk(path, 
 def watch(monkeypatch):
     """A _Watch with a patience of 2 s whose looks are 100 s apart, of which 1 s counts each; `watch.marks`
     is what is being read."""
-    watch = workers_module._StallDetector(2.0, breadcrumbs.ReadTracker())
+    watch = prefetch._StallDetector(2.0, breadcrumbs.ReadTracker())
     clock = iter(range(0, 1_000_000, 100))
-    monkeypatch.setattr(workers_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(prefetch.time, "monotonic", lambda: next(clock))
     watch.marks = {}
     monkeypatch.setattr(watch.trail, "found", lambda: dict(watch.marks))
     return watch
@@ -227,7 +225,7 @@ def test_a_record_that_is_stuck_while_others_come_is_told(watch):
 
 
 def test_what_one_stream_was_stuck_with_says_nothing_of_another(monkeypatch):
-    monkeypatch.setattr(workers_module, "JOIN_TIMEOUT", 0.5)
+    monkeypatch.setattr(prefetch, "JOIN_TIMEOUT", 0.5)
     with pytest.raises(FatalRunError, match="endless"):
         list(batches(Noisy(endless=7)).stream(patience=0.5))
 
@@ -235,7 +233,7 @@ def test_what_one_stream_was_stuck_with_says_nothing_of_another(monkeypatch):
         time.sleep(1.5)
         return {"x": np.float32([index])}, ""
 
-    ((row, _),) = pipeline.prefetch_each(slow, 1, 0, 1, 0, 0.5)
+    ((row, _),) = pair_batches.prefetch_each(slow, 1, 0, 1, 0, 0.5)
     assert row["x"] == 0
 
 
@@ -255,7 +253,7 @@ def test_only_the_workers_of_the_stream_that_hangs_are_killed():
 
 def give_up(_):
     """For `zygote`."""
-    workers_module.JOIN_TIMEOUT = 0.5
+    prefetch.JOIN_TIMEOUT = 0.5
     try:
         list(batches(Noisy(endless=7)).stream(patience=0.5))
     except FatalRunError as error:
@@ -270,7 +268,7 @@ def test_python_ends_without_a_thread_that_is_stuck(zygote):
 
 def be_stuck(arguments):
     """For `zygote`: a command that is."""
-    workers_module.JOIN_TIMEOUT = 0.5
+    prefetch.JOIN_TIMEOUT = 0.5
     commands._run = lambda arguments: list(batches(Noisy(endless=7)).stream(patience=1.0))
     return cli.main(arguments)
 

@@ -21,7 +21,7 @@ from imagebind_jax.inputs.sources import (
     verify_folder,
     write_records,
 )
-from imagebind_jax.inputs.sources import cached as writing
+from imagebind_jax.inputs.sources import cached as cached_source
 from imagebind_jax.storage import cache_dir
 
 MADE = "IMAGEBIND_JAX_TEST_MADE"  # a file that gets one line a made record
@@ -96,7 +96,7 @@ def test_the_facts_on_disk_are_the_files_own(written):
 
 def test_two_processes_write_the_same_bytes_as_one(tmp_path, monkeypatch):
     monkeypatch.setenv(MADE, str(tmp_path / "made"))
-    count, done = 2 * writing.SHARD + 3, []
+    count, done = 2 * cached_source.SHARD + 3, []
     write_records(tmp_path / "two", Squares(), count, facts={}, workers=2, progress=done.append)
     makers = {line.split()[1] for line in (tmp_path / "made").read_text().splitlines()}
     assert len(makers) == 2
@@ -180,8 +180,8 @@ DAMAGE = {name: f for name, f in globals().items() if name.startswith("damage_")
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_what_is_broken_is_named_and_made_again(damage, monkeypatch):
-    monkeypatch.setattr(writing, "SHARD", 3)
-    monkeypatch.setattr(writing.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(cached_source, "SHARD", 3)
+    monkeypatch.setattr(cached_source.os, "cpu_count", lambda: 1)
     cached = CachedSource(Squares(), 5)
     wanted = list(cached.open())
     before = tree(cached.folder)

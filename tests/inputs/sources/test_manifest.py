@@ -13,7 +13,7 @@ from properties import of_any
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.sources import Manifest, manifest
-from imagebind_jax.inputs.sources import record as records
+from imagebind_jax.inputs.sources import record as record_module
 
 GOOD = '{"text": "good"}\n'
 
@@ -115,8 +115,8 @@ def test_links_within_the_root_are_followed(tmp_path):
         ('{"text": "a", "label": 1, "text": "b"}', "'text' is given twice"),
         ('{"view": 3}', "view is 3: expected another name"),
         (
-            '{"text": "' + "a" * records.MAX_LINE_BYTES + '"}',
-            f"longer than {records.MAX_LINE_BYTES} bytes",
+            '{"text": "' + "a" * record_module.MAX_LINE_BYTES + '"}',
+            f"longer than {record_module.MAX_LINE_BYTES} bytes",
         ),
         ("[" * 100_000, "Error"),
     ],
@@ -128,7 +128,7 @@ def test_a_bad_line_is_told_with_its_number(line, words, tmp_path):
         found = Manifest(path).open()
     except UserError as error:  # a line that is too long ends the reading itself
         said = str(error)
-        assert len(line) > records.MAX_LINE_BYTES
+        assert len(line) > record_module.MAX_LINE_BYTES
     else:
         with pytest.raises(MediaError) as raised:
             found[1]
@@ -244,8 +244,8 @@ def test_a_bad_number_is_told(key, value, tmp_path):
         (b"t\xffxt\na\n", "line 1: UnicodeDecodeError"),
         ('text\n"never closed\n\nx\n', "line 2: a quote is opened here and never closed"),
         (
-            'text\n"' + "a\n" * records.MAX_LINE_BYTES,
-            f"line 2: longer than {records.MAX_LINE_BYTES} bytes",
+            'text\n"' + "a\n" * record_module.MAX_LINE_BYTES,
+            f"line 2: longer than {record_module.MAX_LINE_BYTES} bytes",
         ),
     ],
 )

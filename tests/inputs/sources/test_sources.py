@@ -15,7 +15,7 @@ import pytest
 from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.sources import Manifest, Prepared, Source, TarShards, array_records
-from imagebind_jax.inputs.sources import record as records
+from imagebind_jax.inputs.sources import record as record_module
 from imagebind_jax.inputs.sources.array_records import ArrayRecords, Shard, write_shard
 from imagebind_jax.inputs.sources.prepared import read_dataset_info
 
@@ -224,9 +224,9 @@ def test_text_in_a_record_is_never_a_path(tmp_path):
 def test_fields_are_what_transforms_expect(field, value):
     good = {"id": 1, "text": ["a", "b"], "label": [1, 2], "start": 0, "seconds": 2.5, "other": None}
     good |= {"vision": [b"a", b"b"], "audio": b"a"}
-    assert records.validate_record(good, "a record") is good
+    assert record_module.validate_record(good, "a record") is good
     with pytest.raises(MediaError, match=f"^a record: {field} is .*: expected ") as raised:
-        records.validate_record({**good, field: value}, "a record")
+        record_module.validate_record({**good, field: value}, "a record")
     assert len(str(raised.value)) < 200
 
 
@@ -235,7 +235,7 @@ def test_fields_are_what_transforms_expect(field, value):
 )
 def test_a_name_that_is_nearly_a_modalitys_is_told(key):
     with pytest.raises(UserError, match=f"'{key}' is no modality: did you mean '[adtv]"):
-        records.check_fields([key, "label"])
+        record_module.check_fields([key, "label"])
 
 
 @pytest.mark.parametrize(
@@ -243,9 +243,9 @@ def test_a_name_that_is_nearly_a_modalitys_is_told(key):
     ["text_1", "text1", "depth_m", "vision_id", "audio_2", "test", "next", "ext", "audit", "death"],
 )
 def test_a_name_of_ones_own_is_let_alone(key):
-    records.check_fields([key, "label", *records.MEDIA, *records.NUMBERS])
-    records.check_fields([key])
-    records.check_fields(["texts", "text", "visions", "vision"])  # which are there, too
+    record_module.check_fields([key, "label", *record_module.MEDIA, *record_module.NUMBERS])
+    record_module.check_fields([key])
+    record_module.check_fields(["texts", "text", "visions", "vision"])  # which are there, too
 
 
 def test_a_shard_of_no_records_is_no_hole(tmp_path):

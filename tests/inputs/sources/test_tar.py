@@ -15,7 +15,7 @@ from imagebind_jax.errors import UserError
 from imagebind_jax.inputs.decoders import media
 from imagebind_jax.inputs.decoders.media import MediaError
 from imagebind_jax.inputs.sources import TarShards, tar_index, tar_reader
-from imagebind_jax.inputs.sources import record as records
+from imagebind_jax.inputs.sources import record as record_module
 from imagebind_jax.inputs.sources.tar_reader import iter_members
 from imagebind_jax.storage import cache_dir
 
@@ -112,7 +112,7 @@ def test_several_files_are_read_in_order(tmp_path):
         ("1.txt", b"\xff", "1, text: UnicodeDecodeError"),
         (
             "1.txt",
-            b"a" * (records.MAX_LINE_BYTES + 1),
+            b"a" * (record_module.MAX_LINE_BYTES + 1),
             "1, text: 1048577 bytes are more than 1048576",
         ),
         ("1.cls", b"dog", "1, label: label is 'dog'"),
@@ -338,11 +338,11 @@ def test_a_cache_that_cannot_be_written_says_how_to_move_it(shard, monkeypatch):
 
 def test_a_sample_is_read_whole_or_not_at_all(shard, monkeypatch):
     found = TarShards(shard).open()
-    monkeypatch.setattr(records, "LARGEST", 100)
+    monkeypatch.setattr(record_module, "LARGEST", 100)
     assert found[0]["vision"] == b"one"
     with pytest.raises(MediaError, match="1200 bytes in one record are more than 100"):
         found[1]
-    stamp = records.file_stamp(str(shard))
+    stamp = record_module.file_stamp(str(shard))
     pathlib.Path(shard).write_bytes(b"x" * (stamp[0] - 1))
     os.utime(shard, ns=(stamp[1], stamp[1]))
     with pytest.raises(media.MediaError, match="s.tar: was changed since it was opened"):
