@@ -69,7 +69,7 @@ class Row:
 def flops(config: EncoderConfig, embed_dim: int) -> int:
     """Of the matrix products of one input, forwards.
 
-    `plan.flops.forward`, which needs what training needs to be installed.
+    `plan.flops.forward_flops`, which needs what training needs to be installed.
     """
     c, keys = config, config.tokens + config.bias_kv
     block = c.tokens * c.width * (4 * c.width + 2 * round(c.mlp_ratio * c.width) + 2 * keys)
@@ -126,7 +126,7 @@ def ours(config: ImageBindConfig, row: Row, batch: dict[str, np.ndarray]) -> Ste
 
 
 def our_step(model: ImageBind, row: Row, state: Any, frozen: Any, batch: Any) -> Any:
-    """What `training_step.train_step` does, on one device."""
+    """What `training.step.train_step` does, on one device."""
     trained, moments, count = state
 
     def loss_fn(trained):

@@ -6,7 +6,7 @@ Value and gradient of both directions by both embeddings and the scale, with a w
 width 1024 in float32. "naive" is what people write: all keys gathered, all logits, differentiated.
 Needs the TPU compiler (the `tpu` extra), and no TPU. Time is the compiler's own estimate of each
 instruction's cycles, over the chip's clock; it counts neither what an exchange takes nor the branch
-that only rows far from all others take (`streamed_losses._of_piece`). The ideal is four matrix
+that only rows far from all others take (`streamed._of_piece`). The ideal is four matrix
 products at the chip's peak. Exchanged are bytes that a device sends. Takes about three minutes.
 """
 

@@ -75,7 +75,7 @@ for benchmark in config.evaluation.benchmarks:
     print(benchmark.name, "by", benchmark.evaluation.prompts[0].format("..."))
 
 # %% [markdown]
-# `train.fit` renders what is missing and trains, in about a minute on two cores; a folder in which
+# `fit.fit` renders what is missing and trains, in about a minute on two cores; a folder in which
 # that is done is read in a moment, and one that was interrupted goes on.
 
 # %%

@@ -42,7 +42,7 @@ def fit_to_budget(
 ) -> tuple[list[Ablation], Sequence[int], list[dict[str, str]]]:
     """(ablations, seeds, what is left out and why): what a budget of seconds suffices for.
 
-    Down to FEWER seeds, then ablations are left out from the end, then seeds down to FEWEST.
+    Down to SEED_COUNTS seeds, then ablations are left out from the end, then seeds down to MIN_SEEDS.
     """
     fitting, seeds = (
         list(chosen),

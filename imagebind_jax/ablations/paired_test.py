@@ -34,7 +34,7 @@ def paired_t_test(
     better, worse: a number each seed, the same seeds in the same order. The claim reproduces where
     the whole interval lies above 0, does not where it lies below, and is too close to call where it
     holds 0. Differences that are all 0 are the closest there is. ours: the verdict is yes or no.
-    Raises UserError for fewer than FEWEST seeds.
+    Raises UserError for fewer than MIN_SEEDS seeds.
     """
     difference = np.asarray(better, float) - np.asarray(worse, float)
     n = len(difference)

@@ -50,7 +50,7 @@ def run_ablations(
     of every run, with which the same command goes on: half a gigabyte a seed, and as much again until
     all is done.
     seeds: worlds, from `first_seed` on (None: SEEDS; fewer where ablations are named and it would take
-    more than QUICKLY). budget: seconds; fewer seeds are taken, then ablations are left out from the
+    more than DEFAULT_BUDGET_SECONDS). budget: seconds; fewer seeds are taken, then ablations are left out from the
     end, so that it suffices by the costs in `jobs`; once it is spent, no run is begun. workers:
     processes, one a core, of 2 GB (None: all cores). Raises UserError.
     """

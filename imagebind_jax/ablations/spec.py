@@ -29,7 +29,7 @@ class TrialConfig:
     `baselines` holds those that ablations start from.
     """
 
-    modality: str = "depth"  # of TASKS
+    modality: str = "depth"  # of TASK_DESCRIPTIONS
     hub: str = "vision"  # what it is bound to: vision, text, labels (class names), both, depth
     image_encoder: str = "base"  # small, base, large
     encoder: str = "base"  # the modality's own: small, base

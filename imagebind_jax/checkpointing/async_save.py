@@ -47,7 +47,7 @@ class AsyncCheckpointWriter:
         committed: Callable[[int], None],
         failed: Callable[[str], None],
     ):
-        """Arguments as of `Checkpoints`. Removes what a killed run has left half-written."""
+        """Arguments as of `Checkpointer`. Removes what a killed run has left half-written."""
         self.folder = folder
         self.failures = 0  # saves, in all
         self._in_a_row, self._why = 0, ""
@@ -84,7 +84,7 @@ class AsyncCheckpointWriter:
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Starts saving the arrays of `state` and the JSON of `meta`. A saved step stays as it is.
 
-        Where it fails, that is told, and its remains are removed. Raises SavesFail.
+        Where it fails, that is told, and its remains are removed. Raises CheckpointWriteError.
         """
         self.settle()
         self._check_failures()
@@ -249,7 +249,7 @@ class AsyncCheckpointWriter:
         return step_dir.space_problem(self.folder, size, jax.process_index())
 
     def close(self) -> None:
-        """Waits for the last save. Raises SavesFail where it is not committed."""
+        """Waits for the last save. Raises CheckpointWriteError where it is not committed."""
         self.settle()
         self._checkpointer.close()
         if self._in_a_row:

@@ -62,7 +62,7 @@ class Checkpointer:
         """Starts saving; `facts` is JSON that says what run this is. A saved step stays as it is.
 
         A save that fails is told, at the latest by the next one, and its remains are removed; the
-        run goes on. Raises SavesFail at the third in a row, and CheckpointError on a state with a
+        run goes on. Raises CheckpointWriteError at the third in a row, and CheckpointError on a state with a
         NaN or infinity, which is never saved.
         """
         digests, finite = tree_checksums(state)
@@ -87,7 +87,7 @@ class Checkpointer:
         return json.loads(agreement.allgather_text(json.dumps(newest))[0])
 
     def check_begun(self) -> None:
-        """Raises CheckpointCorrupt where there is no checkpoint, but there are damaged ones."""
+        """Raises CorruptCheckpointError where there is no checkpoint, but there are damaged ones."""
         damaged = agreement.allgather_text(", ".join(step_dir.quarantined_steps(self.folder)[:5]))[
             0
         ]
@@ -109,7 +109,7 @@ class Checkpointer:
 
         defaults: a tree with the values of leaves that checkpoints of older versions may lack, at
         their paths, as {"health": {"skipped": 0}}. Raises CheckpointError if it is of another model
-        or a newer version, CheckpointCorrupt if its bytes changed, CheckpointUnreadable if the
+        or a newer version, CorruptCheckpointError if its bytes changed, UnreadableCheckpointError if the
         system does not give them out: on all hosts, if on one.
         """
         if bare := [name for name, leaf in flatten_with_paths(like).items() if not _placed(leaf)]:
@@ -149,8 +149,8 @@ class Checkpointer:
         """(step, state) of the newest checkpoint that is whole; falls back past corrupt ones.
 
         Corrupt ones are set aside then. Arguments as of `restore`; fallback: False takes the newest
-        or none. Raises CheckpointCorrupt when none is whole, FileNotFoundError when there is none,
-        CheckpointUnreadable where the system did not give one out, which may be whole.
+        or none. Raises CorruptCheckpointError when none is whole, FileNotFoundError when there is none,
+        UnreadableCheckpointError where the system did not give one out, which may be whole.
         """
         steps = self.steps()
         if not steps:
@@ -170,7 +170,7 @@ class Checkpointer:
         raise CorruptCheckpointError(f"every checkpoint in {self.folder} is damaged")
 
     def close(self) -> None:
-        """Waits for the last save. Raises SavesFail where it is not committed."""
+        """Waits for the last save. Raises CheckpointWriteError where it is not committed."""
         self._saver.close()
 
     def abandon(self, patience: float = 60.0) -> None:

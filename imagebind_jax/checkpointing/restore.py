@@ -23,7 +23,7 @@ def restore_local(
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """(digests, leaves) of a step by name, placed like `like`: this host's part of them.
 
-    Waits for no other host. Arguments and errors as of `Checkpoints.restore`.
+    Waits for no other host. Arguments and errors as of `Checkpointer.restore`.
     """
     saved = step_dir.read_meta(folder)["digest"]
     wanted, given = flatten_with_paths(like), flatten_with_paths(defaults or {})

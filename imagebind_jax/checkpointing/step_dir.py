@@ -206,10 +206,10 @@ def _words(code: int) -> str:
 
 
 def read_meta(step: pathlib.Path) -> dict[str, Any]:
-    """What was saved beside the state of a step, `files.sealed`: format number and all.
+    """What was saved beside the state of a step, `checksummed.add_checksum`: format number and all.
 
-    Raises CheckpointCorrupt where it is not what was saved or not committed, CheckpointError where
-    a newer version wrote it, CheckpointUnreadable.
+    Raises CorruptCheckpointError where it is not what was saved or not committed, CheckpointError where
+    a newer version wrote it, UnreadableCheckpointError.
     """
     try:
         if not (step / COMMITTED).is_file():

@@ -92,7 +92,7 @@ def run_demo(
 ) -> dict[str, Any]:
     """Renders the world, trains, evaluates; writes results.json, report.html and samples/ into `out`.
 
-    Returns the results (see `binding.evaluate`). A demo that was interrupted goes on.
+    Returns the results (see `evaluate.evaluate_world`). A demo that was interrupted goes on.
     """
     begun = time.monotonic()
     folder = pathlib.Path(out)

@@ -120,7 +120,7 @@ def assert_shared_dir(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def global_file_lock(path: pathlib.Path, busy: str) -> Iterator[None]:
-    """`files.locked` by host 0, for all. Raises UserError, on all, where another process holds it."""
+    """`lock.file_lock` by host 0, for all. Raises UserError, on all, where another process holds it."""
     with contextlib.ExitStack() as held:
 
         def take() -> None:

@@ -21,7 +21,7 @@ def lockstep_barrier(where: str, what: Any = None, note: str = "") -> None:
     """Waits for all hosts: the next thing that they do, they do together.
 
     where: said of a host that is elsewhere, with `note`. what: any JSON that must be the same on all.
-    Raises Apart, on all hosts, where one failed in its `lockstep`, or met elsewhere or for another
+    Raises OutOfStepError, on all hosts, where one failed in its `lockstep`, or met elsewhere or for another
     `what`.
     """
     if jax.process_count() > 1:
@@ -30,7 +30,7 @@ def lockstep_barrier(where: str, what: Any = None, note: str = "") -> None:
 
 @contextlib.contextmanager
 def lockstep(where: str, kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
-    """Where a host's block raises one of these kinds, all raise Apart: at once those that have yet to
+    """Where a host's block raises one of these kinds, all raise OutOfStepError: at once those that have yet to
     `lockstep_barrier`, which a block does before everything that hosts do together, and the others at its end.
 
     An error of the devices is raised as it is, since the others are, and stay, in an exchange.

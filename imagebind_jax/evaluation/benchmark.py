@@ -82,7 +82,7 @@ class Embedder(Protocol):
     def notes(self, source: Source) -> Sequence[Mapping[str, Any]]:
         """Every record without its media: "id", "label", "text", ...
 
-        Of one that cannot be read, {UNUSABLE: why}; its embedding is NaN.
+        Of one that cannot be read, {UNUSABLE_KEY: why}; its embedding is NaN.
         """
 
     def records(self, source: Source) -> Sequence[Record]:
@@ -145,7 +145,7 @@ def check_eval_inputs(**fields: Any) -> None:
     """Raises UserError where what should be a tuple of items is not: a comma is soon forgotten."""
     for name, found in fields.items():
         if not isinstance(found, tuple) or not all(isinstance(each, EvalInputs) for each in found):
-            raise UserError(f"{name} must be a tuple of Items, such as (sounds,)")
+            raise UserError(f"{name} must be a tuple of EvalInputs, such as (sounds,)")
 
 
 @dataclasses.dataclass(frozen=True)

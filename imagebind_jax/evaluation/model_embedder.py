@@ -30,11 +30,11 @@ InputStream = Generator[tuple[np.ndarray | None, str], None, None]
 
 
 class ModelEmbedder:
-    """A `Bench` whose embeddings a model makes.
+    """An `Embedder` whose embeddings a model makes.
 
     With several hosts each decodes every record and gives the devices its part of each batch, so
     that all have all embeddings: decoding is then redundant, and `folder` must be one that all see;
-    the first writes. All ask for the same in the same order, within `in_step.together`.
+    the first writes. All ask for the same in the same order, within `lockstep.lockstep`.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ModelEmbedder:
         """Unit vectors, of several views the normalised mean; NaN where there is no input.
 
         Raises UserError where the model lacks the encoder, it refuses the inputs' shape, or too
-        many records are unusable; `Stopped` where decoding hangs or dies.
+        many records are unusable; `FatalRunError` where decoding hangs or dies.
         """
         encoder = self._encoder(items.modality, items.name)
         records = self.records(items.source)

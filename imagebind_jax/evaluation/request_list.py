@@ -30,7 +30,7 @@ def write_embedding_requests(
     """Writes `<name>.wanted.jsonl` for everything that the benchmarks embed; returns the names.
 
     Items: {"id"} a line, or {"record"} where records have no ids. Sentences: {"text"}. Classes:
-    {"name", "texts"}, the prompts filled in. Beside them the notes and facts that `StoredBench`
+    {"name", "texts"}, the prompts filled in. Beside them the notes and facts that `StoredEmbedder`
     needs where the records are not at hand. Benchmarks whose records are missing are left out, and
     named. Raises UserError where none is left.
     """
@@ -51,7 +51,7 @@ def write_embedding_requests(
 
 
 class _RecordingEmbedder:
-    """A `Bench` of random vectors that writes down what it is asked for."""
+    """An `Embedder` of random vectors that writes down what it is asked for."""
 
     def __init__(self, config: EvalConfig, folder: pathlib.Path, tell: record_reader.ProgressFn):
         self.resamples, self.seed, self.tell = 0, config.seed, tell

@@ -62,7 +62,7 @@ class BenchmarkResult(msgspec.Struct):
     reported: dict[str, dict[str, float]]  # who -> in percent, or a rank
     seconds: float
     key: str
-    version: str  # the fields of MadeOf
+    version: str  # the fields of Provenance
     settings: dict[str, Any]
     records: dict[str, str]
     towers: dict[str, str]

@@ -50,7 +50,7 @@ def run_benchmarks(
 ) -> ResultsFile:
     """Measures what is not measured yet; writes results.json, results.md and results.html to `out`.
 
-    checkpoint: anything that `loading.load` takes; or embeddings: a folder of another system's; or
+    checkpoint: anything that `porting.load.load` takes; or embeddings: a folder of another system's; or
     neither, for benchmarks that train encoders of their own. only: names of benchmarks. compare:
     results of another run. A benchmark whose data or encoder is missing is left out, with the
     remedy. Each is committed when it is done, and not measured again unless something changed that

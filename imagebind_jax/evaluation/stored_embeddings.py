@@ -25,7 +25,7 @@ REMEDY = "--wanted DIR writes what to embed, in order"
 
 
 class StoredEmbedder:
-    """A `Bench` whose embeddings are files in one folder, named as `ModelBench` names them.
+    """An `Embedder` whose embeddings are files in one folder, named as `ModelEmbedder` names them.
 
     `<items>.npy` holds float16, 32 or 64 [n, e], a row for each record in order, NaN where there is
     no input; or `<items>.array_record` records {"id", "embedding"} in any order, the embedding a
@@ -51,7 +51,7 @@ class StoredEmbedder:
         # Without the folder: where the records are at hand, they say what is right, and no file of it.
         self._sources = record_reader.RecordCache(config, None, tell)
         self._asked: dict[str, Any] = {}
-        self._parameters: dict[str, str] = {}  # of what a ModelBench made: modality -> digest
+        self._parameters: dict[str, str] = {}  # of what a ModelEmbedder made: modality -> digest
         self._notes: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._width: tuple[int, str] | None = None  # and whose it was
 
@@ -134,7 +134,7 @@ class StoredEmbedder:
         return found
 
     def _check_own(self, path: pathlib.Path) -> None:
-        """Refuses what a `ModelBench` did not finish, or what is not as it or one model left it."""
+        """Refuses what a `ModelEmbedder` did not finish, or what is not as it or one model left it."""
         try:
             note = read_metadata(path.with_suffix(".json"))
         except (OSError, ValueError):

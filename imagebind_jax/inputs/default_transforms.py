@@ -49,7 +49,7 @@ def default_transform(modality: str, shape: Sequence[int]) -> Transform | None:
 
 
 def transform_from_run(facts: Mapping[str, Any], modality: str) -> Transform | None:
-    """Out of what a run says of its config (`described.flat`), without augmentation; None if nothing.
+    """Out of what a run says of its config (`fingerprint.flatten_config`), without augmentation; None if nothing.
 
     Raises UserError for a transform that is not one of ours: only its config file has it.
     """

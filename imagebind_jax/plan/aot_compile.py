@@ -82,7 +82,7 @@ def check_plannable(config: TrainConfig, count: int) -> None:
 
 
 def compile_step(config: TrainConfig, pair: ModalityPair, devices: list[Any]) -> CompiledStep:
-    """Compiles what `train` would run for a pair. Raises DoesNotFit, UserError.
+    """Compiles what `train` would run for a pair. Raises OutOfMemoryError, UserError.
 
     Nothing is opened or made: shapes of inputs are the encoders', those of the state are traced.
     """

@@ -38,7 +38,7 @@ def plan_config(config: TrainConfig, topology: str, devices: list[Any]) -> table
 def plan_pair(
     config: TrainConfig, pair: ModalityPair, topology: str, devices: list[Any]
 ) -> table.Numbers:
-    """The numbers of one pair's step. Raises UserError, DoesNotFit among them."""
+    """The numbers of one pair's step. Raises UserError, OutOfMemoryError among them."""
     chip = tpu_topologies.chip_of_slice(topology)
     compiled = aot_compile.compile_step(config, pair, devices)
     needed = flops.train_step_flops(config, pair.encoded, flops.trainable_fraction(config))

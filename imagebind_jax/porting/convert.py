@@ -46,7 +46,7 @@ def convert(
     released PyTorch model); by default what the target's suffix says. base: the model that
     `checkpoint` holds adapters for; merge: into its kernels (the whole model is then in memory);
     layers: as of `lora.load_adapters`.
-    verify: read both again and print what went where. how: as of `loading.load`.
+    verify: read both again and print what went where. how: as of `porting.load.load`.
 
     The target appears at once when it is whole. Raises UserError where the checkpoint cannot be read,
     the target exists or the disk has no room.

@@ -24,7 +24,7 @@ from imagebind_jax.porting.formats import hugging_face, imagebind, open_clip, ru
 from imagebind_jax.porting.formats.hints import LoadHints, find_config_json
 from imagebind_jax.runtime import progress
 
-# A format is a module with `matches`, `describe`, `table`, `ignored` and `LICENCE`.
+# A format is a module with `matches`, `infer_config`, `rules`, `ignored` and `LICENCE`.
 FORMATS: Mapping[str, ModuleType] = {
     "imagebind": imagebind,
     "open_clip": open_clip,
@@ -146,7 +146,7 @@ def _detect_format(tensors: TensorFile, source: str) -> tuple[ModuleType, Tensor
     if any(_ADAPTER.match(name) for name in tensors.specs):
         raise UserError(
             f"{tensors.path} holds adapters: load the checkpoint that they were trained on, then "
-            "`porting.lora.load` them (convert: --source lora --base CKPT)"
+            "load them by `porting.lora.load_adapters` (convert: --source lora --base CKPT)"
         )
     for prefix in _PREFIXES:
         old = {n.removeprefix(prefix): n for n in tensors.specs if n.startswith(prefix)}
@@ -186,7 +186,7 @@ def load(
     heads, activation: {modality: number of heads} and "gelu" or "quick_gelu", for a checkpoint of
         unusual widths or of OpenAI's without a config beside it: no tensor tells.
     shapes: {modality: input shape without batch axis}, e.g. {"vision": (2, 448, 448, 3)}:
-        positions are interpolated (`positions.interpolated`).
+        positions are interpolated (`position_interpolation.interpolate_positions`).
 
     Raises UserError, in one line, on a file that is damaged, hostile, or of another family.
     """

@@ -2,7 +2,7 @@
 
 An encoder whose config names `lora` targets computes x W + scale * x A B in the place of x W, with
 A [in, rank] and B [rank, out] in every block. The parameters stand beside the kernel that they
-adapt, `vision/trunk/blocks/attn/qkv_lora/{a,b}`; with `frozen=(optimizer.ALL_BUT_LORA,)` a run
+adapt, `vision/trunk/blocks/attn/qkv_lora/{a,b}`; with `frozen=(optimizer.FREEZE_ALL_BUT_LORA,)` a run
 trains them and nothing else. Query, key and value share one A. A layer whose A and B are zero is
 not adapted, and stays so: its gradient is zero.
 
@@ -138,7 +138,7 @@ def save_adapters(
     }
     adapted = {m: c for m, c in model.config.encoders.items() if c.lora}
     if not adapted:
-        raise UserError("this model has no adapters to save: lora.add makes them")
+        raise UserError("this model has no adapters to save: lora.add_adapters makes them")
     config = dataclasses.replace(model.config, encoders=adapted)
     _check("these parameters", model.config, leaves, list(adapted))
     atomic.check_writable(path.absolute().parent, "choose another path")

@@ -169,7 +169,8 @@ def _make(
                 filling.run(made)
     if filling.unusable:
         say(f"note: {filling.unusable} records of {pair.name} cannot be used, and are masked")
-    say(f"Pair({pair.modalities}, ..., views={views}, anchors=Anchors({str(folder)!r}))")
+    anchors = f"PrecomputedEmbeddings({str(folder)!r})"
+    say(f"ModalityPair({pair.modalities}, ..., views={views}, anchors={anchors})")
     return folder
 
 

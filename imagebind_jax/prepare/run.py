@@ -25,7 +25,7 @@ from imagebind_jax.storage import atomic, lock
 __all__ = ["prepare_dataset", "verify_dataset"]
 
 LOCK, DOWNLOAD = ".lock", "download"
-PROBE = ".writable"  # of files.check_writable in another process
+PROBE = ".writable"  # of atomic.check_writable in another process
 SHARD = re.compile(r".+-\d{5}\.array_record(\.partial)?")
 SPARE = 64 << 20  # bytes that are left free
 

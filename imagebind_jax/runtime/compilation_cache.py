@@ -101,7 +101,7 @@ class VerifiedCompilationCache(file_cache.CacheInterface):
 
 
 def open_private_dir(folder: pathlib.Path) -> pathlib.Path:
-    """The folder, made, checked, and cut to LARGEST bytes.
+    """The folder, made, checked, and cut to MAX_CACHE_BYTES bytes.
 
     A program in it is code that will run as this user, so the folder must be the user's own and
     nobody else may write into it or put another in its place. Raises PermissionError, or another

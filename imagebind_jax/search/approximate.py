@@ -35,7 +35,7 @@ EF_SEARCH_CANDIDATES = (
 )  # candidates of a search, the fewest that reach the recall
 OVERFETCH = 4  # times as many neighbours as are wanted are compared by their exact cosines
 RECALL_QUERIES = 500  # rows by which recall is measured
-ADD_BATCH = 1 << 14  # rows that are added at once; a BLOCK is a multiple of it
+ADD_BATCH = 1 << 14  # rows that are added at once; ROWS_PER_BLOCK is a multiple of it
 
 
 class IndexMetadata(msgspec.Struct):

@@ -40,7 +40,7 @@ def embed_files(
     patience: float = 60.0,
     say: Callable[[str], None] = console.print_line,
 ) -> dict[str, int]:
-    """Embeds what the paths name (`finding.find`) into the store `out`, which is begun or added to.
+    """Embeds what the paths name (`file_discovery.discover_files`) into the store `out`, which is begun or added to.
 
     What is in the store and has not changed since is not embedded again; what cannot be used is
     listed in `unusable.jsonl`, and tried again with `retry`, or once it has changed. threads or

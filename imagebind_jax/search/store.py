@@ -90,7 +90,7 @@ class EmbeddingStore:
         )
 
     def block(self, index: int) -> Float[np.ndarray, "b e"]:
-        """Rows [index * BLOCK, ...), whose bytes are checked the first time. Raises UserError."""
+        """Rows [index * ROWS_PER_BLOCK, ...), whose bytes are checked the first time. Raises UserError."""
         part = slice(index * ROWS_PER_BLOCK, min((index + 1) * ROWS_PER_BLOCK, len(self)))
         vectors = self.vectors[part]
         if index not in self._checked:

@@ -67,7 +67,7 @@ def atomic_write(path: pathlib.Path, *, shared: bool = False) -> Iterator[IO[byt
 def atomic_dir(folder: pathlib.Path, remedy: str) -> Iterator[pathlib.Path]:
     """A folder to fill, which takes `folder`'s place at the end of the block, or is gone.
 
-    One process at a time: see `locked`. Raises UserError, with the remedy, where it cannot be written.
+    One process at a time: see `lock.file_lock`. Raises UserError, with the remedy, where it cannot be written.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     try:

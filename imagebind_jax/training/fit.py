@@ -68,8 +68,9 @@ def fit(
 
     The folder gets `checkpoints/`, `metrics.jsonl`, `goodput.json` and `tensorboard/`. fallback: where
     the newest checkpoint is damaged, the one before it is taken. Raises UserError where the batch
-    does not divide over the devices or the folder holds a run of another config, CheckpointCorrupt,
-    and what ends a run before its last step: Preempted (SIGTERM), Diverged, SavesFail, Stopped.
+    does not divide over the devices or the folder holds a run of another config, CorruptCheckpointError,
+    and what ends a run before its last step: Preemption (SIGTERM), TrainingDivergedError,
+    CheckpointWriteError, FatalRunError.
     """
     if not agreement.is_main_process():
         say = agreement.log_nothing

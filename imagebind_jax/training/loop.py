@@ -62,7 +62,7 @@ class TrainLoop:
         )
 
     def run(self, state: Any, start: int) -> Any:
-        """The state after the last step. Raises Preempted, Diverged, Stopped, and other UserErrors."""
+        """The state after the last step. Raises Preemption, TrainingDivergedError, FatalRunError, other UserErrors."""
         self._start, self._begun = start, time.monotonic()
         for each in (self.progress, self.clock, self.watch):
             each.begin(start)
@@ -165,7 +165,7 @@ class TrainLoop:
         return step + 1 == self.config.steps
 
     def _compare(self, state: Any, step: int) -> None:
-        """Raises ReplicasDiffer."""
+        """Raises ReplicaMismatchError."""
         with self.watch.paused(), self.clock.spent("comparing"):
             self._comparison.check(state, step)
 
@@ -181,7 +181,7 @@ class TrainLoop:
                 run_identity.write_config(self.folder, run_fingerprint(self.config))
 
     def _leave(self, step: int, state: Any) -> None:
-        """Saves before `step`, unless that is done. Raises Preempted."""
+        """Saves before `step`, unless that is done. Raises Preemption."""
         self._tell()
         if step:
             self._save(step, state)

@@ -47,7 +47,7 @@ class ReplicaCheck:
         return self._said(differing, found)
 
     def check(self, state: Any, step: int) -> None:
-        """Raises ReplicasDiffer where `find` finds something before this step."""
+        """Raises ReplicaMismatchError where `find` finds something before this step."""
         if line := self.find(state):
             raise ReplicaMismatchError(f"before step {step}, {line}")
 

@@ -143,9 +143,9 @@ def test_two_hosts_take_the_same_step_and_share_what_fails(zygote, tmp_path, mea
         assert (found["last"], found["failures"]) == (40, 2)
         assert "last committed step 40" in found["end"]
     why = "checkpoint 20: cannot be read here"
-    assert two["CheckpointCorrupt"] == ["CheckpointCorrupt", why]
-    assert one["CheckpointCorrupt"] == ["CheckpointCorrupt", f"host 1: {why}"]
-    for kind in ("CheckpointError", "CheckpointUnreadable"):
+    assert two["CorruptCheckpointError"] == ["CorruptCheckpointError", why]
+    assert one["CorruptCheckpointError"] == ["CorruptCheckpointError", f"host 1: {why}"]
+    for kind in ("CheckpointError", "UnreadableCheckpointError"):
         assert [each[kind][0] for each in (one, two)] == [kind, kind]
     assert one["warned"] == [f"host 1: {why}; trying the one before"]
     assert sorted(os.listdir(folder)) == [".saving-50", "20.damaged", "30", "40"]

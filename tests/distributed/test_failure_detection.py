@@ -8,7 +8,7 @@ import pytest
 from imagebind_jax.distributed import failure_detection
 
 SILENCE = 1  # seconds
-GRACE = 0.6  # in place of `parting.GRACE`
+GRACE = 0.6  # in place of `failure_detection.ERROR_GRACE_SECONDS`
 ERROR = "imagebind-jax: error: "
 # A thread that "ends the process".
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -229,7 +229,7 @@ def test_a_host_that_raises_takes_the_others_along(host, run, measured):
     codes = hosts.codes()
     assert codes[host] == 1 and codes[1 - host] == 70
     own, other = hosts.last_line(host), hosts.last_line(1 - host)
-    assert own.startswith(f"Injected: injected at step {step}")
+    assert own.startswith(f"InjectedError: injected at step {step}")
     assert other.startswith(f"host {host}: {own}; last committed step ") and other.endswith(AGAIN)
     waited = hosts.seconds(begun)  # some steps more than it takes
     measured(f"host {host} of 2 raised: both were out within {waited:.1f} s, with its error")
@@ -248,7 +248,7 @@ def test_a_host_that_hangs(run, measured):
     for host, child in hosts.hosts.items():
         assert "hangs" in hosts.last_line(host)
         assert "thread 0x" in child.err.lower()  # stacks
-    assert "faults.py" in hosts.hosts[1].err
+    assert "fault_injection.py" in hosts.hosts[1].err
     waited = hosts.seconds(begun)
     measured(f"one of two hosts: all out after {waited:.1f} s with T = {least} s, with the stacks")
     assert waited < goals.within(1.25 * least + 3)

@@ -369,7 +369,7 @@ def test_detection_says_what_it_needs():
     found = Detection(asked, seen)
     assert found.sources == (asked.source, seen.source)
     assert found.modalities == {"audio", "vision"}
-    with pytest.raises(UserError, match="pictures of seen: by Windows"):
+    with pytest.raises(UserError, match="pictures of seen: by Tiles"):
         Detection(asked, dataclasses.replace(seen, transform=lambda record, rng: record))
     bench = Planted()
     del bench.asked[1]["box"]

@@ -113,9 +113,9 @@ def test_an_exception_is_one_line_and_loses_no_commit(train, measured):
     code, out, err = train(fault=f"kind=raise,step={EVERY}")
     assert code == 1
     line = last_line(err)
-    assert "Injected: injected at step 4" in line
+    assert "InjectedError: injected at step 4" in line
     trace = pathlib.Path(re.search(r"its trace: (\S+\.txt)\)", line)[1])
-    assert "faults.strike" in trace.read_text()
+    assert "fault_injection.inject_process_faults" in trace.read_text()
     trace.unlink()
     assert committed(out) == [EVERY]  # it was in flight
     assert restored(train.folder, get_config())[0] == EVERY

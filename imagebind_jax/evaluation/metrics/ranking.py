@@ -25,7 +25,7 @@ def retrieval_ranks(
     """Rank of each query's best-placed own key among all keys; the best is 0.
 
     Its own are the keys of the same item number, by default that of the same row. Cosines within
-    TIE of the best own one are tied with it, and ties go by index, as in `nearest`, so that
+    TIE of the best own one are tied with it, and ties go by index, as in `top_k`, so that
     embeddings which are all alike score chance at any k, or less where items of several stand
     side by side among those that search. Keys that are not numbers are never
     found: what has no other own key, and what is not a number itself, ranks last, at infinity.

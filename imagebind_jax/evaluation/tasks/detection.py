@@ -126,7 +126,7 @@ class Detection:
 
     def __post_init__(self):
         if not isinstance(self.pictures.transform, Tiles):
-            raise UserError(f"pictures of {source_name(self.pictures.source)}: by Windows")
+            raise UserError(f"pictures of {source_name(self.pictures.source)}: by Tiles")
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -27,9 +27,9 @@ class FewShot:
 
     Learns from `train` and is tested on `test`; without `test`, `train` are folds, each of which
     is tested on after learning from the others, and numbers are means over folds. `shotk` is the
-    paper's classifier (`probes.adamw`), by default as on ESC-50 (appendix: SUN RGB-D has learning
+    paper's classifier (`linear_probe.fit_probe_adamw`), by default as on ESC-50 (appendix: SUN RGB-D has learning
     rate 1e-2, weight decay 0, 60 epochs). Whether the paper's features are these embeddings or what
-    comes before the last projection is not said. `shotk_ridge` has no rate to choose (`probes.ridge`).
+    comes before the last projection is not said. `shotk_ridge` has no rate to choose (`linear_probe.fit_probe_ridge`).
     """
 
     train: tuple[EvalInputs, ...]
@@ -38,7 +38,7 @@ class FewShot:
     learning_rate: float = 1.6e-3
     weight_decay: float = 0.05
     epochs: int = 50
-    # The paper is silent on what follows, and on schedule and initialisation: see `probes.adamw`.
+    # The paper is silent on what follows, and on schedule and initialisation: see `linear_probe.fit_probe_adamw`.
     batch_size: int = 64  # at one shot ESC-50's 50 samples are one step an epoch
     # What the probe reads are unit vectors times this, as the released model puts them out: 20 for
     # audio, 5 for depth. At 1 the paper's rate on ESC-50 is too small to fit 50 samples in 50 steps.

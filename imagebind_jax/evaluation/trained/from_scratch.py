@@ -32,7 +32,7 @@ class FromScratch:
     """
 
     train: tuple[EvalInputs, ...]
-    encoder: EncoderConfig  # a modality's own, say: model.HUGE.encoders["audio"]
+    encoder: EncoderConfig  # a modality's own, say: imagebind.HUGE.encoders["audio"]
     test: tuple[EvalInputs, ...] = ()
     shots: tuple[int, ...] = (1, 2, 4, 8)
     learning_rate: float = 5e-4  # at its peak: linear warm-up, then a cosine to 0

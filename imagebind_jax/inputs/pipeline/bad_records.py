@@ -46,7 +46,7 @@ class BadRecordLog:
             atomic.write_text_atomic(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def see(self, step: int, pair: str, bad: np.ndarray) -> None:
-        """The "bad" of a batch's rows. Raises TooManyBadRecords where more than the share is bad."""
+        """The "bad" of a batch's rows. Raises BadRecordLimitError where more than the share is bad."""
         self._rows[pair] += len(bad)
         for text in bad[bad != ""]:
             self.count[pair] += 1

@@ -151,7 +151,7 @@ class PairBatches:
 
         threads: that make up to `ahead` batches of this process in advance. workers: processes in
         their place (each holds two parts of batches), for decoding that Python's lock holds up; a
-        script then needs `if __name__ == "__main__":`. Raises `Stopped`, naming the file, where a worker
+        script then needs `if __name__ == "__main__":`. Raises `FatalRunError`, naming the file, where a worker
         dies or one record takes more than `patience` seconds.
         """
         if workers and self.in_memory:

@@ -41,7 +41,7 @@ class ModalityPair:
             raise UserError(f"inputs of {sorted(unknown)}, which the pair {self.name} has not")
         if self.anchors and not self.views:
             raise UserError(
-                f"the anchors of {self.name} need to know of which views: views=Views(8)"
+                f"the anchors of {self.name} need to know of which views: views=FixedViews(8)"
             )
         if not 0 < self.weight < math.inf:
             raise UserError(f"the weight of {self.modalities} must be > 0, got {self.weight}")

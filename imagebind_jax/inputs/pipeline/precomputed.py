@@ -159,7 +159,7 @@ def block_path(folder: pathlib.Path, block: int) -> pathlib.Path:
 
 
 def encode_augmentation(made: AugmentationParams) -> bytes:
-    """What a view has `made`, in DRAWN bytes. Raises UserError where it is more."""
+    """What a view has `made`, in AUGMENTATION_BYTES bytes. Raises UserError where it is more."""
     text = json.dumps(made).encode()  # floats exactly
     if len(text) > AUGMENTATION_BYTES:
         raise UserError(

@@ -38,7 +38,7 @@ class ArrayRecords(Sequence[Record]):
     """The records of a folder's shards, in order."""
 
     def __init__(self, folder: str | os.PathLike, shards: Iterable[Shard] | None = None):
-        """shards: those to read. Without them, all of a folder that Cached made: raises ValueError,
+        """shards: those to read. Without them, all of a folder that CachedSource made: raises ValueError,
         saying what is wrong, unless every byte is as it was written."""
         self.folder = pathlib.Path(folder)
         shards = verify_folder(self.folder) if shards is None else list(shards)
@@ -111,7 +111,7 @@ class _Made(msgspec.Struct):
 
 
 def verify_folder(folder: pathlib.Path) -> list[Shard]:
-    """The shards of a folder that Cached made, each checked. Raises ValueError."""
+    """The shards of a folder that CachedSource made, each checked. Raises ValueError."""
     try:
         made = msgspec.json.decode((folder / DATASET_JSON).read_bytes(), type=_Made)
         missing = made.count - sum(shard.count for shard in made.shards)

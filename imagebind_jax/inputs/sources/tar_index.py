@@ -119,7 +119,9 @@ def _write(folder: pathlib.Path, shards: list[str], stamps: list[Stamp], fields:
         ends.append(len(key_ends))
     if not key_ends:
         wanted = ", ".join(f".{ending}" for endings in columns.values() for ending in endings)
-        raise UserError(f"{shards[0]} holds no file that ends in {wanted}: see the fields of Tar")
+        raise UserError(
+            f"{shards[0]} holds no file that ends in {wanted}: see the fields of TarShards"
+        )
     arrays: tuple[np.ndarray, ...] = (
         np.concatenate(tables),
         np.frombuffer(keys, np.uint8),

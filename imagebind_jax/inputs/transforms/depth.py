@@ -121,7 +121,7 @@ def resize_disparity(
 class Disparity:
     """record["depth"] with "focal_length" and "baseline" to [size, size, 1].
 
-    `reading` says what the file's numbers are, as in `depth_maps.read_depth`. `max_depth` in metres
+    `reading` says what the file's numbers are, as in `depth_files.read_depth`. `max_depth` in metres
     brings farther points nearer before the division. Without `mean` and `std` the settings are those
     of `nyu`, whose `max_depth` is 10 unless another is given; `sun_toolbox` and `sun_omnivore` are
     others that go together. omnivore's numbers belong to "sun_raw" and no true metres: with another

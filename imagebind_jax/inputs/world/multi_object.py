@@ -30,7 +30,7 @@ def is_held_out(concept: Attributes) -> bool:
     """Whether the shape in this material is for testing: a fixed quarter of all 64 pairs.
 
     3 is odd, so every shape and every material is among them equally often, and each shape comes in
-    two materials. (`concepts.held_out` keeps combinations with a motion, which a picture lacks.)
+    two materials. (`attributes.is_held_out` keeps combinations with a motion, which a picture lacks.)
     """
     return (concept.shape + 3 * concept.material) % 4 == 0
 

@@ -44,7 +44,7 @@ class TorchFile(Mapping[str, np.ndarray]):
     `specs` has the shape and dtype of each, in the file's order; `extra` what the file says beside
     them in plain scalars ("epoch", "name"); `warnings` has lines that a user should see. The state
     dict is the object itself or what stands under one of `WRAPPERS`; of a TorchScript archive, the
-    tensors in its module's attributes (`torch_script.state_dict`). `PREFIXES` that all names have
+    tensors in its module's attributes (`torch_types.state_dict`). `PREFIXES` that all names have
     are dropped. Nothing in the file is run: what it may name is a short list, and the code in a
     TorchScript archive is not even decompressed.
 

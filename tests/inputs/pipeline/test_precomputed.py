@@ -129,7 +129,7 @@ def made(uncached, tmp_path_factory):
     """The folder of its tower's anchors."""
     folder, said = make(make_config(), uncached, out=tmp_path_factory.mktemp("made"))
     assert said[-1].endswith(
-        f"views=FixedViews(count=3, seed=5), anchors=Anchors({str(folder)!r}))"
+        f"views=FixedViews(count=3, seed=5), anchors=PrecomputedEmbeddings({str(folder)!r}))"
     )
     return folder
 
@@ -347,7 +347,7 @@ def test_anchors_of_a_setting_that_the_transform_lacks_are_refused(tmp_path):
 def test_no_anchors_and_those_of_no_views(made, tmp_path):
     with pytest.raises(UserError, match=f"no anchors in {tmp_path}"):
         fit.fit(make_config(folder=tmp_path), tmp_path / "run", say=quiet)
-    with pytest.raises(UserError, match=r"of which views: views=Views\(8\)"):
+    with pytest.raises(UserError, match=r"of which views: views=FixedViews\(8\)"):
         make_config(folder=made, views=None)
     with pytest.raises(UserError, match="in_memory keeps no random views"):
         make_config(in_memory=True)
@@ -492,6 +492,6 @@ def test_the_command(uncached, made, tmp_path, monkeypatch, capsys, mistake):
     assert cli.main([*command, "--views", "3", "--seed", "5", "--out", "there"]) == 0
     said = capsys.readouterr()
     [folder] = (tmp_path / "there").iterdir()
-    assert f"anchors=Anchors('there/{folder.name}'))" in said.out
+    assert f"anchors=PrecomputedEmbeddings('there/{folder.name}'))" in said.out
     assert "anchors vision+audio 20/20" in said.err
     assert json.loads((folder / precomputed.METADATA_FILE).read_text())["views"] == 3

@@ -181,7 +181,7 @@ def test_a_worker_without_room_for_shared_memory_is_told_from_a_full_disk(path, 
 
 @pytest.fixture
 def watch(monkeypatch):
-    """A _Watch with a patience of 2 s whose looks are 100 s apart, of which 1 s counts each; `watch.marks`
+    """A _StallDetector with a patience of 2 s whose looks are 100 s apart, of which 1 s counts each; `watch.marks`
     is what is being read."""
     watch = prefetch._StallDetector(2.0, breadcrumbs.ReadTracker())
     clock = iter(range(0, 1_000_000, 100))
