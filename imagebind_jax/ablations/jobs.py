@@ -23,8 +23,7 @@ PART_COSTS = {
 QUICK, VIEWS = 3.0, {"depth": 16.0, "audio": 24.0}  # of embeddings of what is there, and of views
 COMPILING = 5.0
 STEP_COSTS = {"depth": (1.2e-3, 7.5e-5), "thermal": (1.2e-3, 7.5e-5), "audio": (2.5e-3, 2.7e-4)}
-# A result depends on these parts of the package; with others it is not taken for the same.
-# The sources that decide what a trial measures: no report, no command.
+# The sources that decide what a trial measures (no report, no command): with others a result is not taken for the same.
 FINGERPRINTED_SOURCES = (
     "ablations/array_cache.py", "ablations/baselines.py", "ablations/datasets.py", "ablations/models.py",
     "ablations/trial.py", "ablations/worker_process.py", "inputs/**/*.py", "models/*.py", "losses/*.py",
