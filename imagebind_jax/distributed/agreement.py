@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from imagebind_jax.distributed.initialize import _collective_errors
+from imagebind_jax.distributed.initialize import collective_errors
 from imagebind_jax.errors import UserError, one_line
 from imagebind_jax.storage import lock
 
@@ -61,7 +61,7 @@ def raise_on_all(do: Callable[[], Result], kinds: Sequence[type[UserError]] = ()
 
 def mark_collective(mistake: UserError) -> UserError:
     """The mistake, which all hosts raise now: none of them is taken for lost."""
-    _collective_errors.add(one_line(str(mistake)))
+    collective_errors.add(one_line(str(mistake)))
     return mistake
 
 
@@ -69,7 +69,7 @@ def allgather_text(text: str, limit: int = 1000) -> list[str]:
     """The text of each host, on one line and cut to `limit` bytes."""
     if jax.process_count() == 1:
         return [text]
-    _collective_errors.clear()  # of what was raised together this host has caught
+    collective_errors.clear()  # of what was raised together this host has caught
     row = np.zeros(limit, np.uint8)
     said = one_line(text).encode()[:limit]
     row[: len(said)] = np.frombuffer(said, np.uint8)

@@ -21,7 +21,7 @@ COORDINATOR_ADDRESS_VAR = "JAX_COORDINATOR_ADDRESS"  # read by jax.distributed, 
 
 
 _failure_detector: failure_detection.FailureDetector | None = None  # where there are several
-_collective_errors: set[str] = set()  # mistakes that all hosts raised together
+collective_errors: set[str] = set()  # mistakes that all hosts raised together
 
 
 def exit_note() -> str:
@@ -104,7 +104,7 @@ def abort_all(line: str, code: int) -> None:
     Each says why in one line. Where they have all raised this line together, or this process is
     alone, nothing is said yet and this returns: the end can be an ordinary one.
     """
-    if _failure_detector is not None and one_line(line) not in _collective_errors:
+    if _failure_detector is not None and one_line(line) not in collective_errors:
         _failure_detector.leave(line, code)
 
 
