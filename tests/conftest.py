@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import signal
+import sys
 import time
 
 # Programs run for milliseconds here and are compiled for seconds: no optimizations, and the emitter and the
@@ -49,7 +50,9 @@ pytest.register_assert_rewrite(
 
 import goals
 import jax
-from zygote import Zygote
+from zygote import FOLDERS, Zygote
+
+sys.path[:0] = FOLDERS  # what tests share, and toys of other tests
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tracing makes millions of small objects, which the collector would look through again and again.

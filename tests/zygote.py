@@ -20,7 +20,7 @@ import traceback
 from imagebind_jax.runtime import worker_process
 
 HERE = pathlib.Path(__file__).parent
-# As in pyproject.toml: where tests, and what they share, are imported from.
+# Where tests, and what they share, are imported from: by pytest (conftest.py) and by children.
 FOLDERS = sorted({str(path.parent) for path in HERE.rglob("*.py") if "golden" not in path.parts})
 DEVICES = re.compile(r"--xla_force_host_platform_device_count=\d+")
 

@@ -1,4 +1,4 @@
-"""Several hosts: how they find each other, and what they settle together before anything slow begins."""
+"""Several hosts: how they find each other, and how all of them end."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl and TensorBoard files on disk, progress on the terminal."""
+"""The metrics of a run on disk: metrics.jsonl and TensorBoard files."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Files that are never half-written, folders that are checked at the door, locks between processes."""
+"""Files that are never half-written, and folders that are checked before anything slow begins."""
 
 import contextlib
 import errno

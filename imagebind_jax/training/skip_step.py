@@ -1,4 +1,4 @@
-"""A run's health: which steps are skipped, how that is counted, and faults on purpose in their numbers."""
+"""A run's health: which steps are skipped, and how that is counted."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
