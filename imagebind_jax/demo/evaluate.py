@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from imagebind_jax.config import TrainConfig
-from imagebind_jax.demo.report import format_percent
 from imagebind_jax.evaluation.benchmark import EvalConfig, EvalInputs
 from imagebind_jax.evaluation.model_embedder import ModelEmbedder
 from imagebind_jax.evaluation.tasks import arithmetic, linear_probe, retrieval, zero_shot
 from imagebind_jax.inputs import world
 from imagebind_jax.inputs.sources import Record
 from imagebind_jax.models.imagebind import ImageBind
+from imagebind_jax.reports.html import format_percent
 
 
 @dataclasses.dataclass(frozen=True)

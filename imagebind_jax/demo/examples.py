@@ -3,7 +3,8 @@
 import numpy as np
 
 from imagebind_jax.demo.evaluate import EmbeddedWorld, audio_image_queries
-from imagebind_jax.demo.report import ExampleSearch, SimilarityTable
+from imagebind_jax.demo.report_gallery import ExampleSearch
+from imagebind_jax.demo.report_tables import SimilarityTable
 from imagebind_jax.evaluation.metrics.similarity import l2_normalize
 from imagebind_jax.evaluation.tasks import arithmetic
 from imagebind_jax.inputs import world

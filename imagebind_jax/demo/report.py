@@ -12,8 +12,6 @@ from imagebind_jax.demo.report_tables import SimilarityTable
 from imagebind_jax.reports import html
 from imagebind_jax.reports.html import NAMES, escape, format_percent, is_trained
 
-__all__ = ["ExampleSearch", "SimilarityTable", "format_percent", "write_demo_report"]
-
 
 def write_demo_report(
     path: pathlib.Path,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagebind_jax.demo import report, report_curves, report_gallery
+from imagebind_jax.demo import report, report_curves, report_gallery, report_tables
 from imagebind_jax.inputs.world import ATTRIBUTES, MATERIALS, MODALITIES, TASKS, World
+from imagebind_jax.reports import html
 
 RECORDS = [World(0, size=32, antialias=False).record("test", i) for i in range(4)]
 ATTACK = '<script>alert("1")</script> & "quoted"'
@@ -76,10 +77,14 @@ def folder(results, tmp_path_factory):
             {"step": step, "pair": f"vision+{MODALITIES[1 + step % 5]}", "loss": 9.7 - step / 10}
             for step in range(50)
         ],
-        similarity=[report.SimilarityTable("Sounds & sentences", np.eye(8), MATERIALS, MATERIALS)],
+        similarity=[
+            report_tables.SimilarityTable("Sounds & sentences", np.eye(8), MATERIALS, MATERIALS)
+        ],
         gallery=[
-            report.ExampleSearch(ATTACK, [("text", HOSTILE)], found),
-            report.ExampleSearch("Sum", [("vision", RECORDS[1]), ("audio", RECORDS[2])], found[:1]),
+            report_gallery.ExampleSearch(ATTACK, [("text", HOSTILE)], found),
+            report_gallery.ExampleSearch(
+                "Sum", [("vision", RECORDS[1]), ("audio", RECORDS[2])], found[:1]
+            ),
         ],
     )
     return folder
@@ -119,7 +124,7 @@ def test_shows_every_number(page, results):
             value for name, value in entry.items() if name in ("top1", "r1", "chance", "probe")
         ]
     assert len(shares) == 5 + 3 * (9 + 30)
-    missing = [share for share in shares if report.format_percent(share) not in page]
+    missing = [share for share in shares if html.format_percent(share) not in page]
     assert not missing
     for said in ("384", "299", "301.2 s", "9.70", "demo --seed 17", "jax 0.10.2", "0.73"):
         assert said in page
@@ -127,7 +132,7 @@ def test_shows_every_number(page, results):
 
 def test_percent():
     assert [
-        report.format_percent(x).replace("\u202f", " ") for x in (0.784, 0.125, 0.0026, 0, None)
+        html.format_percent(x).replace("\u202f", " ") for x in (0.784, 0.125, 0.0026, 0, None)
     ] == [
         "78.4 %",
         "12.5 %",
